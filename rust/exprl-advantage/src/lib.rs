@@ -1,0 +1,1 @@
+//! Judge scores to advantages: every kind of ExpRL, GRPO, RLOO, Dr. GRPO.

@@ -1,0 +1,1 @@
+//! Grades many model outputs with an LLM judge: order, routing, retries, ledger.

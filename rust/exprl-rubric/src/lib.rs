@@ -1,0 +1,1 @@
+//! Judge prompts from templates, and grades from judge replies.

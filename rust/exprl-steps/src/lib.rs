@@ -1,0 +1,1 @@
+//! Cuts a rollout's tokens into steps at a delimiter, token-exactly.
