@@ -1,0 +1,25 @@
+"""The errors that exprl raises: one root, one subclass per kind of cause."""
+
+
+class ExprlError(Exception):
+    """Root of every error that exprl raises on purpose."""
+
+
+class ConfigError(ExprlError):
+    """A setting is wrong or settings contradict each other; the message says what to change."""
+
+
+class DataError(ExprlError):
+    """An input row or file cannot be used; the message names the place and the field."""
+
+
+class JudgeError(ExprlError):
+    """The judge as a whole cannot be used (one failed request is a `Verdict`, not an error)."""
+
+
+class EngineError(ExprlError):
+    """The rollout engine failed or lacks something that exprl needs."""
+
+
+class NumericsError(ExprlError):
+    """A number that must be finite is not, or two numerics that must agree do not."""
