@@ -1,0 +1,162 @@
+"""The nouns of the way, in the order of the flow.
+
+    Problem -> Prompt -> Rollout -> Segments -> Verdicts -> Scored -> advantages -> TrainBatch
+
+Shapes: N tokens of a batch, S segments, R rollouts, G rollouts of one problem (a group).
+This module imports numpy only, so every room may import it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "failed"]
+
+Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message.
+
+    >>> Message("user", "5)106973=").role
+    'user'
+    """
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the policy may see of a problem: the wall that hides the reference is this type.
+
+    The rollout engine takes Prompts and nothing else, and a Prompt has no way to a Problem.
+
+    >>> Prompt("p0", (Message("user", "5)106973="),)).messages[0].content
+    '5)106973='
+    """
+
+    problem_id: str
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    r"""A question with what is known about its solution.
+
+    reference: step-by-step solution, for the judge (and the SFT and distillation baselines) only;
+        None where the data has none or Stage II took it away.
+    answer: final answer for the verifier; None means that the sparse reward is unavailable.
+    domain: selects rubric, verifier and reward kind.
+
+    >>> prompt = Prompt("p0", (Message("user", "5)106973="),))
+    >>> Problem("p0", prompt, r"5*021394+3=106973###\boxed{021394r3}", "021394r3", "math").answer
+    '021394r3'
+    """
+
+    id: str
+    prompt: Prompt
+    reference: str | None
+    answer: str | None
+    domain: str
+
+    @property
+    def question(self) -> str:
+        """The text of the last user message: what the judge is shown as the problem."""
+        return next(m.content for m in reversed(self.prompt.messages) if m.role == "user")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rollout:
+    """One sampled solution, as the engine gave it.
+
+    index: 0..G-1 within its group.
+    prompt_ids, token_ids: [P], [n] int32; token_ids end with the stop token, if one was sampled.
+    generator_logp: [n] float32, natural log, the engine's log-probability of each sampled token
+        at the sampling temperature.
+    finish_reason: `length` = overlong; `failed` = the engine gave up on it (n may be 0): such a
+        rollout is counted and never trained on.
+    policy_version: number of optimizer steps behind the weights that sampled it.
+    """
+
+    problem_id: str
+    index: int
+    prompt_ids: Int32Array
+    token_ids: Int32Array
+    generator_logp: Float32Array
+    finish_reason: FinishReason
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One step of a rollout: tokens [start, end) and their text; the segments tile the rollout.
+
+    >>> Segment(0, 7, "01/5=0r1").end
+    7
+    """
+
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """A rollout with its steps and what judge and verifier said of it.
+
+    grades, scores: one per segment (process views) or a single one (outcome); None = missing.
+        grades are 1..5; scores lie in [0, 1].
+    correct: the verifier's word, None where no answer is known.
+    masked: kept out of the loss by choice (overlong = "mask"), which is not a missing score.
+    """
+
+    rollout: Rollout
+    segments: tuple[Segment, ...]
+    grades: tuple[int | None, ...]
+    scores: tuple[float | None, ...]
+    correct: bool | None
+    masked: bool = False
+
+    @property
+    def text(self) -> str:
+        """The whole trace."""
+        return "".join(segment.text for segment in self.segments)
+
+    @property
+    def missing(self) -> bool:
+        """Whether the judge or the engine left this rollout without a usable score."""
+        return not self.masked and (not self.scores or any(s is None for s in self.scores))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainBatch:
+    """Rollouts packed end to end without padding, for one micro-batch.
+
+    Sequence i is prompt and response at [cu_seqlens[i], cu_seqlens[i+1]) of input_ids. The loss
+    looks at the N' response tokens only: `target_pos` are their positions in the packed row.
+
+    input_ids, position_ids: [L] int64.   cu_seqlens: [B+1] int32.
+    target_pos: [N'] int64 (token at p is predicted from the hidden state at p - 1).
+    generator_logp: [N'] float32.   token_weight: [N'] float32: mask and aggregation folded in, so
+        that the weighted sum over an optimizer step's micro-batches is the loss.
+    seg_adv: [S] float32.   seg_id: [N'] int32, the segment that each token lies in.
+    """
+
+    input_ids: Int64Array
+    position_ids: Int64Array
+    cu_seqlens: Int32Array
+    target_pos: Int64Array
+    generator_logp: Float32Array
+    token_weight: Float32Array
+    seg_adv: Float32Array
+    seg_id: Int32Array
