@@ -1,0 +1,385 @@
+"""TOML and dotted overrides, into a frozen, strict tree.
+
+Each section belongs to the room of the same name, and a room receives its own section only.
+`method` names a preset (methods.py) whose values fill in whatever the file leaves open.
+Imports neither torch nor vllm.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+import types
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, Union, get_args, get_origin
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from exprl import methods
+from exprl.errors import ConfigError
+
+Positive = Field(gt=0)
+Share = Field(ge=0.0, le=1.0)
+
+
+class Section(BaseModel):
+    """Frozen, and no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Model(Section):
+    """Which policy to train, and how it computes."""
+
+    path: str = Field(description="folder or hub id of a Hugging Face causal language model")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="of forward and backward; the optimizer's master weights are fp32"
+    )
+    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = Field(
+        "auto", description="auto = flash-attn where installed and on a GPU, else torch's own"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="recompute activations in the backward: less memory, ~30 % slower"
+    )
+    trust_remote_code: bool = Field(False, description="run Python code that the model ships")
+
+
+class Columns(Section):
+    """Which column of the data holds what. None = the data has no such column."""
+
+    problem: str = Field("problem", description="text, or a list of {role, content} messages")
+    reference: str | None = Field("reference", description="step-by-step solution, hidden")
+    answer: str | None = Field("answer", description="final answer, for the verifier")
+    domain: str | None = Field(None, description="domain of each row; None = data.domain")
+    id: str | None = Field(None, description="unique id of each row; None = the row number")
+
+
+class Data(Section):
+    """Where the problems come from."""
+
+    path: str = Field(description="jsonl, parquet or csv file, or a hub id of a dataset")
+    split: str = Field("train", description="split of a hub dataset")
+    columns: Columns = Columns()
+    domain: str = Field("math", description="rubric and verifier of rows without a domain column")
+    system: str | None = Field(None, description="system message before every problem")
+    template: str = Field("{problem}", description="user message; {problem} is the row's text")
+    answer_pattern: str | None = Field(
+        None, description=r"its first group is the answer in the column, e.g. '####\s*(.+)' (GSM8K)"
+    )
+    limit: int | None = Field(None, gt=0, description="take the first n problems only")
+
+
+class Rollout(Section):
+    """How the policy samples."""
+
+    problems_per_step: int = Field(36, gt=0, description="prompts of one training step")
+    group_size: int = Field(16, gt=0, description="rollouts per problem")
+    temperature: float = Field(0.8, gt=0.0, description="log-probs are taken at it too")
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    max_prompt_tokens: int = Field(4096, gt=0, description="longer problems are left out, counted")
+    max_response_tokens: int = Field(16384, gt=0, description="past it a rollout is overlong")
+    gpu_memory_utilization: float = Field(
+        0.85, gt=0.0, le=1.0, description="share of the GPU for the engine while it samples"
+    )
+    max_num_seqs: int = Field(256, gt=0, description="sequences that the engine runs at once")
+    enforce_eager: bool = Field(False, description="skip CUDA graphs and torch.compile")
+    sync_gap_limit: float = Field(
+        0.05,
+        gt=0.0,
+        description="largest mean |engine - trainer log-prob| per token, in nats; above it the run"
+        " stops, because the weights did not arrive",
+    )
+
+
+class Judge(Section):
+    """Who grades, what it sees, and what happens when it fails."""
+
+    kind: Literal["server", "rules"] = Field(
+        "server", description="OpenAI-compatible servers, or the built-in rule judge (rehearsals)"
+    )
+    endpoints: tuple[str, ...] = Field((), description="base URLs, e.g. http://127.0.0.1:8001/v1")
+    model: str = Field("", description="model name to ask the servers for")
+    api_key_env: str | None = Field(None, description="environment variable that holds the key")
+    rules: Literal["division", "numbers"] = Field("numbers", description="for kind = rules")
+    rubric: str | None = Field(None, description="TOML file of a rubric; None = built in")
+    view: Literal["outcome", "prefix", "step"] = Field(
+        "prefix", description="the whole trace once, every prefix of steps, or each step alone"
+    )
+    readout: Literal["text", "expected"] = Field(
+        "text", description="the reply's `Score: n`, or the mean under the score token's log-probs"
+    )
+    score_map: Literal["linear", "binary", "extremes", "extremes_soft"] = "linear"
+    condition: Literal["right", "none", "wrong"] = Field(
+        "right", description="show the right reference, none, or another problem's (calibration)"
+    )
+    temperature: float = Field(0.0, ge=0.0)
+    max_tokens: int = Field(2048, gt=0)
+    concurrency: int = Field(64, gt=0, description="requests in flight per server")
+    attempts: int = Field(4, gt=0, description="tries of one request, over all servers")
+    deadline_s: float = Field(1800.0, gt=0.0, description="for all grades of one step")
+    max_missing_rate: float = Field(
+        0.3, ge=0.0, le=1.0, description="share of ungraded rollouts of a step that stops the run"
+    )
+    ledger: str | None = Field(None, description="folder of the ledger; None = RUN/ledger")
+    fault_no_grade_rate: float = Field(
+        0.0, ge=0.0, le=1.0, description="kind = rules: share of requests that never get a grade"
+    )
+    fault_random_rate: float = Field(
+        0.0, ge=0.0, le=1.0, description="kind = rules: share of requests graded at random"
+    )
+
+
+class Reward(Section):
+    """From grades to scores."""
+
+    source: Literal["judge", "verifier"] = Field(
+        "judge", description="the judge's grades, or 0/1 by the verifier (sparse reward)"
+    )
+    overlong: Literal["zero", "mask", "none"] = Field(
+        "zero", description="a rollout cut by length: scores 0, out of the loss, or judged as it is"
+    )
+    delimiter: str = Field("###", min_length=1, description="starts a step")
+
+
+class Advantage(Section):
+    """From scores to advantages (method.md, Advantages)."""
+
+    kind: Literal["grpo", "dr_grpo", "rloo", "reinforce", "delta", "end", "group"] = "delta"
+    single_segment: Literal["zero", "score", "group"] = Field(
+        "zero", description="what `delta` gives a rollout of one segment"
+    )
+    compat: Literal["published"] | None = Field(
+        None, description="reproduce the published code where it deviates from the paper"
+    )
+
+
+class Loss(Section):
+    """The token-level objective (method.md, Objective)."""
+
+    clip_low: float | None = Field(0.2, gt=0.0, lt=1.0, description="null = REINFORCE, no clip")
+    clip_high: float | None = Field(0.26, gt=0.0)
+    kl_coef: float = Field(0.001, ge=0.0, description="of the k3 estimator to the initial policy")
+    entropy_coef: float = Field(0.0, description="of the entropy bonus")
+    importance_cap: float | None = Field(
+        None, gt=0.0, description="cap c of the truncated weight min(trainer/engine prob, c)"
+    )
+    aggregation: Literal["token_mean", "sequence_mean", "sequence_sum"] = "token_mean"
+
+    @model_validator(mode="after")
+    def _clip_pair(self) -> Self:
+        if (self.clip_low is None) != (self.clip_high is None):
+            raise ValueError(
+                "clip_low and clip_high go together: set both, or both to 'none' for REINFORCE"
+            )
+        return self
+
+
+class Optim(Section):
+    """AdamW, and how a step's rollouts are cut into optimizer steps and micro-batches."""
+
+    lr: float = Field(1e-6, gt=0.0)
+    warmup_steps: int = Field(0, ge=0, description="optimizer steps of linear warm-up")
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0.0)
+    weight_decay: float = Field(0.0, ge=0.0)
+    max_grad_norm: float = Field(1.0, gt=0.0)
+    mini_batches: int = Field(1, gt=0, description="optimizer steps per training step")
+    micro_batch_tokens: int = Field(
+        32768, gt=0, description="tokens of one forward and backward; longer rollouts go alone"
+    )
+
+
+class Train(Section):
+    """The loop."""
+
+    steps: int = Field(230, gt=0)
+    checkpoint_every: int = Field(10, gt=0, description="steps; the last step is always saved")
+    keep_checkpoints: int = Field(2, gt=0, description="older ones are deleted")
+    max_bad_steps: int = Field(
+        3, gt=0, description="non-finite optimizer steps in a row that stop the run"
+    )
+    torch_threads: int | None = Field(
+        None, gt=0, description="CPU threads of torch; 1 is fastest for models of a few MB"
+    )
+
+
+class Evaluation(Section):
+    """pass@k on held-out problems, before and after training."""
+
+    data: Data | None = Field(None, description="problems with answers; None = no evaluation")
+    samples: int = Field(16, gt=0, description="n, rollouts per problem")
+    temperature: float = Field(1.0, gt=0.0)
+    max_response_tokens: int | None = Field(None, description="None = rollout.max_response_tokens")
+    every: int | None = Field(None, gt=0, description="training steps between evaluations")
+
+
+class Logging(Section):
+    """Where metrics go beside RUN/metrics.jsonl."""
+
+    tensorboard: bool = False
+    wandb_project: str | None = None
+    trackio_project: str | None = None
+    save_rollouts: bool = Field(True, description="RUN/rollouts/step-NNNNN.parquet")
+
+
+class Config(Section):
+    """One run."""
+
+    method: methods.MethodName = Field("exprl-process", description="preset (exprl.methods)")
+    seed: int = Field(0, ge=0, lt=2**31)
+    run_dir: str = Field("runs/default", description="the run's folder; an existing run resumes")
+    model: Model
+    data: Data
+    rollout: Rollout = Rollout()
+    judge: Judge = Judge()
+    reward: Reward = Reward()
+    advantage: Advantage = Advantage()
+    loss: Loss = Loss()
+    optim: Optim = Optim()
+    train: Train = Train()
+    eval: Evaluation = Evaluation()
+    logging: Logging = Logging()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        outcome = self.reward.source == "verifier" or self.judge.view == "outcome"
+        process_kind = self.advantage.kind in methods.PROCESS_ADVANTAGES
+        if outcome == process_kind:
+            scores = "one score per rollout" if outcome else "one score per step"
+            allowed = methods.OUTCOME_ADVANTAGES if outcome else methods.PROCESS_ADVANTAGES
+            raise ValueError(
+                f"advantage.kind = {self.advantage.kind!r} does not fit a reward of {scores}"
+                f" (reward.source = {self.reward.source!r}, judge.view = {self.judge.view!r});"
+                f" use one of {', '.join(allowed)}"
+            )
+        if self.reward.source == "verifier" and self.data.columns.answer is None:
+            raise ValueError(
+                "reward.source = 'verifier' needs answers: set data.columns.answer to the column"
+                " that holds the final answer"
+            )
+        if self.reward.source == "judge" and self.judge.kind == "server":
+            if not self.judge.endpoints:
+                raise ValueError(
+                    "judge.endpoints is empty: name at least one OpenAI-compatible server, e.g."
+                    " judge.endpoints = [\"http://127.0.0.1:8001/v1\"], or set judge.kind ="
+                    " \"rules\" to rehearse with the built-in rule judge"
+                )
+            if not self.judge.model:
+                raise ValueError("judge.model is empty: name the model that the servers serve")
+        rollouts = self.rollout.problems_per_step * self.rollout.group_size
+        if self.optim.mini_batches > rollouts:
+            raise ValueError(
+                f"optim.mini_batches = {self.optim.mini_batches} exceeds the {rollouts} rollouts of"
+                " a step (rollout.problems_per_step x rollout.group_size)"
+            )
+        return self
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file and dotted overrides (`optim.lr=3e-4`) into a Config.
+
+    Relative paths in the file (model.path, data.path, ...) are taken from the working directory.
+
+    Raises:
+        ConfigError: with file, key, value and what is allowed, in one message.
+    """
+    path = Path(path)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file; see configs/ for examples") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    for override in overrides:
+        _override(tree, override)
+    return build(tree, source=str(path))
+
+
+def build(tree: dict[str, Any], source: str = "config") -> Config:
+    """Lay a tree of plain values over its method's preset and validate the result."""
+    name = tree.get("method", Config.model_fields["method"].default)
+    preset = methods.PRESETS.get(name, {}) if isinstance(name, str) else {}
+    try:
+        return Config.model_validate(_merged(preset, tree))
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source)) from None
+
+
+def to_toml(config: Config) -> str:
+    """The resolved config as TOML that `load` reads back to the same Config: RUN/config.toml."""
+    return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
+
+
+def json_schema() -> str:
+    """JSON schema of the config, for editors and for `exprl config schema`."""
+    return json.dumps(Config.model_json_schema(), indent=2)
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign or not key.strip():
+        raise ConfigError(f"override {override!r} is not of the form section.key=value")
+    *sections, leaf = key.strip().split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"override {override!r}: {section!r} is a value, not a section")
+    try:
+        tree[leaf] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        tree[leaf] = text  # a bare word is a string
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid upon `base`; the word "none" unsets a value (TOML has no null)."""
+    result = dict(base)
+    for key, value in over.items():
+        if isinstance(value, dict):
+            below = result.get(key)
+            result[key] = _merged(below if isinstance(below, dict) else {}, value)
+        else:
+            result[key] = None if value == "none" and key != "condition" else value
+    return result
+
+
+def _without_none(value: Any) -> Any:
+    """The inverse of `_merged`'s reading of "none"."""
+    if isinstance(value, dict):
+        return {key: _without_none(below) for key, below in value.items()}
+    return "none" if value is None else value
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    lines = []
+    for problem in error.errors(include_url=False):
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{source}: {_unknown(problem['loc'])}")
+        elif problem["type"] == "missing":
+            lines.append(f"{source}: {key} is required")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            where = f"{key} = {problem['input']!r}: " if key else ""
+            lines.append(f"{source}: {where}{message}")
+    return "\n".join(lines)
+
+
+def _unknown(loc: Iterable[int | str]) -> str:
+    *above, leaf = [str(part) for part in loc]
+    section: type[BaseModel] = Config
+    for part in above:
+        section = _section_type(section.model_fields[part].annotation)
+    known = list(section.model_fields)
+    close = difflib.get_close_matches(leaf, known, n=1, cutoff=0.5)
+    hint = f"did you mean {'.'.join([*above, close[0]])}?" if close else f"known: {', '.join(known)}"
+    return f"unknown key {'.'.join([*above, leaf])}; {hint}"
+
+
+def _section_type(annotation: Any) -> type[BaseModel]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = next(a for a in get_args(annotation) if a is not type(None))
+    assert issubclass(annotation, BaseModel)
+    return annotation

@@ -1,0 +1,44 @@
+"""Each method of the paper as plain data: the settings in which it differs from the defaults.
+
+A config names one with `method = "..."`; whatever the config sets itself wins. Values are the
+paper's (section 4 and appendix A) where it states them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+MethodName = Literal["exprl-outcome", "exprl-process", "sparse-grpo"]
+
+OUTCOME_ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce")
+PROCESS_ADVANTAGES = ("delta", "end", "group")
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # One grade per rollout; the batch is used for two optimizer steps, the second off-policy.
+    "exprl-outcome": {
+        "rollout": {"problems_per_step": 36, "group_size": 10},
+        "judge": {"view": "outcome"},
+        "advantage": {"kind": "grpo"},
+        "loss": {"clip_low": 0.2, "clip_high": 0.28},
+        "optim": {"mini_batches": 2},
+    },
+    # One grade per prefix of steps; fully on-policy.
+    "exprl-process": {
+        "rollout": {"problems_per_step": 36, "group_size": 16},
+        "judge": {"view": "prefix"},
+        "advantage": {"kind": "delta"},
+        "loss": {"clip_low": 0.2, "clip_high": 0.26},
+        "optim": {"mini_batches": 1},
+    },
+    # 0/1 by the verifier: the baseline, and Stage II from a Stage-I checkpoint.
+    "sparse-grpo": {
+        "rollout": {"problems_per_step": 32, "group_size": 16},
+        "reward": {"source": "verifier"},
+        "advantage": {"kind": "grpo"},
+        "loss": {"clip_low": 0.2, "clip_high": 0.26},
+        "optim": {"mini_batches": 1},
+        "train": {"steps": 500},
+    },
+}
+
+assert set(PRESETS) == set(get_args(MethodName))
