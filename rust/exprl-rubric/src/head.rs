@@ -1,0 +1,142 @@
+//! The layout of a request, written and read back in one place.
+//!
+//! ```text
+//! {rubric}
+//!
+//! <problem-HEX>
+//! {problem}
+//! </problem-HEX>
+//! <reference-HEX>            (left out without a reference)
+//! {reference}
+//! </reference-HEX>
+//! <prefix-HEX>               (or outcome, step: the view)
+//! {trace}
+//! </prefix-HEX>
+//!
+//! {instruction}
+//! ```
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use crate::neutralize::neutralize_after;
+use crate::{FenceKey, View};
+
+/// Hex digits of a fence.
+const FENCE_LEN: usize = 16;
+const PROBLEM_TAG: &str = "<problem-";
+
+/// What all requests of one problem share: the text before and after the trace.
+///
+/// A request's user message is `text + neutralize(trace) + tail`.
+#[derive(Debug, Clone)]
+pub struct Head {
+    text: Arc<str>,
+    tail: Arc<str>,
+    fence: String,
+}
+
+impl Head {
+    pub(crate) fn new(
+        view: View,
+        rubric: &str,
+        instruction: &str,
+        key: &FenceKey,
+        problem: &str,
+        reference: Option<&str>,
+    ) -> Self {
+        let fence = key.fence(problem, reference);
+        let problem = block("problem", problem, &fence);
+        let reference = reference.map_or_else(String::new, |r| block("reference", r, &fence));
+        let tag = view.name();
+        let text = format!("{rubric}\n\n{problem}{reference}<{tag}-{fence}>\n");
+        let tail = format!("\n</{tag}-{fence}>\n\n{instruction}");
+        Self {
+            text: text.into(),
+            tail: tail.into(),
+            fence,
+        }
+    }
+
+    /// Everything before the trace: rubric, problem, reference, opening fence. Byte-identical for a problem.
+    #[must_use]
+    pub fn text(&self) -> &Arc<str> {
+        &self.text
+    }
+
+    /// Everything after the trace: closing fence and instruction.
+    #[must_use]
+    pub fn tail(&self) -> &Arc<str> {
+        &self.tail
+    }
+
+    /// The 16 hex digits that only this problem's fence tags carry.
+    #[must_use]
+    pub fn fence(&self) -> &str {
+        &self.fence
+    }
+
+    /// The trace as the judge may see it: no role, turn or thinking marker and no fence in it is whole.
+    ///
+    /// For any cut, `neutralize(a + b) == neutralize(a) + neutralize_after(a, b)`.
+    #[must_use]
+    pub fn neutralize<'a>(&self, trace: &'a str) -> Cow<'a, str> {
+        self.neutralize_after("", trace)
+    }
+
+    /// The next piece of a trace whose earlier part, not neutralized, is `before`: for traces that grow.
+    #[must_use]
+    pub fn neutralize_after<'a>(&self, before: &str, piece: &'a str) -> Cow<'a, str> {
+        neutralize_after(before, piece, &self.fence)
+    }
+}
+
+fn block(tag: &str, body: &str, fence: &str) -> String {
+    let body = neutralize_after("", body, fence);
+    format!("<{tag}-{fence}>\n{body}\n</{tag}-{fence}>\n")
+}
+
+/// The parts of a request, borrowed from its user message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParsedRequest<'a> {
+    /// What the judge is asked about.
+    pub view: View,
+    /// The problem as the judge sees it.
+    pub problem: &'a str,
+    /// The reference as the judge sees it; `None` in a request without one.
+    pub reference: Option<&'a str>,
+    /// The neutralized trace: whole rollout, prefix or step.
+    pub trace: &'a str,
+    /// What the judge is told after the trace.
+    pub instruction: &'a str,
+}
+
+/// Reads a user message back into its parts; `None` if it does not have the layout.
+///
+/// The first problem tag comes before any text of a policy, so its digits are the fence.
+#[must_use]
+pub fn parse_request(message: &str) -> Option<ParsedRequest<'_>> {
+    let rest = &message[message.find(PROBLEM_TAG)? + PROBLEM_TAG.len()..];
+    let fence = rest
+        .get(..FENCE_LEN)
+        .filter(|f| f.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    let rest = rest[FENCE_LEN..].strip_prefix(">\n")?;
+    let (problem, mut rest) = rest.split_once(&format!("\n</problem-{fence}>\n"))?;
+    let mut reference = None;
+    if let Some(body) = rest.strip_prefix(&format!("<reference-{fence}>\n")) {
+        let (found, after) = body.split_once(&format!("\n</reference-{fence}>\n"))?;
+        (reference, rest) = (Some(found), after);
+    }
+    View::ALL.into_iter().find_map(|view| {
+        let tag = view.name();
+        let body = rest.strip_prefix(&format!("<{tag}-{fence}>\n"))?;
+        let (trace, instruction) = body.split_once(&format!("\n</{tag}-{fence}>\n\n"))?;
+        Some(ParsedRequest {
+            view,
+            problem,
+            reference,
+            trace,
+            instruction,
+        })
+    })
+}
