@@ -1,0 +1,118 @@
+# Each target does its own set-up; stamps in .venv make that free when nothing changed.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.SUFFIXES:
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/.venv
+unexport PYTHONPATH PYTHONHOME
+# A name of an interpreter, for machines whose python3 is too old.
+export PYTHON ?=
+
+# Folders too: their times change when a file goes away.
+RUST_SOURCES := $(shell find rust -not -path '*/tests/*' -not -name '*.md')
+PINNED := .venv/.pinned
+BUILT := .venv/.built
+
+# $(call stage,COMMANDS): runs a check and says how long it took.
+stage = @printf '\n== $@\n'; SECONDS=0; $(1); printf '== $@ ok, %ss\n' $$SECONDS
+
+.PHONY: help
+help: ## Show this list
+	@echo 'exprl: reinforcement learning in mid-training, with hidden reference solutions.'
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo 'Needs Python 3.11-3.13, cargo, a C compiler; everything else goes into .venv and target.'
+
+.PHONY: demo
+demo: setup ## Train a small policy with ExpRL on this machine and show what it learned (minutes)
+	@exprl demo $(ARGS)
+
+.PHONY: test
+test: rustfmt clippy rustdoc cargo-test ruff mypy stub-check pytest ## Prove that everything works: all checks and tests
+
+.PHONY: setup
+setup: $(BUILT) ## Make .venv with the pinned packages and build the Rust extension into it
+
+$(PINNED): requirements/cpu.txt scripts/python-env.sh
+	@scripts/python-env.sh
+	@touch $@
+
+$(BUILT): $(PINNED) pyproject.toml Cargo.toml Cargo.lock $(RUST_SOURCES) | toolchain
+	@echo 'Building the Rust extension'
+	@maturin develop $(if $(MAKE_TERMOUT),,--quiet) --release --uv
+	@touch $@
+
+.PHONY: toolchain
+toolchain:
+	@scripts/check-toolchain.sh
+
+.PHONY: lint
+lint: rustfmt clippy rustdoc ruff mypy stub-check ## Run every check that is not a test
+
+.PHONY: rustfmt
+rustfmt: | toolchain
+	$(call stage,cargo fmt --all --check)
+
+# Rust's checks need an interpreter only to look at, and see the lock file before a build can mend it.
+.PHONY: clippy
+clippy: $(PINNED) | toolchain
+	$(call stage,cargo clippy --quiet --locked --workspace --all-targets --all-features -- -D warnings)
+
+.PHONY: rustdoc
+rustdoc: $(PINNED) | toolchain
+	$(call stage,RUSTDOCFLAGS='-D warnings' cargo doc --quiet --locked --workspace --all-features --no-deps)
+
+.PHONY: cargo-test
+cargo-test: $(PINNED) | toolchain
+	$(call stage,cargo test --quiet --locked --all-features)
+
+.PHONY: ruff
+ruff: $(PINNED)
+	$(call stage,ruff check --quiet . && ruff format --quiet --check .)
+
+.PHONY: mypy
+mypy: $(PINNED)
+	$(call stage,mypy --no-error-summary)
+
+.PHONY: stub-check
+stub-check: $(BUILT)
+	$(call stage,scripts/stubs.sh --check)
+
+.PHONY: pytest
+pytest: $(BUILT) ## Run the Python tests alone (narrow them with ARGS='tests/unit -k name')
+	@pytest $(ARGS)
+
+.PHONY: format
+format: $(PINNED) | toolchain ## Rewrite the sources in the house format
+	@cargo fmt --all
+	@ruff check --quiet --fix-only .
+	@ruff format --quiet .
+
+.PHONY: stubs
+stubs: $(BUILT) ## Regenerate python/exprl/_core.pyi from the Rust binding
+	@scripts/stubs.sh
+
+.PHONY: pins
+pins: $(PINNED) ## Resolve requirements/cpu.txt anew from pyproject.toml
+	@uv pip compile --quiet --upgrade pyproject.toml --extra cpu --extra dev --universal \
+		--python-version 3.11 --no-header --no-annotate -o requirements/cpu.txt
+
+.PHONY: deny
+deny: ## Check the licences and sources of the Rust dependencies (needs cargo-deny)
+	@cargo deny --version >/dev/null 2>&1 || { echo 'error: cargo-deny is missing; run: cargo install --locked cargo-deny' >&2; exit 1; }
+	@cargo deny check bans licenses sources
+
+.PHONY: bench
+bench: setup ## Run the benchmarks; each prints a table and appends rows to bench/results.jsonl
+	@for script in bench/*.py; do printf '\n== %s\n' "$$script"; python "$$script"; done
+
+.PHONY: clean
+clean: ## Remove everything that make made, .venv included; runs/ stays
+	rm -rf .venv .venv-tools target .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find python kernels tests bench examples -name __pycache__ -prune -exec rm -rf {} +
+	rm -f python/exprl/*.so
