@@ -1,6 +1,7 @@
 r"""The division task's tokenizer: 24 symbols, one token each, no blanks between them.
 
-`###` and `\boxed{` are single tokens. Text outside the vocabulary is an error, not an unknown token.
+`###` and `\boxed{` are single tokens. Text outside the vocabulary is an error, not an unknown
+token.
 """
 
 from __future__ import annotations
