@@ -51,12 +51,12 @@ fn completes_marker(before: &str, text: &str, c: char, fence: &str) -> bool {
 
 /// Whether the reversed text is a name and then an opening angle bracket.
 fn closes_tag(back: impl Iterator<Item = char>) -> bool {
-    let mut name = 0;
+    let mut named = false;
     for c in back.take(MAX_NAME + 1) {
         match c {
-            '<' | '＜' | '◁' => return name > 0,
-            '_' | '-' | '.' | ':' | '/' | '|' | '｜' | '▁' => name += 1,
-            c if c.is_alphanumeric() => name += 1,
+            '<' | '＜' | '◁' => return named,
+            '_' | '-' | '.' | ':' | '/' | '|' | '｜' | '▁' => {}
+            c if c.is_alphanumeric() => named = true,
             _ => return false,
         }
     }

@@ -1,5 +1,6 @@
 //! Rubrics: what the judge is told before and after the text under judgement.
 
+use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde::Deserialize;
 
@@ -101,14 +102,21 @@ fn render(
     view: View,
     has_reference: bool,
 ) -> Result<String, Error> {
+    let failed = |e: minijinja::Error| Error::Template {
+        field,
+        message: e.to_string(),
+    };
+    // Lines that hold only a block tag leave no empty line behind.
+    let syntax = SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build();
     let mut env = Environment::new();
+    env.set_syntax(syntax.map_err(failed)?);
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     let text = env
         .render_str(template, context! { view => view.name(), has_reference })
-        .map_err(|e| Error::Template {
-            field,
-            message: e.to_string(),
-        })?;
+        .map_err(failed)?;
     match RESERVED.into_iter().find(|tag| text.contains(tag)) {
         Some(tag) => Err(Error::ReservedTag { field, tag }),
         None => Ok(text.trim().to_owned()),
