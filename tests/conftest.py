@@ -1,0 +1,54 @@
+"""What all tests share: real data, and settings that must stand before torch is imported.
+
+Markers: `engine` starts the real vLLM engine; `gpu` needs a CUDA device and is skipped without one.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+SHARED_DATA = Path(os.environ.get("EXPRL_SHARED_DATA", REPO.parent / "shared" / "data"))
+# Looked up as a file: asking torch would import it into the light tests.
+HAS_GPU = Path("/dev/nvidia0").exists()
+
+# Models this small are several times faster on one thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["VLLM_NO_USAGE_STATS"] = "1"
+if not HAS_GPU:
+    # Triton reads it once, when it is imported.
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip `gpu` tests, saying why, on a machine without a GPU."""
+    if HAS_GPU:
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device: no /dev/nvidia0"))
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The root of the checkout."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """Path of a file of the real data, such as `gsm8k/train.jsonl`; skips where it is absent."""
+
+    def find(name: str) -> Path:
+        path = SHARED_DATA / name
+        if not path.exists():
+            pytest.skip(
+                f"no {name} in {SHARED_DATA}: real data is not part of the repository; "
+                "set EXPRL_SHARED_DATA to the folder that has it"
+            )
+        return path
+
+    return find

@@ -1,0 +1,103 @@
+"""The packages under test, built once: source archive -> wheel -> base install."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# Compiled dependencies of the release build; copied so that a wheel test compiles our crates only.
+COMPILED = ("release/deps", "release/build", "release/.fingerprint")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the builds, which run inside the first test that needs them, time to compile."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.timeout(1200))
+
+
+def run(*command: str | Path, cwd: Path, **env: str) -> str:
+    """Run to the end and return stdout; a failure shows everything that was printed."""
+    done = subprocess.run(
+        command, cwd=cwd, env=os.environ | env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command} exited {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def tools() -> None:
+    """Skip where the packages cannot be built."""
+    for tool in ("cargo", "maturin", "uv"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not on PATH (make setup installs maturin and uv)")
+
+
+@pytest.fixture(scope="session")
+def sdist(tools: None, repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source archive of the working tree."""
+    out = tmp_path_factory.mktemp("sdist")
+    run("maturin", "sdist", "--out", out, cwd=repo)
+    (archive,) = out.glob("*.tar.gz")
+    return archive
+
+
+@pytest.fixture(scope="session")
+def sdist_names(sdist: Path) -> set[str]:
+    """Files in the source archive, relative to its root folder."""
+    with tarfile.open(sdist) as archive:
+        return {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+
+
+@pytest.fixture(scope="session")
+def wheel(sdist: Path, repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The wheel that `pip install` makes of the source archive, away from the tree."""
+    out = tmp_path_factory.mktemp("wheel")
+    target = tmp_path_factory.mktemp("target")
+    for folder in COMPILED:
+        if (repo / "target" / folder).is_dir():
+            shutil.copytree(repo / "target" / folder, target / folder)
+    pins = repo / "requirements" / "cpu.txt"
+    run(
+        *("uv", "build", "--wheel", sdist, "--out-dir", out, "--build-constraints", pins),
+        *("--python", sys.executable),
+        cwd=out,
+        CARGO_TARGET_DIR=str(target),
+    )
+    (built,) = out.glob("*.whl")
+    yield built
+    shutil.rmtree(target)
+
+
+@pytest.fixture(scope="session")
+def tree_wheel(tools: None, repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that maturin makes straight from the working tree."""
+    out = tmp_path_factory.mktemp("tree-wheel")
+    run("maturin", "build", "--release", "--out", out, cwd=repo)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def installed(
+    wheel: Path, repo: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., str]:
+    """Runs a program of a fresh environment with the wheel, its base dependencies, no extra."""
+    home = tmp_path_factory.mktemp("installed")
+    run("uv", "venv", "--python", sys.executable, home / "venv", cwd=home)
+    run(
+        *("uv", "pip", "install", "--python", home / "venv" / "bin" / "python"),
+        *("--constraints", repo / "requirements" / "cpu.txt", wheel),
+        cwd=home,
+    )
+
+    def call(program: str, *arguments: str) -> str:
+        return run(home / "venv" / "bin" / program, *arguments, cwd=home)
+
+    return call
