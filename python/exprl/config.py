@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, Union, get_args, get_origin
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from exprl import methods
 from exprl.errors import ConfigError
@@ -38,11 +39,17 @@ class Model(Section):
     dtype: Literal["float32", "bfloat16"] = Field(
         "bfloat16", description="of forward and backward; the optimizer's master weights are fp32"
     )
-    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = Field(
+    attention: Literal["auto", "flash_attention_2", "torch"] = Field(
         "auto", description="auto = flash-attn where installed and on a GPU, else torch's own"
     )
     gradient_checkpointing: bool = Field(
         False, description="recompute activations in the backward: less memory, ~30 % slower"
+    )
+    offload: bool = Field(
+        False, description="keep the trainer in host memory while the engine samples (one GPU)"
+    )
+    chat_template: str | None = Field(
+        None, description="Jinja file, for tokenizers that bring no chat template"
     )
     trust_remote_code: bool = Field(False, description="run Python code that the model ships")
 
@@ -62,6 +69,9 @@ class Data(Section):
 
     path: str = Field(description="jsonl, parquet or csv file, or a hub id of a dataset")
     split: str = Field("train", description="split of a hub dataset")
+    subset: str | None = Field(
+        None, description="configuration of a hub dataset, e.g. 'main' of openai/gsm8k"
+    )
     columns: Columns = Columns()
     domain: str = Field("math", description="rubric and verifier of rows without a domain column")
     system: str | None = Field(None, description="system message before every problem")
@@ -71,6 +81,24 @@ class Data(Section):
     )
     limit: int | None = Field(None, gt=0, description="take the first n problems only")
 
+    @field_validator("template")
+    @classmethod
+    def _has_the_problem(cls, template: str) -> str:
+        if "{problem}" not in template:
+            raise ValueError("the template must contain {problem}, the place of the row's text")
+        return template
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _has_a_group(cls, pattern: str | None) -> str | None:
+        try:
+            groups = None if pattern is None else re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        if groups == 0:
+            raise ValueError(r"put the answer in parentheses, e.g. '####\s*(.+)'")
+        return pattern
+
 
 class Rollout(Section):
     """How the policy samples."""
@@ -78,7 +106,6 @@ class Rollout(Section):
     problems_per_step: int = Field(36, gt=0, description="prompts of one training step")
     group_size: int = Field(16, gt=0, description="rollouts per problem")
     temperature: float = Field(0.8, gt=0.0, description="log-probs are taken at it too")
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
     max_prompt_tokens: int = Field(4096, gt=0, description="longer problems are left out, counted")
     max_response_tokens: int = Field(16384, gt=0, description="past it a rollout is overlong")
     gpu_memory_utilization: float = Field(
@@ -313,6 +340,19 @@ def to_toml(config: Config) -> str:
     return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
 
 
+def flat(config: Config) -> dict[str, Any]:
+    """Dotted key to value, for comparing two configs."""
+
+    def walk(tree: dict[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{above}{key}.")
+            else:
+                yield f"{above}{key}", value
+
+    return dict(walk(config.model_dump(mode="json"), ""))
+
+
 def json_schema() -> str:
     """JSON schema of the config, for editors and for `exprl config schema`."""
     return json.dumps(Config.model_json_schema(), indent=2)
@@ -374,7 +414,8 @@ def _unknown(loc: Iterable[int | str]) -> str:
         section = _section_type(section.model_fields[part].annotation)
     known = list(section.model_fields)
     close = difflib.get_close_matches(leaf, known, n=1, cutoff=0.5)
-    hint = f"did you mean {'.'.join([*above, close[0]])}?" if close else f"known: {', '.join(known)}"
+    meant = f"did you mean {'.'.join([*above, *close])}?"
+    hint = meant if close else f"known: {', '.join(known)}"
     return f"unknown key {'.'.join([*above, leaf])}; {hint}"
 
 

@@ -134,8 +134,13 @@ class Scored:
 
     @property
     def missing(self) -> bool:
-        """Whether the judge or the engine left this rollout without a usable score."""
+        """Whether this rollout has no usable score: then it is out of the step."""
         return not self.masked and (not self.scores or any(s is None for s in self.scores))
+
+    @property
+    def ungraded(self) -> bool:
+        """Whether it is missing because judge or engine failed, and not by the score map."""
+        return self.missing and (not self.grades or any(g is None for g in self.grades))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

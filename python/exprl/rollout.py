@@ -1,0 +1,201 @@
+"""Prompts, to rollouts, by vLLM in this process; each comes out as soon as it is finished.
+
+Only Prompts enter here, so no reference can reach the policy. Text never enters either: prompts
+go in as token ids and solutions come out as token ids, with the engine's own log-probs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exprl import config
+from exprl.errors import ConfigError, EngineError
+from exprl.types import FinishReason, Int32Array, Prompt, Rollout
+
+FINISH_REASONS: dict[str | None, FinishReason] = {"stop": "stop", "length": "length"}
+
+
+class Engine:
+    """vLLM behind the few words that the loop says to it.
+
+    policy_version: of the weights it samples with; weights.py sets it.
+    """
+
+    def __init__(
+        self, model: config.Model, rollout: config.Rollout, *, tokenizer: Any, weights: str
+    ) -> None:
+        """Start the engine on the weights in the folder or hub id `weights`.
+
+        Raises:
+            EngineError: vLLM is not installed or did not start.
+        """
+        self.tokenizer = tokenizer
+        self.policy_version = 0
+        self._llm = _start(model, rollout, weights)
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        seed: int,
+        temperature: float,
+        max_response_tokens: int,
+    ) -> Iterator[Rollout]:
+        """Sample n solutions of each prompt, yielded as they finish.
+
+        Each rollout has a seed of its own, made of `seed`, the problem's id and its index, so the
+        same call on the same weights gives the same rollouts.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        waiting: dict[str, tuple[str, int, Int32Array]] = {}
+        for prompt in prompts:
+            ids = prompt_ids(self.tokenizer, prompt)
+            for index in range(n):
+                key = f"{len(waiting)}"
+                waiting[key] = (prompt.problem_id, index, np.array(ids, dtype=np.int32))
+                params = SamplingParams(
+                    temperature=temperature,
+                    top_p=1.0,
+                    top_k=-1,
+                    max_tokens=max_response_tokens,
+                    seed=derived_seed(seed, prompt.problem_id, index),
+                    logprobs=0,
+                    detokenize=False,
+                    output_kind=RequestOutputKind.FINAL_ONLY,
+                )
+                self._llm.add_request(key, {"prompt_token_ids": ids}, params)
+        try:
+            while self._llm.has_unfinished_requests():
+                for output in self._llm.step():
+                    if output.finished:
+                        yield self._rollout(*waiting.pop(output.request_id), output.outputs[0])
+        finally:
+            if waiting:  # the caller left early, or the engine failed
+                self._llm.abort_request(list(waiting))
+
+    def load_weights(self, weights: Iterator[tuple[str, Any]], version: int) -> None:
+        """Replace the weights in place; nothing computed with the old ones is kept."""
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        if not self._llm.reset_prefix_cache():
+            raise EngineError("vLLM kept its prefix cache after a weight update: requests in flight")
+        self.policy_version = version
+
+    def sleep(self) -> None:
+        """Free the GPU for the trainer: weights and KV cache are dropped."""
+        if self._llm.vllm_config.model_config.enable_sleep_mode:
+            self._llm.sleep(level=2)
+
+    def wake(self, part: str) -> None:
+        """Take memory back for `weights` (before a sync) or `kv_cache` (after it)."""
+        if self._llm.vllm_config.model_config.enable_sleep_mode:
+            self._llm.wake_up([part])
+
+    def _rollout(self, problem_id: str, index: int, prompt_ids: Int32Array, out: Any) -> Rollout:
+        finish = FINISH_REASONS.get(out.finish_reason, "failed")
+        tokens = np.array(out.token_ids, dtype=np.int32)
+        logp = [at[token].logprob for at, token in zip(out.logprobs or (), out.token_ids, strict=False)]
+        if len(logp) != len(tokens) or len(tokens) == 0:
+            finish = "failed"
+        return Rollout(
+            problem_id=problem_id,
+            index=index,
+            prompt_ids=prompt_ids,
+            token_ids=tokens,
+            generator_logp=np.array(logp, dtype=np.float32),
+            finish_reason=finish,
+            policy_version=self.policy_version,
+        )
+
+
+def prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
+    """The tokens that the policy is given: the chat template up to the assistant's turn."""
+    messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
+    ids: list[int] = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+    return ids
+
+
+def derived_seed(seed: int, problem_id: str, index: int) -> int:
+    """A 63-bit seed for one rollout."""
+    digest = hashlib.blake2b(f"{seed}/{problem_id}/{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def load_tokenizer(model: config.Model) -> Any:
+    """The policy's tokenizer, with a chat template.
+
+    Raises:
+        ConfigError: no tokenizer there, a slow one, or one without a chat template.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model.path, trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.path = {model.path!r} has no usable tokenizer: {error}") from error
+    if not tokenizer.is_fast:
+        raise ConfigError(
+            f"the tokenizer of {model.path!r} has no tokenizer.json; convert it to a fast tokenizer"
+        )
+    if model.chat_template is not None:
+        tokenizer.chat_template = Path(model.chat_template).read_text(encoding="utf-8")
+    if not tokenizer.chat_template:
+        raise ConfigError(
+            f"the tokenizer of {model.path!r} has no chat template; set model.chat_template to a"
+            " Jinja file"
+        )
+    return tokenizer
+
+
+def _start(model: config.Model, rollout: config.Rollout, weights: str) -> Any:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    max_len = rollout.max_prompt_tokens + rollout.max_response_tokens
+    special: dict[str, Any]
+    if cuda:
+        special = {"enable_sleep_mode": True, "enforce_eager": rollout.enforce_eager}
+    else:
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        # A prompt cut over two steps would need a seeded CPU generator's offset, which torch lacks.
+        special = {
+            "enforce_eager": True,
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(2048, max_len),
+        }
+    try:
+        from vllm import EngineArgs, LLMEngine
+    except ImportError as error:
+        raise EngineError(
+            "vLLM is not installed: install the extra `cpu` or `gpu` (docs/install.md)"
+        ) from error
+    return LLMEngine.from_engine_args(
+        EngineArgs(
+            model=weights,
+            tokenizer=weights,
+            dtype=model.dtype,
+            trust_remote_code=model.trust_remote_code,
+            max_model_len=max_len,
+            max_num_seqs=rollout.max_num_seqs,
+            gpu_memory_utilization=rollout.gpu_memory_utilization,
+            # The log-probs of the distribution that was sampled from, temperature included.
+            logprobs_mode="processed_logprobs",
+            disable_log_stats=True,
+            seed=0,
+            **special,
+        )
+    )

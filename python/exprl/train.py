@@ -1,0 +1,230 @@
+"""The loop: sample, judge, advantages, pack, update, sync.
+
+Read `train` first: a step is its `while` body, one line for each noun of types.py. What a run
+works with is opened in prepare.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+import numpy as np
+
+from exprl import checkpoint, config, data, measures, record, weights
+from exprl.advantage import advantages
+from exprl.batch import pack
+from exprl.checkpoint import RunState
+from exprl.errors import JudgeError, NumericsError
+from exprl.metrics import MetricsLog, Progress
+from exprl.policy import UpdateStats
+from exprl.prepare import Parts
+from exprl.reward import Scorer, score_arrays
+from exprl.types import Float64Array, Problem, Scored, TrainBatch
+
+INTERRUPTED = 130
+
+
+def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress) -> int:
+    """Train from `state` to cfg.train.steps; 0 at the end, 130 after Ctrl-C.
+
+    Raises:
+        JudgeError: a step left more rollouts ungraded than judge.max_missing_rate.
+        EngineError: engine and trainer disagree about the weights.
+        NumericsError: train.max_bad_steps optimizer steps in a row were not finite.
+    """
+    with MetricsLog(parts.run_dir, cfg.logging, state.step) as log, _interruptible() as interrupt:
+        while state.step < cfg.train.steps:
+            clock = Clock()
+            problems = step_problems(cfg, parts, state.step)
+            scored = sample(cfg, parts, problems, state.step, progress, clock)
+            values = segment_advantages(cfg, scored)
+            batches = pack(
+                scored,
+                values,
+                mini_batches=cfg.optim.mini_batches,
+                micro_batch_tokens=cfg.optim.micro_batch_tokens,
+                aggregation=cfg.loss.aggregation,
+                max_response_tokens=cfg.rollout.max_response_tokens,
+            )
+            with weights.training(parts.policy, parts.engine):
+                updates = update(cfg, parts, batches)
+                clock.lap("train")
+            clock.lap("sync")
+
+            advance(state, parts, scored, updates)
+            row = measures.of_step(scored, updates, parts.problems, state, parts.judge)
+            row |= clock.row()
+            log.write(state.step - 1, row)
+            if cfg.logging.save_rollouts:
+                record.write(parts.run_dir, state.step - 1, scored, values)
+            progress.step(state.step, cfg.train.steps, row)
+
+            failure = reason_to_stop(cfg, state, scored)
+            due = state.step % cfg.train.checkpoint_every == 0 or state.step == cfg.train.steps
+            if due or failure or interrupt.wanted:
+                keep = cfg.train.keep_checkpoints
+                checkpoint.save(parts.run_dir, state, parts.policy, parts.tokenizer, keep)
+            if failure:
+                raise failure
+            if interrupt.wanted:
+                return INTERRUPTED
+    return 0
+
+
+def step_problems(cfg: config.Config, parts: Parts, step: int) -> list[Problem]:
+    """The problems of step `step`: a pure function of the seed, so a resumed run agrees."""
+    n = cfg.rollout.problems_per_step
+    return [parts.problems[i] for i in data.step_indices(len(parts.problems), n, cfg.seed, step)]
+
+
+def sample(
+    cfg: config.Config,
+    parts: Parts,
+    problems: Sequence[Problem],
+    step: int,
+    progress: Progress,
+    clock: Clock,
+) -> list[Scored]:
+    """The step's rollouts, each judged while others are still being sampled."""
+    scorer = Scorer(
+        problems,
+        parts.references,
+        parts.splitter,
+        cfg.reward,
+        parts.judge,
+        per_segment=cfg.judge.view != "outcome",
+    )
+    total = len(problems) * cfg.rollout.group_size
+    try:
+        rollouts = parts.engine.sample(
+            [p.prompt for p in problems],
+            cfg.rollout.group_size,
+            step_seed(cfg.seed, step),
+            cfg.rollout.temperature,
+            cfg.rollout.max_response_tokens,
+        )
+        for done, rollout in enumerate(rollouts, 1):
+            scorer.push(rollout)
+            progress.phase("sample", done, total)
+        clock.lap("rollout")
+        scored = scorer.finish(lambda done, of: progress.phase("judge", done, of))
+    except BaseException:
+        scorer.cancel()
+        raise
+    clock.lap("judge")
+    return scored
+
+
+def segment_advantages(cfg: config.Config, scored: Sequence[Scored]) -> list[Float64Array]:
+    """Per rollout one advantage per score; NaN throughout where the rollout is out."""
+    scores, seg_off, group_off = score_arrays(scored)
+    values = advantages(
+        scores,
+        seg_off,
+        group_off,
+        cfg.advantage.kind,
+        single_segment=cfg.advantage.single_segment,
+        compat=cfg.advantage.compat,
+        response_width=cfg.rollout.max_response_tokens,
+    )
+    return np.split(values, seg_off[1:-1])
+
+
+def update(
+    cfg: config.Config, parts: Parts, batches: Sequence[Sequence[TrainBatch]]
+) -> list[UpdateStats]:
+    """One optimizer step per mini-batch; log-probs from before the first anchor the ratios."""
+    policy = parts.policy
+    anchored = len(batches) > 1
+    before = [[policy.trainer_logp(b) for b in mini] if anchored else None for mini in batches]
+    updates: list[UpdateStats] = []
+    for mini, logp in zip(batches, before, strict=True):
+        updates.append(policy.update(mini, logp, cfg.loss))
+        gap = updates[0].loss.logp_gap / max(1, updates[0].loss.tokens)
+        weights.prove(gap, cfg.rollout.sync_gap_limit, parts.engine.policy_version)
+    return updates
+
+
+def advance(
+    state: RunState, parts: Parts, scored: Sequence[Scored], updates: Sequence[UpdateStats]
+) -> None:
+    """Count the step."""
+    state.step += 1
+    state.policy_version = parts.policy.version
+    state.solved |= {s.rollout.problem_id for s in scored if s.correct}
+    state.ungraded += sum(s.ungraded for s in scored)
+    state.rollouts += len(scored)
+    for one in updates:
+        state.bad_steps = state.bad_steps + 1 if one.skipped else 0
+
+
+def reason_to_stop(
+    cfg: config.Config, state: RunState, scored: Sequence[Scored]
+) -> JudgeError | NumericsError | None:
+    """Why the run must not go on, to be raised once the checkpoint is written."""
+    missing = sum(s.ungraded for s in scored) / len(scored)
+    if missing > cfg.judge.max_missing_rate:
+        return JudgeError(
+            f"step {state.step}: {missing:.0%} of the rollouts have no grade, above"
+            f" judge.max_missing_rate = {cfg.judge.max_missing_rate}; see judge/* in metrics.jsonl"
+            " and the judge's own log, then start the same command again to go on"
+        )
+    if state.bad_steps >= cfg.train.max_bad_steps:
+        return NumericsError(
+            f"step {state.step}: {state.bad_steps} optimizer steps in a row had a non-finite loss"
+            " or gradient; lower optim.lr, or check the data and the base model"
+        )
+    return None
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The sampling seed of a step."""
+    digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds of each phase of a step."""
+
+    start: float = field(default_factory=time.monotonic)
+    laps: dict[str, float] = field(default_factory=dict)
+
+    def lap(self, name: str) -> None:
+        """What has passed since the last lap belongs to `name`."""
+        self.laps[name] = time.monotonic() - self.start - sum(self.laps.values())
+
+    def row(self) -> dict[str, float]:
+        """The laps and the whole step as metrics."""
+        seconds = {f"time/{name}_s": value for name, value in self.laps.items()}
+        return seconds | {"time/step_s": time.monotonic() - self.start}
+
+
+@dataclass(slots=True)
+class Interrupt:
+    """Whether Ctrl-C asked the run to end after this step."""
+
+    wanted: bool = False
+
+
+@contextmanager
+def _interruptible() -> Iterator[Interrupt]:
+    """First Ctrl-C: finish the step and save. Second: now."""
+    interrupt = Interrupt()
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if interrupt.wanted:
+            raise KeyboardInterrupt
+        interrupt.wanted = True
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
