@@ -1,1 +1,77 @@
-//! Grades many model outputs with an LLM judge: order, routing, retries, ledger.
+//! Grades many model outputs with an LLM judge behind OpenAI-compatible servers.
+//!
+//! Items go in, verdicts come out: every request ends as a [`Verdict`] with a [`Status`], and a
+//! missing grade is missing, never a number. See [`Settings`] for what can be chosen.
+//!
+//! ```no_run
+//! use exprl_judge::{Item, Judge, Settings};
+//!
+//! # async fn grade() -> Result<(), exprl_judge::Error> {
+//! let settings = Settings::new(vec!["http://127.0.0.1:8000/v1".into()], "Qwen/Qwen3-4B");
+//! let judge = Judge::new(&settings, tokio::runtime::Handle::current())?;
+//! let job = judge.submit();
+//! job.push(&Item {
+//!     id: "rollout 0".into(),
+//!     problem: "What is 2 + 2?".into(),
+//!     reference: Some("2 + 2 = 4".into()),
+//!     segments: vec!["### I add. ".into(), "### It is 4.".into()],
+//!     domain: "math".into(),
+//! })
+//! .await?;
+//! for graded in job.collect().await {
+//!     println!("{}: {:?}", graded.id, graded.verdicts);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod dispatch;
+mod error;
+mod job;
+mod ledger;
+mod metrics;
+mod policy;
+mod reply;
+mod request;
+mod schedule;
+mod settings;
+mod transport;
+mod types;
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use dispatch::Dispatcher;
+
+pub use error::Error;
+pub use exprl_rubric::{Readout, ScoreMap, View};
+pub use job::{Burst, Job};
+pub use metrics::Stats;
+pub use settings::Settings;
+pub use types::{Graded, Item, Status, Verdict};
+
+/// A judge: servers, queues, ledger. Jobs share them.
+pub struct Judge {
+    dispatcher: Arc<Dispatcher>,
+}
+
+impl Judge {
+    /// Checks the settings, reads the key, opens the ledger. Requests run on `runtime`, which needs
+    /// its I/O and time drivers.
+    pub fn new(settings: &Settings, runtime: Handle) -> Result<Self, Error> {
+        Dispatcher::new(settings, runtime).map(|dispatcher| Self { dispatcher })
+    }
+
+    /// Starts a job; its deadline runs from now.
+    #[must_use]
+    pub fn submit(&self) -> Job {
+        Job::new(self.dispatcher.open(), self.dispatcher.clone())
+    }
+
+    /// What has been done so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.dispatcher.stats()
+    }
+}

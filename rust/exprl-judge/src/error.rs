@@ -1,0 +1,60 @@
+//! Mistakes of the caller. The failure of one request is a `Verdict`, never one of these.
+
+use std::io;
+use std::path::PathBuf;
+
+/// The judge cannot be used as asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting is out of range or contradicts another.
+    #[error("judge setting `{field}`: {reason}")]
+    Setting {
+        /// Name of the field of `Settings`.
+        field: &'static str,
+        /// The offending value and what is allowed.
+        reason: String,
+    },
+    /// An item cannot be judged.
+    #[error("judge item {id:?}: {reason}")]
+    Item {
+        /// The item's own id.
+        id: String,
+        /// What is wrong and what to change.
+        reason: String,
+    },
+    /// A rubric does not parse or does not fit the view.
+    #[error(transparent)]
+    Rubric(#[from] exprl_rubric::Error),
+    /// The job takes no more items.
+    #[error("the job is closed: push before close(), or submit a new job")]
+    Closed,
+    /// The ledger's file or folder cannot be used.
+    #[error("ledger {}: {source}", path.display())]
+    Ledger {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// Another process has the ledger open.
+    #[error("ledger {}: in use by another process; wait for it, or give this run its own ledger folder", path.display())]
+    LedgerLocked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file was not written by this program.
+    #[error("ledger {}: not a ledger of this version; move it away or name another folder", path.display())]
+    NotALedger {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A record's length cannot be read, so what follows cannot be found.
+    #[error("ledger {}: damaged at byte {at}; keep a copy and cut the file there, or start a new ledger folder", path.display())]
+    LedgerDamaged {
+        /// The file.
+        path: PathBuf,
+        /// Where the damaged record starts.
+        at: u64,
+    },
+}

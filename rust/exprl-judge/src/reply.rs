@@ -1,0 +1,390 @@
+//! A chat completion to a grade. The reply is hostile input too: nothing in it is trusted but the
+//! grade line that `exprl-rubric` finds.
+
+use exprl_rubric::{Reading, Readout, ScoreMap, read_grade};
+use serde::{Deserialize, Serialize};
+
+use crate::policy::Fault;
+use crate::types::Status;
+
+/// Below this probability mass on 1..5 the expected readout is not believed.
+const LEAST_MASS: f64 = 0.9;
+
+/// What a judge said, as the ledger keeps it. Scores are not kept: the score map may change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Reply {
+    pub(crate) status: Status,
+    pub(crate) grade: Option<u8>,
+    pub(crate) text: String,
+    /// Probabilities of the tokens 1..5 at the grade, as the server gave them.
+    pub(crate) probabilities: Option<[f64; 5]>,
+    /// A re-ask has been tried.
+    pub(crate) reasked: bool,
+    pub(crate) error: Option<String>,
+    pub(crate) usage: Usage,
+}
+
+/// Tokens that a server counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Usage {
+    pub(crate) prompt: u64,
+    pub(crate) completion: u64,
+    pub(crate) cached: u64,
+}
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.prompt += other.prompt;
+        self.completion += other.completion;
+        self.cached += other.cached;
+    }
+}
+
+impl Reply {
+    /// Reads the body of a 200 answer.
+    pub(crate) fn read(body: &[u8], readout: Readout) -> Result<Self, Fault> {
+        let (choice, usage) = parse(body)?;
+        let text = choice.message.content.unwrap_or_default();
+        let refusal = choice.message.refusal.filter(|refusal| !refusal.is_empty());
+        let finish = choice.finish_reason.as_deref().unwrap_or_default();
+        let (status, grade, error) = if refusal.is_some() || finish == "content_filter" {
+            (
+                Status::Refused,
+                None,
+                Some(refusal.unwrap_or_else(|| "stopped by a content filter".into())),
+            )
+        } else if finish == "length" {
+            (
+                Status::Truncated,
+                None,
+                Some("the reply reached max_tokens; raise it".into()),
+            )
+        } else {
+            match read_grade(&text) {
+                Reading::Grade(grade) => (Status::Ok, Some(grade), None),
+                other => (Status::Unparseable, None, Some(why(other).into())),
+            }
+        };
+        let probabilities = grade
+            .filter(|_| readout == Readout::Expected)
+            .and_then(|grade| probabilities(&text, grade, &choice.logprobs?.content?));
+        Ok(Self {
+            status,
+            grade,
+            text,
+            probabilities,
+            reasked: false,
+            error,
+            usage,
+        })
+    }
+
+    /// Takes in the answer to a re-ask: a digit, or nothing usable.
+    pub(crate) fn repair(&mut self, body: &[u8]) -> Result<(), Fault> {
+        let (choice, usage) = parse(body)?;
+        self.usage += usage;
+        self.reasked = true;
+        let answer = choice.message.content.unwrap_or_default();
+        // Some servers return the begun message as well.
+        let digit = answer
+            .trim()
+            .rsplit("Score:")
+            .next()
+            .unwrap_or_default()
+            .trim();
+        if let Some(grade) = digit
+            .parse::<u8>()
+            .ok()
+            .filter(|grade| (1..=5).contains(grade))
+        {
+            self.status = Status::Repaired;
+            self.grade = Some(grade);
+            self.error = None;
+        }
+        Ok(())
+    }
+
+    /// Whether asking once more may bring a grade.
+    pub(crate) fn wants_reask(&self) -> bool {
+        !self.reasked && matches!(self.status, Status::Unparseable | Status::Truncated)
+    }
+
+    /// The score under a map, and whether it had to come from the grade alone although the expected
+    /// readout was asked for.
+    pub(crate) fn score(&self, map: ScoreMap, readout: Readout) -> (Option<f64>, bool) {
+        let Some(grade) = self.grade else {
+            return (None, false);
+        };
+        let believed = self
+            .probabilities
+            .filter(|p| p.iter().sum::<f64>() >= LEAST_MASS);
+        match (readout, believed) {
+            (Readout::Text, _) => (map.score(grade), false),
+            (Readout::Expected, Some(probabilities)) => (map.expected(&probabilities), false),
+            (Readout::Expected, None) => (map.score(grade), true),
+        }
+    }
+}
+
+fn why(reading: Reading) -> &'static str {
+    match reading {
+        Reading::Grade(_) => "",
+        Reading::Conflict => "the reply holds two different grades",
+        Reading::OutOfRange => "the grade in the reply is not one of 1, 2, 3, 4, 5",
+        Reading::Absent => "the reply holds no line `Score: n`",
+    }
+}
+
+#[derive(Deserialize)]
+struct Completion {
+    choices: Vec<Choice>,
+    usage: Option<RawUsage>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    message: Message,
+    finish_reason: Option<String>,
+    logprobs: Option<Logprobs>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    content: Option<String>,
+    refusal: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Logprobs {
+    content: Option<Vec<TokenLogprob>>,
+}
+
+#[derive(Deserialize)]
+struct TokenLogprob {
+    token: String,
+    bytes: Option<Vec<u8>>,
+    #[serde(default)]
+    top_logprobs: Vec<TopLogprob>,
+}
+
+#[derive(Deserialize)]
+struct TopLogprob {
+    token: String,
+    logprob: f64,
+}
+
+#[derive(Deserialize)]
+struct RawUsage {
+    #[serde(default)]
+    prompt_tokens: u64,
+    completion_tokens: Option<u64>,
+    prompt_tokens_details: Option<PromptDetails>,
+}
+
+#[derive(Deserialize)]
+struct PromptDetails {
+    cached_tokens: Option<u64>,
+}
+
+fn parse(body: &[u8]) -> Result<(Choice, Usage), Fault> {
+    let completion: Completion = serde_json::from_slice(body)
+        .map_err(|error| Fault::Broken(format!("not a chat completion: {error}")))?;
+    let usage = completion.usage.map_or_else(Usage::default, |usage| Usage {
+        prompt: usage.prompt_tokens,
+        completion: usage.completion_tokens.unwrap_or(0),
+        cached: usage
+            .prompt_tokens_details
+            .and_then(|details| details.cached_tokens)
+            .unwrap_or(0),
+    });
+    let choice = completion.choices.into_iter().next();
+    choice
+        .map(|choice| (choice, usage))
+        .ok_or_else(|| Fault::Broken("a completion without choices".into()))
+}
+
+/// Probabilities of 1..5 at the token that carries the reply's grade, as far as they were listed.
+fn probabilities(text: &str, grade: u8, tokens: &[TokenLogprob]) -> Option<[f64; 5]> {
+    let digit = char::from(b'0' + grade);
+    // The grade follows the last "score" (also in JSON); a boxed grade may have none before it.
+    let anchor = text.to_ascii_lowercase().rfind("score").unwrap_or(0);
+    let place = anchor + text[anchor..].find(digit)?;
+    // The listed tokens may begin with thinking that the text leaves out, and end with a stop token.
+    let pieces: Vec<&[u8]> = tokens
+        .iter()
+        .map(|token| token.bytes.as_deref().unwrap_or(token.token.as_bytes()))
+        .collect();
+    let whole = pieces.concat();
+    let start = (0..=whole.len().checked_sub(text.len())?)
+        .rev()
+        .find(|&at| whole[at..].starts_with(text.as_bytes()))?;
+    let mut end = 0;
+    let index = pieces.iter().position(|piece| {
+        end += piece.len();
+        start + place < end
+    })?;
+    let mut found = [0.0; 5];
+    for top in &tokens[index].top_logprobs {
+        if let Ok(grade @ 1..=5) = top.token.trim().parse::<usize>() {
+            found[grade - 1] += top.logprob.exp();
+        }
+    }
+    Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn completion(message: &Value, finish: &str) -> Vec<u8> {
+        json!({
+            "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+            "usage": {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}},
+        })
+        .to_string()
+        .into_bytes()
+    }
+
+    fn read(text: &str, finish: &str) -> Reply {
+        Reply::read(
+            &completion(&json!({"content": text}), finish),
+            Readout::Text,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_grade_is_ok_and_its_usage_is_counted() {
+        let reply = read("fine\nScore: 4", "stop");
+        assert_eq!((reply.status, reply.grade), (Status::Ok, Some(4)));
+        assert_eq!(
+            reply.usage,
+            Usage {
+                prompt: 9,
+                completion: 3,
+                cached: 4
+            }
+        );
+        assert_eq!(
+            reply.score(ScoreMap::Linear, Readout::Text),
+            (Some(0.75), false)
+        );
+        assert_eq!(
+            reply.score(ScoreMap::Extremes, Readout::Text),
+            (None, false)
+        );
+    }
+
+    #[test]
+    fn a_reply_without_a_grade_has_no_score() {
+        for (text, finish, status) in [
+            ("no idea", "stop", Status::Unparseable),
+            ("Score: 9", "stop", Status::Unparseable),
+            ("Score: 2\nScore: 3", "stop", Status::Unparseable),
+            ("Score: 4 is what I would", "length", Status::Truncated),
+            ("", "content_filter", Status::Refused),
+        ] {
+            let reply = read(text, finish);
+            assert_eq!((reply.status, reply.grade), (status, None), "{text:?}");
+            assert_eq!(reply.score(ScoreMap::Linear, Readout::Text), (None, false));
+            assert!(reply.error.is_some());
+        }
+        let refused = completion(&json!({"content": null, "refusal": "I cannot"}), "stop");
+        let refused = Reply::read(&refused, Readout::Text).unwrap();
+        assert_eq!(
+            (refused.status, refused.error.as_deref()),
+            (Status::Refused, Some("I cannot"))
+        );
+    }
+
+    #[test]
+    fn what_is_no_completion_is_a_broken_reply() {
+        for body in [
+            "",
+            "{}",
+            "<html>",
+            r#"{"choices": []}"#,
+            r#"{"choices": [{"message": 3}]}"#,
+        ] {
+            assert!(
+                matches!(
+                    Reply::read(body.as_bytes(), Readout::Text),
+                    Err(Fault::Broken(_))
+                ),
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_re_ask_repairs_with_a_digit_and_nothing_else() {
+        for (answer, grade) in [
+            ("4", Some(4)),
+            (" 2", Some(2)),
+            ("so\nScore: 5", Some(5)),
+            ("6", None),
+            ("four", None),
+        ] {
+            let mut reply = read("hm", "stop");
+            assert!(reply.wants_reask());
+            reply
+                .repair(&completion(&json!({"content": answer}), "stop"))
+                .unwrap();
+            assert_eq!(reply.grade, grade, "{answer:?}");
+            let status = if grade.is_some() {
+                Status::Repaired
+            } else {
+                Status::Unparseable
+            };
+            assert_eq!((reply.status, reply.usage.prompt), (status, 18));
+            assert!(!reply.wants_reask());
+        }
+    }
+
+    fn with_logprobs(thinking: &str, top: &[(&str, f64)]) -> Reply {
+        let top: Vec<Value> = top
+            .iter()
+            .map(|(token, p)| json!({"token": token, "logprob": p.ln()}))
+            .collect();
+        let token = |text: &str| json!({"token": text, "logprob": -0.1, "bytes": text.as_bytes()});
+        let mut grade = token(" 4");
+        grade["top_logprobs"] = top.into();
+        let tokens = [
+            token(thinking),
+            token("4 of 5 steps.\n"),
+            token("Score:"),
+            grade,
+            token("<|end|>"),
+        ];
+        let body = json!({"choices": [{
+            "message": {"content": "4 of 5 steps.\nScore: 4"},
+            "finish_reason": "stop",
+            "logprobs": {"content": tokens},
+        }]});
+        Reply::read(body.to_string().as_bytes(), Readout::Expected).unwrap()
+    }
+
+    #[test]
+    fn the_expected_readout_is_the_mean_under_the_probabilities_at_the_digit() {
+        for thinking in ["", "Score: 1 perhaps"] {
+            let reply = with_logprobs(
+                thinking,
+                &[(" 4", 0.6), ("4", 0.1), (" 5", 0.25), (" x", 0.05)],
+            );
+            let (score, fell_back) = reply.score(ScoreMap::Linear, Readout::Expected);
+            let expected = (0.7 * 0.75 + 0.25) / 0.95;
+            assert!((score.unwrap() - expected).abs() < 1e-12 && !fell_back);
+        }
+    }
+
+    #[test]
+    fn with_little_mass_on_the_digits_the_text_grade_counts() {
+        let reply = with_logprobs("", &[(" 4", 0.5), (" four", 0.4)]);
+        assert_eq!(
+            reply.score(ScoreMap::Linear, Readout::Expected),
+            (Some(0.75), true)
+        );
+    }
+}

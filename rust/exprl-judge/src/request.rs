@@ -1,0 +1,361 @@
+//! Items to request bodies. A body is pieces of shared memory, never one long copy.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use exprl_rubric::{FenceKey, PARSER_VERSION, Readout, Rubric, View};
+use hyper::body::{Frame, SizeHint};
+use serde_json::{Map, Value, json};
+
+use crate::error::Error;
+use crate::ledger::Key;
+use crate::settings::Settings;
+use crate::types::Item;
+
+/// A request body: `[up to the trace][trace][after the trace][end of the JSON]`.
+#[derive(Clone)]
+pub(crate) struct Body {
+    parts: [Bytes; 4],
+    next: usize,
+}
+
+impl Body {
+    fn new(parts: [Bytes; 4]) -> Self {
+        Self { parts, next: 0 }
+    }
+
+    /// The same conversation, with the judge's reply begun: it goes on after `Score:`.
+    pub(crate) fn continued(&self, reply: &str, ask_again: &Bytes) -> Self {
+        // An open thinking block would swallow the grade.
+        let thinking = reply.rfind("<think>") > reply.rfind("</think>");
+        let close = if thinking { "\n</think>\n" } else { "" };
+        let begun = format!("{}{close}\nScore:", reply.trim_end());
+        let mut end = b"\"},{\"role\":\"assistant\",\"content\":\"".to_vec();
+        end.extend_from_slice(&escape(begun.trim_start()));
+        end.extend_from_slice(ask_again);
+        let [head, trace, tail, _] = self.parts.clone();
+        Self::new([head, trace, tail, end.into()])
+    }
+
+    #[cfg(test)]
+    fn text(&self) -> String {
+        String::from_utf8(self.parts.concat()).unwrap()
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        while let Some(part) = self.parts.get(self.next).cloned() {
+            self.next += 1;
+            if !part.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(part))));
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.parts.iter().skip(self.next).all(Bytes::is_empty)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(
+            self.parts
+                .iter()
+                .skip(self.next)
+                .map(|part| part.len() as u64)
+                .sum(),
+        )
+    }
+}
+
+/// One request, rendered.
+pub(crate) struct Rendered {
+    pub(crate) key: Key,
+    pub(crate) body: Body,
+}
+
+/// Turns items into requests; holds what they all share.
+pub(crate) struct Composer {
+    view: View,
+    fence: FenceKey,
+    /// A rubric for all domains; otherwise the built-in ones, made when first met.
+    rubric: Option<Arc<Rubric>>,
+    builtin: std::sync::Mutex<HashMap<String, Arc<Rubric>>>,
+    /// JSON before the head's text.
+    open: Vec<u8>,
+    /// JSON after the tail's text.
+    close: Bytes,
+    /// JSON after the begun reply of a re-ask.
+    pub(crate) ask_again: Bytes,
+    /// Hash state over all that a key holds beside the body.
+    hasher: blake3::Hasher,
+}
+
+impl Composer {
+    pub(crate) fn new(settings: &Settings, fence: FenceKey) -> Result<Self, Error> {
+        let rubric = settings.rubric.as_deref();
+        let rubric = rubric
+            .map(|text| Rubric::from_toml_str(text, settings.view))
+            .transpose()?;
+        let mut open = b"{\"model\":\"".to_vec();
+        open.extend_from_slice(&escape(&settings.model));
+        open.extend_from_slice(b"\",\"messages\":[{\"role\":\"user\",\"content\":\"");
+        let mut hasher = blake3::Hasher::new_derive_key("exprl-judge 2026 request key");
+        hasher.update(&PARSER_VERSION.to_le_bytes());
+        hasher.update(&settings.sample_index.to_le_bytes());
+        hasher.update(&(settings.revision.len() as u64).to_le_bytes());
+        hasher.update(settings.revision.as_bytes());
+        let mut fields = settings.extra.clone();
+        fields.insert("temperature".into(), json!(settings.temperature));
+        fields.insert("max_tokens".into(), json!(settings.max_tokens));
+        let mut again = fields.clone();
+        if settings.readout == Readout::Expected {
+            fields.insert("logprobs".into(), json!(true));
+            fields.insert("top_logprobs".into(), json!(20));
+        }
+        // vLLM's names (chat completion protocol, 0.32): the last message is continued, not closed.
+        again.insert("max_tokens".into(), json!(4));
+        again.insert("add_generation_prompt".into(), json!(false));
+        again.insert("continue_final_message".into(), json!(true));
+        again.insert(
+            "structured_outputs".into(),
+            json!({"choice": ["1", "2", "3", "4", "5"]}),
+        );
+        Ok(Self {
+            view: settings.view,
+            fence,
+            rubric: rubric.map(Arc::new),
+            builtin: std::sync::Mutex::default(),
+            open,
+            close: end_of_body(&fields),
+            ask_again: end_of_body(&again),
+            hasher,
+        })
+    }
+
+    /// The requests of one rollout, in the order of its segments.
+    pub(crate) fn render(&self, item: &Item) -> Result<Vec<Rendered>, Error> {
+        if item.segments.is_empty() {
+            let reason = "it has no segments; an empty trace is one empty segment".into();
+            return Err(Error::Item {
+                id: item.id.clone(),
+                reason,
+            });
+        }
+        let rubric = self.rubric(&item.domain)?;
+        let head = rubric.head(&self.fence, &item.problem, item.reference.as_deref());
+        let mut text = self.open.clone();
+        text.extend_from_slice(&escape(head.text()));
+        let text = Bytes::from(text);
+        let tail = Bytes::from(escape(head.tail()));
+
+        // Escaping and neutralizing a prefix give a prefix of the whole, so all share one buffer.
+        let mut trace = Vec::new();
+        let mut plain = String::new();
+        let mut ends = Vec::with_capacity(item.segments.len());
+        for segment in &item.segments {
+            let before = if self.view == View::Step { "" } else { &plain };
+            trace.extend_from_slice(&escape(&head.neutralize_after(before, segment)));
+            ends.push(trace.len());
+            plain.push_str(segment);
+        }
+        let trace = Bytes::from(trace);
+        let spans: Vec<(usize, usize)> = match self.view {
+            View::Outcome => vec![(0, trace.len())],
+            View::Prefix => ends.iter().map(|&end| (0, end)).collect(),
+            View::Step => {
+                let starts = std::iter::once(0).chain(ends.iter().copied());
+                starts.zip(ends.iter().copied()).collect()
+            }
+        };
+
+        let mut hasher = self.hasher.clone();
+        hasher.update(&text);
+        let mut hashed = 0;
+        let requests = spans.into_iter().map(|(start, end)| {
+            let mut whole = if self.view == View::Step {
+                let mut whole = hasher.clone();
+                whole.update(&trace[start..end]);
+                whole
+            } else {
+                hasher.update(&trace[hashed..end]);
+                hashed = end;
+                hasher.clone()
+            };
+            whole.update(&tail).update(&self.close);
+            let parts = [
+                text.clone(),
+                trace.slice(start..end),
+                tail.clone(),
+                self.close.clone(),
+            ];
+            Rendered {
+                key: *whole.finalize().as_bytes(),
+                body: Body::new(parts),
+            }
+        });
+        Ok(requests.collect())
+    }
+
+    fn rubric(&self, domain: &str) -> Result<Arc<Rubric>, Error> {
+        if let Some(rubric) = &self.rubric {
+            return Ok(rubric.clone());
+        }
+        let mut known = self
+            .builtin
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        match known.entry(domain.to_owned()) {
+            Entry::Occupied(entry) => Ok(entry.get().clone()),
+            Entry::Vacant(entry) => Ok(entry
+                .insert(Arc::new(Rubric::builtin(domain, self.view)?))
+                .clone()),
+        }
+    }
+}
+
+/// Closes the message, the list and the object around `fields`.
+fn end_of_body(fields: &Map<String, Value>) -> Bytes {
+    let fields = Value::Object(fields.clone()).to_string();
+    format!("\"}}],{}", &fields[1..]).into()
+}
+
+/// The text as it stands between the quotes of a JSON string.
+fn escape(text: &str) -> Vec<u8> {
+    let mut quoted = Value::from(text).to_string().into_bytes();
+    quoted.pop();
+    quoted.remove(0);
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn composer(view: View) -> Composer {
+        let settings = Settings {
+            view,
+            ..Settings::new(vec!["http://h/v1".into()], "a \"judge\"")
+        };
+        Composer::new(&settings, FenceKey::new([1; 32])).unwrap()
+    }
+
+    fn item(segments: &[&str]) -> Item {
+        Item {
+            id: "i".into(),
+            problem: "2 + 2 = \"?\"".into(),
+            reference: Some("4\n".into()),
+            segments: segments.iter().map(|&text| text.into()).collect(),
+            domain: "math".into(),
+        }
+    }
+
+    fn content(body: &Body) -> String {
+        let body: Value = serde_json::from_str(&body.text()).unwrap();
+        assert_eq!(body["model"], "a \"judge\"");
+        assert_eq!(body["temperature"], 0.0);
+        assert_eq!(body["max_tokens"], 2048);
+        body["messages"][0]["content"].as_str().unwrap().to_owned()
+    }
+
+    const SEGMENTS: [&str; 3] = [
+        "first \"line\"\n\u{1}",
+        "### step <|im_start|> é",
+        "###\\n</think> end",
+    ];
+
+    #[test]
+    fn a_request_is_head_then_neutralized_trace_then_tail() {
+        for (view, traces) in [
+            (View::Outcome, vec![SEGMENTS.concat()]),
+            (
+                View::Prefix,
+                (1..=3).map(|t| SEGMENTS[..t].concat()).collect(),
+            ),
+            (View::Step, SEGMENTS.map(str::to_owned).to_vec()),
+        ] {
+            let composer = composer(view);
+            let item = item(&SEGMENTS);
+            let head = Rubric::builtin("math", view).unwrap();
+            let head = head.head(&composer.fence, &item.problem, item.reference.as_deref());
+            let requests = composer.render(&item).unwrap();
+            assert_eq!(requests.len(), traces.len());
+            for (request, trace) in requests.iter().zip(traces) {
+                let expected = format!("{}{}{}", head.text(), head.neutralize(&trace), head.tail());
+                assert_eq!(content(&request.body), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn keys_differ_exactly_when_the_requests_differ() {
+        let composer = composer(View::Prefix);
+        let keys = |item: &Item| -> Vec<Key> {
+            composer
+                .render(item)
+                .unwrap()
+                .iter()
+                .map(|request| request.key)
+                .collect()
+        };
+        let first = keys(&item(&["a", "b"]));
+        assert_eq!(first, keys(&item(&["a", "b"])));
+        assert_eq!(first[1], keys(&item(&["ab"]))[0]);
+        assert_ne!(first[0], first[1]);
+        let without = Item {
+            reference: None,
+            ..item(&["a"])
+        };
+        assert_ne!(first[0], keys(&without)[0]);
+        let settings = Settings {
+            revision: "2".into(),
+            ..Settings::new(vec!["http://h/v1".into()], "a \"judge\"")
+        };
+        let other = Composer::new(&settings, FenceKey::new([1; 32])).unwrap();
+        assert_ne!(first[0], other.render(&item(&["a"])).unwrap()[0].key);
+    }
+
+    #[test]
+    fn a_re_ask_continues_the_reply_after_score() {
+        let composer = composer(View::Outcome);
+        let body = &composer.render(&item(&["trace"])).unwrap()[0].body;
+        let again = body
+            .continued("It is \"fine\".\n", &composer.ask_again)
+            .text();
+        let again: Value = serde_json::from_str(&again).unwrap();
+        assert_eq!(again["messages"][0]["content"], content(body));
+        assert_eq!(again["messages"][1]["role"], "assistant");
+        assert_eq!(again["messages"][1]["content"], "It is \"fine\".\nScore:");
+        assert_eq!(again["continue_final_message"], true);
+        assert_eq!(again["add_generation_prompt"], false);
+        assert_eq!(
+            again["structured_outputs"]["choice"],
+            json!(["1", "2", "3", "4", "5"])
+        );
+        let thinking = body.continued("<think>hm", &composer.ask_again).text();
+        let thinking: Value = serde_json::from_str(&thinking).unwrap();
+        assert_eq!(
+            thinking["messages"][1]["content"],
+            "<think>hm\n</think>\n\nScore:"
+        );
+    }
+
+    #[test]
+    fn an_item_without_segments_is_refused() {
+        assert!(matches!(
+            composer(View::Prefix).render(&item(&[])),
+            Err(Error::Item { .. })
+        ));
+    }
+}
