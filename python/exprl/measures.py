@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from exprl.checkpoint import RunState
-from exprl.judge import Judge
+from exprl.judge import JudgeStats
 from exprl.loss import LossStats
 from exprl.policy import UpdateStats
 from exprl.types import Problem, Scored
@@ -19,14 +19,18 @@ def of_step(
     updates: Sequence[UpdateStats],
     problems: Sequence[Problem],
     state: RunState,
-    judge: Judge | None,
+    judged: JudgeStats | None,
 ) -> dict[str, float]:
-    """The row of metrics.jsonl for a step, times excepted. NaN = there was nothing to measure."""
+    """The row of metrics.jsonl for a step, times excepted. NaN = there was nothing to measure.
+
+    Args:
+        judged: what the dispatcher counted in this step; None where no judge is asked.
+    """
     row = _rewards(scored) | _steps(scored) | _rollouts(scored) | _updates(updates)
     if any(p.answer is not None for p in problems):
         row["reward/unsolved"] = 1.0 - len(state.solved) / len(problems)
-    if judge is not None:
-        row |= _judge(scored, judge)
+    if judged is not None:
+        row |= _judge(scored, judged)
     return row
 
 
@@ -88,8 +92,7 @@ def _updates(updates: Sequence[UpdateStats]) -> dict[str, float]:
     return row
 
 
-def _judge(scored: Sequence[Scored], judge: Judge) -> dict[str, float]:
-    stats = judge.stats()
+def _judge(scored: Sequence[Scored], stats: JudgeStats) -> dict[str, float]:
     return {
         "judge/missing": sum(s.ungraded for s in scored),
         "judge/missing_rate": _mean([s.ungraded for s in scored]),
