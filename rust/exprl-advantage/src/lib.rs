@@ -1,1 +1,265 @@
-//! Judge scores to advantages: every kind of ExpRL, GRPO, RLOO, Dr. GRPO.
+//! Judge scores to advantages: every kind of `ExpRL`, GRPO, RLOO, Dr. GRPO.
+//!
+//! Scores lie in `[0, 1]`, one per segment; NaN is a missing score. A rollout with a missing score
+//! (or without segments) is out: its advantages are NaN and no statistic sees it. The others are
+//! the valid rollouts. Equation numbers are those of arXiv 2606.17024.
+
+mod outcome;
+mod process;
+
+use std::ops::Range;
+use std::str::FromStr;
+
+/// What can be wrong with the input.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// A name that is not in the list.
+    #[error("unknown {what} {value:?}; choose one of {allowed}")]
+    UnknownName {
+        /// The setting.
+        what: &'static str,
+        /// Its value as given.
+        value: String,
+        /// What it can be.
+        allowed: &'static str,
+    },
+    /// A score is infinite or outside `[0, 1]`.
+    #[error("scores[{index}] is {value}; a score is in [0, 1], or NaN where it is missing")]
+    Score {
+        /// Index into the scores.
+        index: usize,
+        /// The score as given.
+        value: f64,
+    },
+    /// Offsets do not start at 0, decrease, or do not end at the number of what they divide.
+    #[error("{name}[{index}] is {value}; offsets start at 0, never decrease and end at {end}")]
+    Offsets {
+        /// `seg_off` or `group_off`.
+        name: &'static str,
+        /// Index of the first wrong offset.
+        index: usize,
+        /// The offset as given.
+        value: usize,
+        /// The last offset's only right value.
+        end: usize,
+    },
+    /// An offset array is empty: even for nothing at all it holds one 0.
+    #[error("{name} is empty; it holds one offset more than it has parts, the first being 0")]
+    NoOffsets {
+        /// `seg_off` or `group_off`.
+        name: &'static str,
+    },
+    /// An outcome kind was given a rollout without exactly one score.
+    #[error(
+        "rollout {rollout} has {segments} segments; {kind} takes exactly one score per rollout \
+         (delta, end and group take one per segment)"
+    )]
+    NotOneSegment {
+        /// Index of the rollout.
+        rollout: usize,
+        /// Its number of segments.
+        segments: usize,
+        /// Name of the kind.
+        kind: &'static str,
+    },
+    /// `published` `group` divides by a width that was not given, or is 0.
+    #[error(
+        "compat \"published\" with kind \"group\" needs response_width, the padded width, >= 1"
+    )]
+    NoResponseWidth,
+}
+
+/// How scores become advantages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Outcome: `(s_i - mean) / (std + 1e-6)`, over the group, std with n - 1; 0 for one rollout.
+    Grpo,
+    /// Outcome: `s_i - mean` of the group.
+    DrGrpo,
+    /// Outcome: `s_i - mean of the others` of the group; 0 for one rollout.
+    Rloo,
+    /// Outcome: `s_i - mean` of the batch.
+    Reinforce,
+    /// Process: `A_1 = s_1 - s_T`, `A_t = s_t - s_{t-1}` (eq. 2, 5). They sum to 0.
+    Delta,
+    /// Process: `A_t = s_t - s_T` for `t < T`, `A_T = s_T` (eq. 4).
+    End,
+    /// Process: `A_t = s_t - b`, `b` the mean over the group's rollouts of their mean score (eq. 6).
+    Group,
+}
+
+impl Kind {
+    /// The name in configurations.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Grpo => "grpo",
+            Self::DrGrpo => "dr_grpo",
+            Self::Rloo => "rloo",
+            Self::Reinforce => "reinforce",
+            Self::Delta => "delta",
+            Self::End => "end",
+            Self::Group => "group",
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Ok(match name {
+            "grpo" => Self::Grpo,
+            "dr_grpo" => Self::DrGrpo,
+            "rloo" => Self::Rloo,
+            "reinforce" => Self::Reinforce,
+            "delta" => Self::Delta,
+            "end" => Self::End,
+            "group" => Self::Group,
+            _ => {
+                return Err(Error::UnknownName {
+                    what: "kind",
+                    value: name.to_owned(),
+                    allowed: "grpo, dr_grpo, rloo, reinforce, delta, end, group",
+                });
+            }
+        })
+    }
+}
+
+/// What `delta` gives a rollout of one segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SingleSegment {
+    /// The equation: `s_1 - s_1 = 0`.
+    #[default]
+    Zero,
+    /// `s_1`, as the published code does.
+    Score,
+    /// `s_1 - mean` of the group's final scores.
+    Group,
+}
+
+impl FromStr for SingleSegment {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        match name {
+            "zero" => Ok(Self::Zero),
+            "score" => Ok(Self::Score),
+            "group" => Ok(Self::Group),
+            _ => Err(Error::UnknownName {
+                what: "single_segment",
+                value: name.to_owned(),
+                allowed: "zero, score, group",
+            }),
+        }
+    }
+}
+
+/// Reproduces the published code where it differs from the paper's equations: `delta` gives a
+/// single segment `s_1`, and `group` divides its baseline by the padded response width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Padded width of the response tensor in tokens; `group` needs it.
+    pub response_width: Option<usize>,
+}
+
+/// The whole choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The equation.
+    pub kind: Kind,
+    /// For `delta` only.
+    pub single_segment: SingleSegment,
+    /// `None` is the paper.
+    pub published: Option<Published>,
+}
+
+/// A batch of R rollouts in groups, each rollout in segments.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// `[S]`, NaN where missing.
+    pub scores: &'a [f64],
+    /// `[R + 1]`: rollout `r` has the scores `seg_off[r]..seg_off[r + 1]`.
+    pub seg_off: &'a [usize],
+    /// `[G + 1]`: group `g` has the rollouts `group_off[g]..group_off[g + 1]`.
+    pub group_off: &'a [usize],
+}
+
+/// One advantage per score, `[S]`; NaN for every segment of a rollout that is out.
+pub fn advantages(batch: Batch<'_>, settings: Settings) -> Result<Vec<f64>, Error> {
+    batch.check()?;
+    let mut advantages = vec![f64::NAN; batch.scores.len()];
+    match settings.kind {
+        kind @ (Kind::Grpo | Kind::DrGrpo | Kind::Rloo | Kind::Reinforce) => {
+            outcome::fill(batch, kind, &mut advantages)?;
+        }
+        Kind::Delta => process::delta(batch, settings, &mut advantages),
+        Kind::End => process::end(batch, &mut advantages),
+        Kind::Group => process::group(batch, settings.published, &mut advantages)?,
+    }
+    Ok(advantages)
+}
+
+impl Batch<'_> {
+    fn check(&self) -> Result<(), Error> {
+        let outside = |score: &f64| !score.is_nan() && !(0.0..=1.0).contains(score);
+        if let Some(index) = self.scores.iter().position(outside) {
+            return Err(Error::Score {
+                index,
+                value: self.scores[index],
+            });
+        }
+        check_offsets("seg_off", self.seg_off, self.scores.len())?;
+        check_offsets("group_off", self.group_off, self.seg_off.len() - 1)
+    }
+
+    fn groups(&self) -> impl Iterator<Item = Range<usize>> {
+        self.group_off.windows(2).map(|bounds| bounds[0]..bounds[1])
+    }
+
+    /// The segments of the valid rollouts among these.
+    fn valid(&self, rollouts: Range<usize>) -> impl Iterator<Item = Range<usize>> + Clone {
+        rollouts
+            .map(|rollout| self.seg_off[rollout]..self.seg_off[rollout + 1])
+            .filter(|segments| {
+                !segments.is_empty() && self.scores[segments.clone()].iter().all(|s| !s.is_nan())
+            })
+    }
+}
+
+fn check_offsets(name: &'static str, offsets: &[usize], end: usize) -> Result<(), Error> {
+    let (Some(&first), Some(&last)) = (offsets.first(), offsets.last()) else {
+        return Err(Error::NoOffsets { name });
+    };
+    let wrong = if first == 0 {
+        let decrease = offsets
+            .windows(2)
+            .position(|pair| pair[1] < pair[0])
+            .map(|index| index + 1);
+        decrease.or((last != end).then_some(offsets.len() - 1))
+    } else {
+        Some(0)
+    };
+    match wrong {
+        Some(index) => Err(Error::Offsets {
+            name,
+            index,
+            value: offsets[index],
+            end,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The mean, computed as a distance from the first number so that equal numbers have it exactly.
+/// NaN for no numbers: then no advantage is computed from it.
+fn mean(numbers: impl Iterator<Item = f64> + Clone) -> f64 {
+    let Some(first) = numbers.clone().next() else {
+        return f64::NAN;
+    };
+    let (sum, count) = numbers.fold((0.0, 0_u32), |(sum, count), number| {
+        (sum + (number - first), count + 1)
+    });
+    first + sum / f64::from(count)
+}

@@ -1,12 +1,20 @@
 //! `exprl._core`: convert, detach, call, map the error; nothing else lives here.
 
+mod advantage;
+mod steps;
+
 use pyo3::prelude::*;
 
 /// The Rust core of exprl.
 #[pymodule]
 mod _core {
-    use pyo3::prelude::*;
+    #[pymodule_export]
+    #[expect(non_upper_case_globals, reason = "Python's name for it")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
 
     #[pymodule_export]
-    const __version__: &str = env!("CARGO_PKG_VERSION");
+    use crate::advantage::advantages;
+
+    #[pymodule_export]
+    use crate::steps::{Splitter, split_text};
 }
