@@ -18,6 +18,7 @@ from exprl.policy import Policy
 from exprl.rollout import Engine, load_tokenizer
 from exprl.steps import Splitter
 from exprl.types import Problem
+from exprl.weights import sync
 
 # What may differ when a run goes on: how long and how it is watched, not what it computes.
 MAY_CHANGE = ("train.steps", "train.checkpoint_every", "train.keep_checkpoints", "logging", "eval")
@@ -43,8 +44,14 @@ class Parts:
 
 
 @contextmanager
-def opened(cfg: config.Config) -> Iterator[tuple[Parts, RunState]]:
+def opened(
+    cfg: config.Config, engine: Engine | None = None
+) -> Iterator[tuple[Parts, RunState]]:
     """Open a run in cfg.run_dir: a new one, or an earlier one at its last whole checkpoint.
+
+    Args:
+        engine: one that is up already, of the same model and lengths, for several runs in one
+            process; it is given this run's weights.
 
     Raises:
         ConfigError: settings or files do not fit; DataError: the rows do not.
@@ -63,8 +70,8 @@ def opened(cfg: config.Config) -> Iterator[tuple[Parts, RunState]]:
         state = checkpoint.load_state(folder) if folder else RunState()
         weights = str(folder or cfg.model.path)
         set_threads(cfg.train.torch_threads)
-        engine = Engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=weights)
-        engine.policy_version = state.policy_version
+        fresh = engine is None
+        engine = engine or Engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=weights)
         policy = Policy(
             cfg.model,
             cfg.optim,
@@ -75,6 +82,9 @@ def opened(cfg: config.Config) -> Iterator[tuple[Parts, RunState]]:
         if folder:
             policy.load_optimizer(folder, state.policy_version)
         policy.to_host()
+        engine.policy_version = policy.version
+        if not fresh:
+            sync(policy, engine)
         parts = Parts(
             run_dir=run_dir,
             problems=problems,

@@ -1,0 +1,109 @@
+"""Checkpoints: whole or not there, exact, and one run per folder."""
+
+import json
+import multiprocessing
+
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from exprl import checkpoint, config
+from exprl.checkpoint import RunState
+from exprl.errors import ConfigError, DataError
+from exprl.policy import Policy
+
+
+class Tokenizer:
+    """Writes one file, as a tokenizer would."""
+
+    def save_pretrained(self, folder):
+        (folder / "tokenizer.json").write_text("{}")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("base")
+    shape = Qwen3Config(
+        vocab_size=16,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        tie_word_embeddings=True,
+    )
+    Qwen3ForCausalLM(shape).save_pretrained(folder)
+    return str(folder)
+
+
+def policy(base, weights=None):
+    settings = config.Model(path=base, dtype="float32")
+    optim = config.Optim(lr=1e-2)
+    return Policy(settings, optim, temperature=1.0, needs_reference=False, weights=weights)
+
+
+def step(one):
+    for i, parameter in enumerate(one.model.parameters()):
+        generator = torch.Generator().manual_seed(i)
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    one.optimizer.step()
+    one.version += 1
+
+
+def weights_of(one):
+    return torch.cat([p.detach().flatten() for p in one.model.parameters()])
+
+
+def test_a_loaded_run_goes_on_exactly_as_if_it_had_not_stopped(base, tmp_path):
+    through = policy(base)
+    step(through)
+    state = RunState(step=1, policy_version=1, solved={"b", "a"}, rollouts=8, ungraded=2)
+    folder = checkpoint.save(tmp_path, state, through, Tokenizer(), keep=2)
+    assert checkpoint.load_state(folder) == state
+
+    resumed = policy(base, str(folder))
+    resumed.load_optimizer(folder, 1)
+    step(through), step(resumed)
+    assert torch.equal(weights_of(through), weights_of(resumed))
+    assert resumed.version == 2
+
+
+def test_only_the_newest_are_kept_and_half_a_checkpoint_is_none(base, tmp_path):
+    one = policy(base)
+    for number in (1, 2, 10):
+        checkpoint.save(tmp_path, RunState(step=number), one, Tokenizer(), keep=2)
+    (tmp_path / "checkpoints" / ".partial-step-00011").mkdir()
+    names = sorted(p.name for p in (tmp_path / "checkpoints").glob("step-*"))
+    assert names == ["step-00002", "step-00010"]
+    assert checkpoint.latest(tmp_path).name == "step-00010"
+
+
+def test_a_folder_without_checkpoints_has_no_latest(tmp_path):
+    assert checkpoint.latest(tmp_path) is None
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", json.dumps({"format": 99})])
+def test_a_foreign_state_file_is_refused_by_name(tmp_path, content):
+    (tmp_path / "state.json").write_text(content)
+    with pytest.raises(DataError, match=r"state\.json"):
+        checkpoint.load_state(tmp_path)
+
+
+def lock(run_dir, outcome):
+    try:
+        with checkpoint.locked(run_dir):
+            outcome.put("locked")
+    except ConfigError as error:
+        outcome.put(str(error))
+
+
+def test_a_second_process_is_refused_the_same_run(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    outcome = context.Queue()
+    with checkpoint.locked(tmp_path):
+        child = context.Process(target=lock, args=(tmp_path, outcome))
+        child.start()
+        assert "in use by another process" in outcome.get(timeout=60)
+        child.join()
