@@ -180,6 +180,9 @@ class _Comparer:
             return process.stdout.readline() or None
         except BrokenPipeError:
             return None
+        except BaseException:
+            self._kill()  # interrupted: its reply must not become that of the next question
+            raise
 
     def _kill(self) -> None:
         process, self._process = self._process, None
