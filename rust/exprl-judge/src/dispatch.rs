@@ -5,7 +5,7 @@
 //! server's window until the exchange ends; it never waits for another task.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use exprl_rubric::{FenceKey, Readout, ScoreMap};
@@ -67,6 +67,7 @@ pub(crate) struct Dispatcher {
     room: Arc<Semaphore>,
     room_size: u32,
     metrics: Metrics,
+    jobs: Mutex<Vec<Weak<JobState>>>,
     handle: Handle,
     attempts: u32,
     reask: bool,
@@ -131,6 +132,7 @@ impl Dispatcher {
             room: Arc::new(Semaphore::new(room_size as usize)),
             room_size,
             metrics: Metrics::default(),
+            jobs: Mutex::default(),
             handle,
             servers,
             attempts: settings.attempts,
@@ -157,6 +159,10 @@ impl Dispatcher {
     /// Starts a job's clock.
     pub(crate) fn open(self: &Arc<Self>) -> Arc<JobState> {
         let job = Arc::new(JobState::new(Instant::now() + self.deadline));
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.retain(|job| job.strong_count() > 0);
+        jobs.push(Arc::downgrade(&job));
+        drop(jobs);
         let (dispatcher, watched) = (Arc::downgrade(self), Arc::downgrade(&job));
         let deadline = job.deadline;
         // Ends at the deadline, or does nothing there if the job is gone by then.
@@ -168,6 +174,16 @@ impl Dispatcher {
             }
         });
         job
+    }
+
+    /// Cancels every job.
+    pub(crate) fn close(self: &Arc<Self>) {
+        let jobs = std::mem::take(&mut *self.jobs.lock().unwrap_or_else(PoisonError::into_inner));
+        for job in jobs.iter().filter_map(Weak::upgrade) {
+            job.stop(Stop::Cancelled);
+            self.withdraw(&job);
+            job.close();
+        }
     }
 
     pub(crate) async fn push(

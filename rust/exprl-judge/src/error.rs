@@ -27,7 +27,7 @@ pub enum Error {
     #[error(transparent)]
     Rubric(#[from] exprl_rubric::Error),
     /// The job takes no more items.
-    #[error("the job is closed: push before close(), or submit a new job")]
+    #[error("the job or its judge is closed: push before close(), or submit a new job")]
     Closed,
     /// The ledger's file or folder cannot be used.
     #[error("ledger {}: {source}", path.display())]

@@ -1,7 +1,7 @@
 //! The caller's side of a batch: push items in, take graded items out.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
@@ -22,7 +22,8 @@ pub struct Burst {
 /// A batch of items. Dropping it cancels what is unfinished.
 pub struct Job {
     state: Arc<JobState>,
-    dispatcher: Arc<Dispatcher>,
+    /// Gone when the judge is closed: a job in somebody's hands does not hold the ledger open.
+    dispatcher: Weak<Dispatcher>,
 }
 
 /// What a job shares with its requests.
@@ -59,26 +60,28 @@ struct Pending {
     missing: usize,
 }
 
-/// The place of one verdict.
-#[derive(Clone)]
+/// The place of one verdict. Dropped unsettled (its runtime ended), it files a cancellation, so that
+/// nobody waits for ever.
 pub(crate) struct Ticket {
     pub(crate) job: Arc<JobState>,
     item: usize,
     request: usize,
+    settled: bool,
 }
 
 impl Ticket {
     /// Files the verdict; the last one of an item makes the item ready.
-    pub(crate) fn settle(self, verdict: Verdict) {
+    pub(crate) fn settle(mut self, verdict: Verdict) {
+        self.settled = true;
+        self.file(verdict);
+    }
+
+    fn file(&self, verdict: Verdict) {
         let mut inner = self.job.lock();
         let Some(pending) = inner.pending.get_mut(&self.item) else {
             return;
         };
-        let place = &mut pending.verdicts[self.request];
-        if place.is_some() {
-            return;
-        }
-        *place = Some(verdict);
+        pending.verdicts[self.request] = Some(verdict);
         pending.missing -= 1;
         if pending.missing > 0 {
             return;
@@ -99,6 +102,15 @@ impl Ticket {
         } else if self.job.lock().finished() {
             // A waiter for all results must learn that these were the last.
             self.job.wake();
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.settled {
+            let reason = "the judge was closed before an answer came";
+            self.file(Verdict::without_reply(Status::Cancelled, reason));
         }
     }
 }
@@ -143,6 +155,7 @@ impl JobState {
                 job: self.clone(),
                 item,
                 request,
+                settled: false,
             })
             .collect())
     }
@@ -171,7 +184,7 @@ impl JobState {
             .send_if_modified(|stop| stop.is_none() && stop.replace(why).is_none());
     }
 
-    fn close(&self) {
+    pub(crate) fn close(&self) {
         self.lock().closed = true;
         self.wake();
     }
@@ -212,7 +225,7 @@ impl Stop {
 }
 
 impl Job {
-    pub(crate) fn new(state: Arc<JobState>, dispatcher: Arc<Dispatcher>) -> Self {
+    pub(crate) fn new(state: Arc<JobState>, dispatcher: Weak<Dispatcher>) -> Self {
         Self { state, dispatcher }
     }
 
@@ -220,7 +233,8 @@ impl Job {
     ///
     /// Nothing is queued if the future is dropped while it waits.
     pub async fn push(&self, item: &Item) -> Result<(), Error> {
-        self.dispatcher.push(&self.state, item).await
+        let dispatcher = self.dispatcher.upgrade().ok_or(Error::Closed)?;
+        dispatcher.push(&self.state, item).await
     }
 
     /// No more items will come: the job ends with those it has.
@@ -231,7 +245,9 @@ impl Job {
     /// Ends the job now: sockets are dropped, what is unfinished gets the status `Cancelled`.
     pub fn cancel(&self) {
         self.state.stop(Stop::Cancelled);
-        self.dispatcher.withdraw(&self.state);
+        if let Some(dispatcher) = self.dispatcher.upgrade() {
+            dispatcher.withdraw(&self.state);
+        }
         self.state.close();
     }
 

@@ -31,6 +31,8 @@ mod job;
 mod ledger;
 mod metrics;
 mod policy;
+#[cfg(feature = "rehearsal")]
+pub mod rehearsal;
 mod reply;
 mod request;
 mod schedule;
@@ -51,7 +53,7 @@ pub use metrics::Stats;
 pub use settings::Settings;
 pub use types::{Graded, Item, Status, Verdict};
 
-/// A judge: servers, queues, ledger. Jobs share them.
+/// A judge: servers, queues, ledger. Jobs share them; dropping the judge cancels its jobs.
 pub struct Judge {
     dispatcher: Arc<Dispatcher>,
 }
@@ -66,12 +68,18 @@ impl Judge {
     /// Starts a job; its deadline runs from now.
     #[must_use]
     pub fn submit(&self) -> Job {
-        Job::new(self.dispatcher.open(), self.dispatcher.clone())
+        Job::new(self.dispatcher.open(), Arc::downgrade(&self.dispatcher))
     }
 
     /// What has been done so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.dispatcher.stats()
+    }
+}
+
+impl Drop for Judge {
+    fn drop(&mut self) {
+        self.dispatcher.close();
     }
 }

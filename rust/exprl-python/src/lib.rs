@@ -1,6 +1,7 @@
 //! `exprl._core`: convert, detach, call, map the error; nothing else lives here.
 
 mod advantage;
+mod judge;
 mod steps;
 
 use pyo3::prelude::*;
@@ -14,6 +15,9 @@ mod _core {
 
     #[pymodule_export]
     use crate::advantage::advantages;
+
+    #[pymodule_export]
+    use crate::judge::{Job, Judge, RuleJudge};
 
     #[pymodule_export]
     use crate::steps::{Splitter, split_text};

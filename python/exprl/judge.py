@@ -1,0 +1,445 @@
+"""Grade many model outputs with an LLM judge behind OpenAI-compatible servers.
+
+Needs neither torch nor vLLM. Requests, retries and the ledger are the Rust crate exprl-judge.
+
+    settings = JudgeSettings(("http://127.0.0.1:8000/v1",), "Qwen/Qwen3-4B", view="outcome")
+    with Judge(settings) as judge:
+        job = judge.submit([JudgeItem("0", "What is 2 + 2?", "2 + 2 = 4", split("It is 4."))])
+        for graded in job:
+            print(graded.id, graded.verdicts[0].status, graded.verdicts[0].score)
+
+A missing grade is None with a status that says why; it is never a made-up number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from types import TracebackType
+from typing import Any, Literal, NoReturn
+
+from exprl import _core
+from exprl.errors import ConfigError, JudgeError
+
+View = Literal["outcome", "prefix", "step"]
+Readout = Literal["text", "expected"]
+ScoreMap = Literal["linear", "binary", "extremes", "extremes_soft"]
+Status = Literal[
+    "ok", "repaired", "unparseable", "refused", "truncated", "timeout", "http_error", "cancelled"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeSettings:
+    """How to judge. API keys are named here, never held, so this can be printed and pickled.
+
+    Attributes:
+        endpoints: base URLs, such as `http://127.0.0.1:8000/v1`.
+        model: the model's name there.
+        view: `outcome` asks once per rollout; `prefix` and `step` once per segment.
+        readout: the grade in the reply's text, or the `expected` score under its log-probs.
+        score_map: how a grade 1..5 becomes a score in [0, 1] (or stays missing).
+        rubric: TOML file of a rubric for every domain; None takes the built-in ones.
+        temperature: of the judge's sampling.
+        max_tokens: of a reply.
+        concurrency: requests in flight per server, at most.
+        attempts: requests sent for one grade when servers fail, at most (429 does not count).
+        retry_budget: share of all requests that may be retries, beside a reserve for the start.
+        reask: ask once more, after `Score:`, if a reply holds no grade.
+        connect_timeout_s: for TCP and TLS.
+        first_byte_timeout_s: from the request to the reply's first byte.
+        idle_timeout_s: between two pieces of a reply.
+        deadline_s: for a whole job, from `submit`; what is left then ends as `timeout`.
+        outage_s: with no answer from any server for so long, what waits ends as `http_error`.
+        queue_bytes: text waiting and in flight before `push` waits.
+        ledger: folder where replies are kept, so that a re-run sends nothing; None keeps nothing.
+        revision: part of the ledger's keys; change it when the model behind the name changes.
+        sample_index: part of the ledger's keys; another one asks for another sample.
+        api_key_env: environment variable that holds the API key.
+        api_key_file: file that holds the API key.
+        extra: further fields of the request, such as `{"top_p": 0.9}`.
+    """
+
+    endpoints: tuple[str, ...]
+    model: str
+    view: View = "prefix"
+    readout: Readout = "text"
+    score_map: ScoreMap = "linear"
+    rubric: str | None = None
+    temperature: float = 0.0
+    max_tokens: int = 2048
+    concurrency: int = 64
+    attempts: int = 4
+    retry_budget: float = 0.1
+    reask: bool = True
+    connect_timeout_s: float = 5.0
+    first_byte_timeout_s: float = 300.0
+    idle_timeout_s: float = 60.0
+    deadline_s: float = 3600.0
+    outage_s: float = 60.0
+    queue_bytes: int = 256 << 20
+    ledger: str | None = None
+    revision: str = ""
+    sample_index: int = 0
+    api_key_env: str | None = None
+    api_key_file: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a URL that holds a password: settings are printed and saved."""
+        if any("@" in url for url in self.endpoints):
+            raise ConfigError(
+                "a judge endpoint holds a user or key; name the key in api_key_env instead"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeItem:
+    """One rollout to grade.
+
+    Attributes:
+        id: yours; it comes back in `Graded`.
+        problem: as the policy saw it.
+        reference: the hidden solution; None asks the judge to grade without one.
+        segments: the rollout's text cut at the steps; joined, they are the whole trace.
+        domain: selects the built-in rubric.
+    """
+
+    id: str
+    problem: str
+    reference: str | None
+    segments: tuple[str, ...]
+    domain: str = "math"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one request.
+
+    Attributes:
+        status: only `ok` and `repaired` carry a grade.
+        grade: 1..5, or None.
+        score: in [0, 1]; None without a grade, and for a grade that the score map leaves out.
+        reply: the judge's words; empty without a reply.
+        error: why there is no grade, and what to change.
+        prompt_tokens: as the server counted.
+        completion_tokens: as the server counted.
+        cached_tokens: prompt tokens that the server had in its prefix cache.
+        attempts: HTTP requests sent for it; 0 from the ledger.
+        server: the endpoint asked last; None if none was.
+        latency_s: from the first request sent to the end, waits included.
+        from_cache: answered by the ledger, or by an equal request in flight.
+    """
+
+    status: Status
+    grade: int | None
+    score: float | None
+    reply: str
+    error: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    attempts: int
+    server: str | None
+    latency_s: float
+    from_cache: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """One item, judged.
+
+    Attributes:
+        index: the item's place in the order of pushes, from 0.
+        id: the item's.
+        verdicts: one for `outcome`; one per segment, in order, for `prefix` and `step`.
+    """
+
+    index: int
+    id: str
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeStats:
+    """What a judge has done so far.
+
+    Attributes:
+        requests_sent: HTTP requests, repeats and re-asks included.
+        from_ledger: verdicts that the ledger gave.
+        shared: verdicts that an equal request in flight gave.
+        retries: requests sent again after a fault.
+        reasks: requests for a missing grade.
+        rate_limit_pauses: pauses of a server after a 429, or a 503 with Retry-After.
+        readout_fallbacks: grades for which the expected readout had no usable log-probs.
+        statuses: verdicts by status.
+        prompt_tokens: as the servers counted.
+        completion_tokens: as the servers counted.
+        cached_tokens: prompt tokens found in prefix caches.
+        ledger_replies: distinct replies in the ledger.
+        ledger_corrupt: ledger records that were damaged on disk and are asked for again.
+        in_flight: requests in flight now.
+        latency_p50_s: median of the answered requests, within 5 %.
+        latency_p99_s: 99th percentile, within 5 %.
+    """
+
+    requests_sent: int
+    from_ledger: int
+    shared: int
+    retries: int
+    reasks: int
+    rate_limit_pauses: int
+    readout_fallbacks: int
+    statuses: Mapping[Status, int]
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    ledger_replies: int
+    ledger_corrupt: int
+    in_flight: int
+    latency_p50_s: float
+    latency_p99_s: float
+
+
+class Judge:
+    """Servers, queues and ledger; jobs share them. Closing it cancels its jobs.
+
+    Raises:
+        ConfigError: a setting, the rubric or the key cannot be used.
+        JudgeError: the ledger cannot be used, for example because another process has it open.
+    """
+
+    def __init__(self, settings: JudgeSettings) -> None:
+        self.settings = settings
+        core = {f.name: getattr(settings, f.name) for f in fields(settings)}
+        core["endpoints"] = list(settings.endpoints)
+        core["rubric"] = _read_rubric(settings.rubric)
+        core["extra"] = json.dumps(dict(settings.extra))
+        self._core = _core.Judge(core)
+        self._last_stats: JudgeStats | None = None
+
+    def submit(self, items: Iterable[JudgeItem] | None = None) -> Job:
+        """Start a job; its deadline runs from now.
+
+        Args:
+            items: pushed at once, and the job is closed; None leaves it open for `push`.
+        """
+        job = Job(self._core.submit())
+        if items is not None:
+            for item in items:
+                job.push(item)
+            job.close()
+        return job
+
+    def stats(self) -> JudgeStats:
+        """The counters; after `close`, as they were then."""
+        if self._last_stats is not None:
+            return self._last_stats
+        return JudgeStats(**self._core.stats())
+
+    def close(self) -> None:
+        """Cancel what is unfinished and free the ledger; a second call does nothing."""
+        if self._last_stats is None:
+            self._last_stats = self.stats()
+            self._core.close()
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise JudgeError("a Judge cannot be pickled; send its settings and open one there")
+
+
+class Job:
+    """A batch: push items, take graded items as they finish.
+
+    One consumer at a time: `for`, `async for`, `result()` and `await` all take from one stream.
+    Dropping the last reference cancels what is unfinished.
+    """
+
+    def __init__(self, core: _core.Job) -> None:
+        """Made by `Judge.submit`."""
+        self._core = core
+        self._ready: deque[Graded] = deque()
+        self._taken: list[Graded] = []
+        self._finished = False
+
+    def push(self, item: JudgeItem) -> None:
+        """Queue an item; waits while too much text is queued.
+
+        Raises:
+            DataError: the item has no segments.
+            ConfigError: there is no rubric for its domain.
+            JudgeError: the job or the judge is closed.
+        """
+        self._core.push(item.id, item.problem, item.reference, list(item.segments), item.domain)
+
+    def close(self) -> None:
+        """No more items will come; a second call does nothing."""
+        self._core.close()
+
+    def cancel(self) -> None:
+        """End now: sockets are dropped, and what is unfinished ends as `cancelled`."""
+        self._core.cancel()
+
+    def result(self) -> list[Graded]:
+        """Close, wait for everything, and return all items in the order of pushes."""
+        self.close()
+        for _ in self:
+            pass
+        return sorted(self._taken, key=lambda graded: graded.index)
+
+    def __iter__(self) -> Iterator[Graded]:
+        return self
+
+    def __next__(self) -> Graded:
+        if not self._ready and not self._finished:
+            self._absorb(*self._core.wait())
+        return self._pop(StopIteration)
+
+    def __aiter__(self) -> AsyncIterator[Graded]:
+        return self
+
+    async def __anext__(self) -> Graded:
+        while not self._ready and not self._finished:
+            descriptor = self._core.fileno()
+            self._absorb(*self._core.take())
+            if not self._ready and not self._finished:
+                await _readable(descriptor)
+        return self._pop(StopAsyncIteration)
+
+    def __await__(self) -> Generator[Any, None, list[Graded]]:
+        return self._gather().__await__()
+
+    async def _gather(self) -> list[Graded]:
+        self.close()
+        async for _ in self:
+            pass
+        return sorted(self._taken, key=lambda graded: graded.index)
+
+    def _absorb(self, rows: list[tuple[int, str, list[Any]]], finished: bool) -> None:
+        self._ready.extend(
+            Graded(index, name, tuple(Verdict(*row) for row in verdicts))
+            for index, name, verdicts in rows
+        )
+        self._finished = finished
+
+    def _pop(self, end: type[Exception]) -> Graded:
+        if not self._ready:
+            raise end
+        graded = self._ready.popleft()
+        self._taken.append(graded)
+        return graded
+
+    def __reduce__(self) -> NoReturn:
+        raise JudgeError("a Job cannot be pickled; send its items, or its results")
+
+
+class RuleJudge:
+    """A judge that grades by rule, served on loopback by this process: for rehearsals and tests.
+
+    Args:
+        rules: `division` or `numbers`.
+        port: 0 takes a free one.
+        no_grade_rate: share of contents that never get a grade.
+        random_rate: share of contents graded at random.
+        error_rate: share of contents whose first request is answered 500.
+        rate_limit_rate: share of contents whose first request is answered 429.
+        latency_ms: before an answer.
+        seed: decides which contents are hit.
+    """
+
+    def __init__(
+        self,
+        rules: str,
+        port: int = 0,
+        *,
+        no_grade_rate: float = 0.0,
+        random_rate: float = 0.0,
+        error_rate: float = 0.0,
+        rate_limit_rate: float = 0.0,
+        latency_ms: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self._core = _core.RuleJudge(
+            rules,
+            port=port,
+            no_grade_rate=no_grade_rate,
+            random_rate=random_rate,
+            error_rate=error_rate,
+            rate_limit_rate=rate_limit_rate,
+            latency_ms=latency_ms,
+            seed=seed,
+        )
+
+    @property
+    def url(self) -> str:
+        """Base URL, such as `http://127.0.0.1:40123/v1`."""
+        return self._core.url
+
+    @property
+    def model(self) -> str:
+        """The model's name there, such as `rules-division`."""
+        return self._core.model
+
+    def stats(self) -> dict[str, Any]:
+        """What the server has counted, as its `GET /stats` shows it."""
+        stats: dict[str, Any] = json.loads(self._core.stats())
+        return stats
+
+    def close(self) -> None:
+        """Close the listener and every connection; a second call does nothing."""
+        self._core.close()
+
+    def __enter__(self) -> RuleJudge:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise JudgeError("a RuleJudge cannot be pickled; send its url")
+
+
+def split(trace: str, delimiter: str = "###") -> tuple[str, ...]:
+    """Cut a plain text into segments at the step delimiter; joined, they are the text."""
+    return tuple(_core.split_text(trace, delimiter)) or (trace,)
+
+
+def _read_rubric(path: str | None) -> str | None:
+    if path is None:
+        return None
+    from pathlib import Path
+
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"judge setting `rubric`: {path}: {error}") from error
+
+
+async def _readable(descriptor: int) -> None:
+    """Sleep until a descriptor has something to read."""
+    import asyncio  # half of this module's import time, and most callers iterate plainly
+
+    loop = asyncio.get_running_loop()
+    rung: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(descriptor, lambda: rung.done() or rung.set_result(None))
+    try:
+        await rung
+    finally:
+        loop.remove_reader(descriptor)

@@ -1,0 +1,513 @@
+//! `Judge`, `Job` and `RuleJudge`: exprl-judge for python/exprl/judge.py.
+//!
+//! Requests run on a tokio runtime of the judge's own, whose threads never touch Python: so the
+//! interpreter can exit at any time. A child made by fork has the handles but not the threads: every
+//! call there is refused, and nothing is freed (a lock may have been held at the fork).
+
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use exprl_judge::rehearsal::{self, Faults, Rule};
+use exprl_judge::{Burst, Error, Graded, Item, Readout, ScoreMap, Settings, Status, Verdict, View};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use tokio::runtime::{Builder, Handle, Runtime};
+
+pyo3::import_exception!(exprl.errors, ConfigError);
+pyo3::import_exception!(exprl.errors, DataError);
+pyo3::import_exception!(exprl.errors, JudgeError);
+
+/// So often a waiting call looks for Ctrl-C.
+const SIGNAL_CHECK: Duration = Duration::from_millis(50);
+/// After the first result of a burst, so long is waited for more before Python wakes.
+const BURST: Duration = Duration::from_millis(2);
+/// Tasks that hang in the operating system get so long at the end.
+const SHUTDOWN: Duration = Duration::from_secs(2);
+
+fn raise(error: &Error) -> PyErr {
+    let text = error.to_string();
+    match error {
+        Error::Setting { .. } | Error::Rubric(_) => ConfigError::new_err(text),
+        Error::Item { .. } => DataError::new_err(text),
+        _ => JudgeError::new_err(text),
+    }
+}
+
+fn runtime(threads: usize) -> PyResult<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    builder
+        .worker_threads(threads)
+        .thread_name("exprl-judge")
+        .enable_all();
+    builder
+        .build()
+        .map_err(|error| JudgeError::new_err(format!("cannot start threads: {error}")))
+}
+
+/// Refuses the use of a handle in a process that has not made it.
+fn check_process(made_in: u32) -> PyResult<()> {
+    if std::process::id() == made_in {
+        return Ok(());
+    }
+    let text = format!(
+        "this judge was opened in process {made_in} and does not work in its fork {}; open a new Judge here",
+        std::process::id()
+    );
+    Err(JudgeError::new_err(text))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Open {
+    runtime: Runtime,
+    judge: exprl_judge::Judge,
+}
+
+impl Open {
+    /// Cancels all jobs, drops their sockets and frees the ledger.
+    fn close(self) {
+        drop(self.judge);
+        self.runtime.shutdown_timeout(SHUTDOWN);
+    }
+}
+
+/// Servers, queues and ledger.
+#[pyclass(frozen, module = "exprl._core")]
+pub struct Judge {
+    process: u32,
+    open: Mutex<Option<Open>>,
+}
+
+#[pymethods]
+impl Judge {
+    /// `settings`: the fields of `exprl.judge.JudgeSettings`, with `rubric` and `extra` as text.
+    #[new]
+    fn new(py: Python<'_>, settings: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let settings = read_settings(settings)?;
+        let open = py.detach(|| -> PyResult<Open> {
+            let runtime = runtime(2)?;
+            let judge = exprl_judge::Judge::new(&settings, runtime.handle().clone());
+            Ok(Open {
+                judge: judge.map_err(|error| raise(&error))?,
+                runtime,
+            })
+        })?;
+        Ok(Self {
+            process: std::process::id(),
+            open: Mutex::new(Some(open)),
+        })
+    }
+
+    /// A new job; its deadline runs from now.
+    fn submit(&self) -> PyResult<Job> {
+        check_process(self.process)?;
+        let open = lock(&self.open);
+        let open = open
+            .as_ref()
+            .ok_or_else(|| JudgeError::new_err("the judge is closed"))?;
+        Ok(Job {
+            process: self.process,
+            runtime: open.runtime.handle().clone(),
+            job: Some(Arc::new(open.judge.submit())),
+            bell: OnceLock::new(),
+        })
+    }
+
+    /// The counters, by the names of `exprl.judge.JudgeStats`.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        check_process(self.process)?;
+        let stats = {
+            let open = lock(&self.open);
+            let open = open
+                .as_ref()
+                .ok_or_else(|| JudgeError::new_err("the judge is closed"))?;
+            open.judge.stats()
+        };
+        let statuses = PyDict::new(py);
+        for (status, count) in Status::ALL.iter().zip(stats.statuses) {
+            statuses.set_item(status.name(), count)?;
+        }
+        let dict = PyDict::new(py);
+        dict.set_item("requests_sent", stats.requests_sent)?;
+        dict.set_item("from_ledger", stats.from_ledger)?;
+        dict.set_item("shared", stats.shared)?;
+        dict.set_item("retries", stats.retries)?;
+        dict.set_item("reasks", stats.reasks)?;
+        dict.set_item("rate_limit_pauses", stats.rate_limit_pauses)?;
+        dict.set_item("readout_fallbacks", stats.readout_fallbacks)?;
+        dict.set_item("statuses", statuses)?;
+        dict.set_item("prompt_tokens", stats.prompt_tokens)?;
+        dict.set_item("completion_tokens", stats.completion_tokens)?;
+        dict.set_item("cached_tokens", stats.cached_tokens)?;
+        dict.set_item("ledger_replies", stats.ledger_replies)?;
+        dict.set_item("ledger_corrupt", stats.ledger_corrupt)?;
+        dict.set_item("in_flight", stats.in_flight)?;
+        dict.set_item("latency_p50_s", stats.latency_p50_s)?;
+        dict.set_item("latency_p99_s", stats.latency_p99_s)?;
+        Ok(dict)
+    }
+
+    /// Cancels what is unfinished and frees the ledger; a second call does nothing.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        check_process(self.process)?;
+        let open = lock(&self.open).take();
+        py.detach(|| open.map(Open::close));
+        Ok(())
+    }
+}
+
+impl Drop for Judge {
+    fn drop(&mut self) {
+        let open = lock(&self.open).take();
+        match open {
+            Some(open) if std::process::id() != self.process => std::mem::forget(open),
+            Some(Open { runtime, judge }) => {
+                drop(judge);
+                runtime.shutdown_background();
+            }
+            None => {}
+        }
+    }
+}
+
+/// A batch: push items, take graded items.
+#[pyclass(frozen, module = "exprl._core")]
+pub struct Job {
+    process: u32,
+    runtime: Handle,
+    /// Always there until the drop.
+    job: Option<Arc<exprl_judge::Job>>,
+    /// Readable when results have arrived: the reading and the writing end.
+    bell: OnceLock<UnixStream>,
+}
+
+#[pymethods]
+impl Job {
+    /// Queues an item; waits, open to Ctrl-C, while the queue is full.
+    fn push(
+        &self,
+        py: Python<'_>,
+        id: String,
+        problem: &str,
+        reference: Option<&str>,
+        segments: Vec<String>,
+        domain: String,
+    ) -> PyResult<()> {
+        let job = self.job()?;
+        let item = Item {
+            id,
+            problem: problem.into(),
+            reference: reference.map(Into::into),
+            segments: segments.into_iter().map(Into::into).collect(),
+            domain,
+        };
+        loop {
+            let pushed = py.detach(|| {
+                self.runtime
+                    .block_on(async { tokio::time::timeout(SIGNAL_CHECK, job.push(&item)).await })
+            });
+            match pushed {
+                Ok(result) => return result.map_err(|error| raise(&error)),
+                Err(_) => py.check_signals()?,
+            }
+        }
+    }
+
+    /// No more items will come.
+    fn close(&self) -> PyResult<()> {
+        self.job()?.close();
+        Ok(())
+    }
+
+    /// Ends the job now.
+    fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+        let job = self.job()?;
+        py.detach(|| job.cancel());
+        Ok(())
+    }
+
+    /// What has finished, and whether that was the rest; waits, open to Ctrl-C, for at least one.
+    fn wait<'py>(&self, py: Python<'py>) -> PyResult<(Vec<Bound<'py, PyTuple>>, bool)> {
+        let job = self.job()?;
+        loop {
+            let burst = py.detach(|| {
+                let mut burst = job.wait(SIGNAL_CHECK);
+                if !burst.finished && !burst.graded.is_empty() {
+                    std::thread::sleep(BURST);
+                    let more = job.take();
+                    burst.graded.extend(more.graded);
+                    burst.finished = more.finished;
+                }
+                burst
+            });
+            if burst.finished || !burst.graded.is_empty() {
+                return rows(py, burst);
+            }
+            py.check_signals()?;
+        }
+    }
+
+    /// What has finished, and whether that was the rest; never waits.
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<(Vec<Bound<'py, PyTuple>>, bool)> {
+        let job = self.job()?;
+        if let Some(mut bell) = self.bell.get() {
+            // Emptied before the results are taken, so a later result rings it again.
+            let mut rung = [0; 64];
+            while bell.read(&mut rung).is_ok_and(|count| count == rung.len()) {}
+        }
+        rows(py, job.take())
+    }
+
+    /// A descriptor that becomes readable when `take` has something new.
+    fn fileno(&self) -> PyResult<i32> {
+        let job = self.job()?;
+        if let Some(bell) = self.bell.get() {
+            return Ok(bell.as_raw_fd());
+        }
+        let (reader, writer) = UnixStream::pair()?;
+        reader.set_nonblocking(true)?;
+        writer.set_nonblocking(true)?;
+        let reader = self.bell.get_or_init(|| reader);
+        // A full bell is a rung bell: the error of a write that would block says nothing.
+        job.on_ready(move || drop((&writer).write(&[1])));
+        Ok(reader.as_raw_fd())
+    }
+}
+
+impl Job {
+    fn job(&self) -> PyResult<Arc<exprl_judge::Job>> {
+        check_process(self.process)?;
+        self.job
+            .clone()
+            .ok_or_else(|| JudgeError::new_err("the job is gone"))
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if std::process::id() != self.process {
+            std::mem::forget(self.job.take());
+        }
+    }
+}
+
+/// (index, id, [verdict, ...]) per item; a verdict in the order of `exprl.judge.Verdict`'s fields.
+fn rows(py: Python<'_>, burst: Burst) -> PyResult<(Vec<Bound<'_, PyTuple>>, bool)> {
+    let rows = burst.graded.into_iter().map(
+        |Graded {
+             index,
+             id,
+             verdicts,
+         }| {
+            let verdicts: Vec<_> = verdicts
+                .into_iter()
+                .map(|v| row(py, v))
+                .collect::<PyResult<_>>()?;
+            (index, id, verdicts).into_pyobject(py)
+        },
+    );
+    Ok((rows.collect::<PyResult<_>>()?, burst.finished))
+}
+
+fn row(py: Python<'_>, v: Verdict) -> PyResult<Bound<'_, PyTuple>> {
+    (
+        v.status.name(),
+        v.grade,
+        v.score,
+        v.reply,
+        v.error,
+        v.prompt_tokens,
+        v.completion_tokens,
+        v.cached_tokens,
+        v.attempts,
+        v.server.as_deref(),
+        v.latency_s,
+        v.from_cache,
+    )
+        .into_pyobject(py)
+}
+
+fn read_settings(given: &Bound<'_, PyDict>) -> PyResult<Settings> {
+    let field = |name: &str| -> PyResult<Bound<'_, PyAny>> {
+        let value = given.get_item(name)?;
+        value.ok_or_else(|| ConfigError::new_err(format!("judge setting `{name}` is missing")))
+    };
+    let seconds = |name: &str| -> PyResult<Duration> {
+        let value: f64 = field(name)?.extract()?;
+        Duration::try_from_secs_f64(value).map_err(|_| {
+            ConfigError::new_err(format!(
+                "judge setting `{name}`: {value} is no time in seconds"
+            ))
+        })
+    };
+    let extra: String = field("extra")?.extract()?;
+    let extra = serde_json::from_str(&extra)
+        .map_err(|error| ConfigError::new_err(format!("judge setting `extra`: {error}")))?;
+    let view: String = field("view")?.extract()?;
+    let readout: String = field("readout")?.extract()?;
+    let score_map: String = field("score_map")?.extract()?;
+    Ok(Settings {
+        endpoints: field("endpoints")?.extract()?,
+        model: field("model")?.extract()?,
+        view: View::ALL
+            .into_iter()
+            .find(|known| known.name() == view)
+            .ok_or_else(|| unknown("view", &view, "outcome, prefix, step"))?,
+        readout: match readout.as_str() {
+            "text" => Readout::Text,
+            "expected" => Readout::Expected,
+            _ => return Err(unknown("readout", &readout, "text, expected")),
+        },
+        score_map: match score_map.as_str() {
+            "linear" => ScoreMap::Linear,
+            "binary" => ScoreMap::Binary,
+            "extremes" => ScoreMap::Extremes,
+            "extremes_soft" => ScoreMap::ExtremesSoft,
+            _ => {
+                return Err(unknown(
+                    "score_map",
+                    &score_map,
+                    "linear, binary, extremes, extremes_soft",
+                ));
+            }
+        },
+        rubric: field("rubric")?.extract()?,
+        temperature: field("temperature")?.extract()?,
+        max_tokens: field("max_tokens")?.extract()?,
+        extra,
+        concurrency: field("concurrency")?.extract()?,
+        attempts: field("attempts")?.extract()?,
+        retry_budget: field("retry_budget")?.extract()?,
+        reask: field("reask")?.extract()?,
+        connect_timeout: seconds("connect_timeout_s")?,
+        first_byte_timeout: seconds("first_byte_timeout_s")?,
+        idle_timeout: seconds("idle_timeout_s")?,
+        deadline: seconds("deadline_s")?,
+        outage: seconds("outage_s")?,
+        queue_bytes: field("queue_bytes")?.extract()?,
+        ledger: field("ledger")?.extract::<Option<PathBuf>>()?,
+        revision: field("revision")?.extract()?,
+        sample_index: field("sample_index")?.extract()?,
+        api_key_env: field("api_key_env")?.extract()?,
+        api_key_file: field("api_key_file")?.extract::<Option<PathBuf>>()?,
+    })
+}
+
+fn unknown(field: &str, value: &str, allowed: &str) -> PyErr {
+    ConfigError::new_err(format!(
+        "judge setting `{field}`: {value:?} is not one of {allowed}"
+    ))
+}
+
+/// A judge that grades by rule, served on loopback by this process.
+#[pyclass(frozen, module = "exprl._core")]
+pub struct RuleJudge {
+    process: u32,
+    url: String,
+    model: String,
+    open: Mutex<Option<(Runtime, rehearsal::Handle)>>,
+}
+
+#[pymethods]
+impl RuleJudge {
+    #[new]
+    #[pyo3(signature = (rules, *, port, no_grade_rate, random_rate, error_rate, rate_limit_rate, latency_ms, seed))]
+    #[expect(clippy::too_many_arguments, reason = "Python names each of them")]
+    fn new(
+        py: Python<'_>,
+        rules: &str,
+        port: u16,
+        no_grade_rate: f64,
+        random_rate: f64,
+        error_rate: f64,
+        rate_limit_rate: f64,
+        latency_ms: u64,
+        seed: u64,
+    ) -> PyResult<Self> {
+        let rule: Rule = rules
+            .parse()
+            .map_err(|_| unknown("rules", rules, "division, numbers"))?;
+        let mut config = rehearsal::Config::new(rule);
+        config.listen.set_port(port);
+        config.faults = Faults {
+            seed,
+            too_many_requests_rate: rate_limit_rate,
+            server_error_rate: error_rate,
+            no_grade_rate,
+            random_rate,
+            latency_ms,
+            ..Faults::default()
+        };
+        let model = config.model.clone();
+        let (runtime, handle) = py.detach(|| -> PyResult<_> {
+            let runtime = runtime(1)?;
+            let handle = runtime.block_on(rehearsal::serve(config));
+            Ok((
+                runtime,
+                handle.map_err(|error| ConfigError::new_err(error.to_string()))?,
+            ))
+        })?;
+        let url = handle.url();
+        Ok(Self {
+            process: std::process::id(),
+            url,
+            model,
+            open: Mutex::new(Some((runtime, handle))),
+        })
+    }
+
+    /// Base URL, such as `http://127.0.0.1:40123/v1`.
+    #[getter]
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The model's name there.
+    #[getter]
+    fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// The server's counters as JSON.
+    fn stats(&self) -> PyResult<String> {
+        check_process(self.process)?;
+        let open = lock(&self.open);
+        let (_, handle) = open
+            .as_ref()
+            .ok_or_else(|| JudgeError::new_err("the rule judge is closed"))?;
+        serde_json::to_string(&handle.stats())
+            .map_err(|error| JudgeError::new_err(error.to_string()))
+    }
+
+    /// Closes the listener and every connection; a second call does nothing.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        check_process(self.process)?;
+        let open = lock(&self.open).take();
+        py.detach(|| {
+            if let Some((runtime, handle)) = open {
+                runtime.block_on(handle.stop());
+                runtime.shutdown_timeout(SHUTDOWN);
+            }
+        });
+        Ok(())
+    }
+}
+
+impl Drop for RuleJudge {
+    fn drop(&mut self) {
+        match lock(&self.open).take() {
+            Some(open) if std::process::id() != self.process => std::mem::forget(open),
+            Some((runtime, handle)) => {
+                drop(handle);
+                runtime.shutdown_background();
+            }
+            None => {}
+        }
+    }
+}
