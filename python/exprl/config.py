@@ -27,9 +27,24 @@ Share = Field(ge=0.0, le=1.0)
 
 
 class Section(BaseModel):
-    """Frozen, and no unknown keys."""
+    """Frozen, and no unknown keys. TOML has no null: "none" unsets a key that may be unset."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_is_null(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {
+            key: None if value == "none" and cls._may_be_none(key) else value
+            for key, value in values.items()
+        }
+
+    @classmethod
+    def _may_be_none(cls, key: str) -> bool:
+        field = cls.model_fields.get(key)
+        return field is not None and type(None) in get_args(field.annotation)
 
 
 class Model(Section):
@@ -374,19 +389,19 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid upon `base`; the word "none" unsets a value (TOML has no null)."""
+    """`over` laid upon `base`, section by section."""
     result = dict(base)
     for key, value in over.items():
         if isinstance(value, dict):
             below = result.get(key)
             result[key] = _merged(below if isinstance(below, dict) else {}, value)
         else:
-            result[key] = None if value == "none" and key != "condition" else value
+            result[key] = value
     return result
 
 
 def _without_none(value: Any) -> Any:
-    """The inverse of `_merged`'s reading of "none"."""
+    """The inverse of `Section._none_is_null`."""
     if isinstance(value, dict):
         return {key: _without_none(below) for key, below in value.items()}
     return "none" if value is None else value
