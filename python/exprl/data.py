@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, cast, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from exprl import config
 from exprl.errors import DataError
@@ -109,9 +110,9 @@ def step_indices(count: int, per_step: int, seed: int, step: int) -> list[int]:
     """Which of `count` problems training step `step` (from 0) takes, `per_step` of them.
 
     Steps read an endless row of shuffled epochs, each a permutation keyed by (seed, epoch): every
-    problem comes once before any comes twice. A pure function, so a resumed run needs no state. A
-    step that crosses an epoch's end, or has more places than there are problems, can hold a
-    problem twice.
+    problem comes once before any comes twice. A pure function, so a resumed run needs no state.
+    No step holds a problem twice, also not where it crosses from one epoch to the next, unless
+    per_step exceeds count.
 
     >>> sorted(step_indices(4, 2, seed=0, step=0) + step_indices(4, 2, seed=0, step=1))
     [0, 1, 2, 3]
@@ -122,13 +123,26 @@ def step_indices(count: int, per_step: int, seed: int, step: int) -> list[int]:
             f" step = {step} not negative"
         )
     start, stop = step * per_step, (step + 1) * per_step
-    first_epoch, last_epoch = start // count, (stop - 1) // count
-    epochs = [
-        _generator(seed, epoch).permutation(count) for epoch in range(first_epoch, last_epoch + 1)
-    ]
-    offset = start - first_epoch * count
-    row: list[int] = np.concatenate(epochs)[offset : offset + per_step].tolist()
-    return row
+    taken: list[int] = []
+    tail = np.empty(0, dtype=np.int64)  # places of the crossing step before the epoch's start
+    for epoch in range((stop - 1) // count + 1):
+        order = _epoch(count, seed, epoch, tail, per_step)
+        begin = epoch * count
+        taken += order[max(start - begin, 0) : max(stop - begin, 0)].tolist()
+        tail = order[count - min((begin + count) % per_step, count) :]
+    return taken
+
+
+def _epoch(
+    count: int, seed: int, epoch: int, tail: npt.NDArray[np.int64], per_step: int
+) -> npt.NDArray[np.int64]:
+    """The epoch's permutation, with the problems of `tail` not among those that join its step."""
+    order = _generator(seed, epoch).permutation(count)
+    clashes = np.isin(order, tail)
+    if not clashes.any() or per_step > count:
+        return order
+    joining = order[~clashes][: per_step - len(tail)]
+    return np.concatenate([joining, order[~np.isin(order, joining)]])
 
 
 def _generator(seed: int, stream: int) -> np.random.Generator:

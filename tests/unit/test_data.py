@@ -279,6 +279,18 @@ def test_every_problem_comes_once_before_any_comes_twice(per_step: int) -> None:
         assert sorted(stream[epoch * count : (epoch + 1) * count]) == list(range(count))
 
 
+@pytest.mark.parametrize(("count", "per_step"), [(10, 3), (10, 7), (10, 9), (10, 10), (37, 36)])
+def test_no_step_holds_a_problem_twice(count: int, per_step: int) -> None:
+    for step in range(60):
+        indices = data.step_indices(count, per_step, 1, step)
+        assert len(indices) == len(set(indices)) == per_step
+
+
+def test_a_step_larger_than_the_data_takes_every_problem_as_often_as_it_can() -> None:
+    counts = Counter(data.step_indices(3, 8, 0, 0))
+    assert sorted(counts.values()) == [2, 3, 3]
+
+
 def test_epochs_and_seeds_shuffle_differently_and_repeat_exactly() -> None:
     epochs = [tuple(data.step_indices(50, 50, seed, step)) for seed in (0, 1) for step in (0, 1)]
     assert len(set(epochs)) == 4
