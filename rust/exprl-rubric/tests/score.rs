@@ -29,7 +29,7 @@ fn every_map_gives_the_scores_of_its_definition() {
 #[test]
 fn the_expected_score_is_the_renormalised_mean() {
     let close = |score: Option<f64>, expected: f64| {
-        assert!((score.unwrap() - expected).abs() < 1e-12, "{score:?}")
+        assert!((score.unwrap() - expected).abs() < 1e-12, "{score:?}");
     };
     close(Linear.expected(&[0.1, 0.2, 0.3, 0.2, 0.2]), 0.55);
     close(Linear.expected(&[0.0, 0.0, 0.0, 0.2, 0.2]), 0.875);
