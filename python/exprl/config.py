@@ -12,9 +12,10 @@ import json
 import re
 import tomllib
 import types
+import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, cast, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -22,14 +23,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from exprl import methods
 from exprl.errors import ConfigError
 
-Positive = Field(gt=0)
-Share = Field(ge=0.0, le=1.0)
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Section(BaseModel):
     """Frozen, and no unknown keys. TOML has no null: "none" unsets a key that may be unset."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -224,7 +226,7 @@ class Optim(Section):
 
     lr: float = Field(1e-6, gt=0.0)
     warmup_steps: int = Field(0, ge=0, description="optimizer steps of linear warm-up")
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0.0)
     weight_decay: float = Field(0.0, ge=0.0)
     max_grad_norm: float = Field(1.0, gt=0.0)
@@ -254,7 +256,9 @@ class Evaluation(Section):
     data: Data | None = Field(None, description="problems with answers; None = no evaluation")
     samples: int = Field(16, gt=0, description="n, rollouts per problem")
     temperature: float = Field(1.0, gt=0.0)
-    max_response_tokens: int | None = Field(None, description="None = rollout.max_response_tokens")
+    max_response_tokens: int | None = Field(
+        None, gt=0, description="None = rollout.max_response_tokens"
+    )
     every: int | None = Field(None, gt=0, description="training steps between evaluations")
 
 
@@ -306,11 +310,26 @@ class Config(Section):
             if not self.judge.endpoints:
                 raise ValueError(
                     "judge.endpoints is empty: name at least one OpenAI-compatible server, e.g."
-                    " judge.endpoints = [\"http://127.0.0.1:8001/v1\"], or set judge.kind ="
-                    " \"rules\" to rehearse with the built-in rule judge"
+                    ' judge.endpoints = ["http://127.0.0.1:8001/v1"], or set judge.kind ='
+                    ' "rules" to rehearse with the built-in rule judge'
                 )
             if not self.judge.model:
                 raise ValueError("judge.model is empty: name the model that the servers serve")
+        if any(not _is_plain_url(url) for url in self.judge.endpoints):
+            raise ValueError(  # without the value, which may hold a secret
+                "judge.endpoints must be http:// or https:// URLs without user, password and"
+                " query; put the key into an environment variable and name it in judge.api_key_env"
+            )
+        if self.judge.api_key_env and not re.fullmatch(r"[A-Za-z_]\w*", self.judge.api_key_env):
+            raise ValueError(
+                "judge.api_key_env must be the name of an environment variable, not the key"
+            )
+        if (self.eval.max_response_tokens or 0) > self.rollout.max_response_tokens:
+            raise ValueError(
+                f"eval.max_response_tokens = {self.eval.max_response_tokens} exceeds"
+                f" rollout.max_response_tokens = {self.rollout.max_response_tokens}, for which the"
+                " engine makes room"
+            )
         rollouts = self.rollout.problems_per_step * self.rollout.group_size
         if self.optim.mini_batches > rollouts:
             raise ValueError(
@@ -438,4 +457,13 @@ def _section_type(annotation: Any) -> type[BaseModel]:
     if get_origin(annotation) in (Union, types.UnionType):
         annotation = next(a for a in get_args(annotation) if a is not type(None))
     assert issubclass(annotation, BaseModel)
-    return annotation
+    return cast(type[BaseModel], annotation)
+
+
+def _is_plain_url(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        return False
+    hidden = parts.username or parts.password or parts.query
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not hidden
