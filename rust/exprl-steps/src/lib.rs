@@ -42,15 +42,6 @@ pub enum Error {
         /// Number of entries of the vocabulary, added tokens included.
         size: usize,
     },
-    /// The tokenizer's decoder looks at more than a token and its place, so text has no owner.
-    #[error(
-        "this tokenizer's decoder cannot be followed token by token (stopped at position \
-         {position}), so its text cannot be cut into steps"
-    )]
-    NotTokenwise {
-        /// Index of the token at which the decoded text stopped being a prefix of the whole.
-        position: usize,
-    },
 }
 
 /// One step: tokens `start..end` of the rollout and their text.
