@@ -1,0 +1,5 @@
+//! The dispatcher against real servers in this process.
+
+mod dispatch;
+mod faults;
+mod support;
