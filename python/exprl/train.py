@@ -41,6 +41,7 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
     with MetricsLog(parts.run_dir, cfg.logging, state.step) as log, _interruptible() as interrupt:
         while state.step < cfg.train.steps:
             clock = Clock()
+            counted = parts.judge.stats() if parts.judge else None
             problems = step_problems(cfg, parts, state.step)
             scored = sample(cfg, parts, problems, state.step, progress, clock)
             values = segment_advantages(cfg, scored)
@@ -58,8 +59,8 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
             clock.lap("sync")
 
             advance(state, parts, scored, updates)
-            row = measures.of_step(scored, updates, parts.problems, state, parts.judge)
-            row |= clock.row()
+            judged = measures.since(counted, parts.judge)
+            row = measures.of_step(scored, updates, parts.problems, state, judged) | clock.row()
             log.write(state.step - 1, row)
             if cfg.logging.save_rollouts:
                 record.write(parts.run_dir, state.step - 1, scored, values)
@@ -131,7 +132,7 @@ def segment_advantages(cfg: config.Config, scored: Sequence[Scored]) -> list[Flo
         cfg.advantage.kind,
         single_segment=cfg.advantage.single_segment,
         compat=cfg.advantage.compat,
-        response_width=cfg.rollout.max_response_tokens,
+        response_width=cfg.rollout.max_response_tokens if cfg.advantage.compat else None,
     )
     return np.split(values, seg_off[1:-1])
 

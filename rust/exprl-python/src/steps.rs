@@ -12,8 +12,11 @@ fn value_error(error: &Error) -> PyErr {
 /// Cuts rollouts of one tokenizer into steps at a delimiter.
 ///
 /// `tokenizer_json`: the text of a tokenizer.json.
+// Boxed: it holds AVX2 vectors, and CPython aligns its objects to 16 bytes only.
 #[pyclass(frozen, module = "exprl._core")]
-pub struct Splitter(exprl_steps::Splitter);
+pub struct Splitter(Box<exprl_steps::Splitter>);
+
+const _: () = assert!(align_of::<Splitter>() <= 16, "CPython would misalign it");
 
 #[pymethods]
 impl Splitter {
@@ -21,7 +24,7 @@ impl Splitter {
     #[pyo3(signature = (tokenizer_json, delimiter = "###"))]
     fn new(py: Python<'_>, tokenizer_json: &str, delimiter: &str) -> PyResult<Self> {
         py.detach(|| exprl_steps::Splitter::from_json(tokenizer_json, delimiter))
-            .map(Self)
+            .map(|splitter| Self(Box::new(splitter)))
             .map_err(|error| value_error(&error))
     }
 
