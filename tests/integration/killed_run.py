@@ -1,0 +1,56 @@
+"""Runs `exprl train ...` and dies by SIGKILL at a named place of a given step.
+
+    python killed_run.py PLACE STEP CONFIG [KEY=VALUE ...]      PLACE: sample, judge, save, never
+"""
+
+import os
+import signal
+import sys
+
+from exprl import cli, policy, reward, rollout, train
+
+place, deadly_step = sys.argv[1], int(sys.argv[2])
+step = 0
+
+
+def die_at(here):
+    if (here, step) == (place, deadly_step):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def step_problems(cfg, parts, done, original=train.step_problems):
+    global step
+    step = done + 1
+    return original(cfg, parts, done)
+
+
+def sample(self, *args, original=rollout.Engine.sample):
+    """Dies when some rollouts have come out and others have not."""
+    for count, one in enumerate(original(self, *args), 1):
+        if count == 5:
+            die_at("sample")
+        yield one
+
+
+def finish(self, progress, original=reward.Scorer.finish):
+    """Dies when some grades have come and others have not."""
+
+    def note(done, of):
+        die_at("judge")
+        progress(done, of)
+
+    return original(self, note)
+
+
+def save_file(*args, original=policy.save_file):
+    """Dies when the model is on disk and the optimizer is not."""
+    die_at("save")
+    return original(*args)
+
+
+train.step_problems = step_problems
+rollout.Engine.sample = sample
+reward.Scorer.finish = finish
+policy.save_file = save_file
+sys.argv = ["exprl", "train", *sys.argv[3:]]
+cli.main()

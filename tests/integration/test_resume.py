@@ -1,0 +1,101 @@
+"""A run that was killed, or interrupted, goes on as if nothing had happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from exprl import checkpoint
+
+pytestmark = pytest.mark.engine
+
+STEPS = 4
+HERE = Path(__file__).parent
+# What a resumed run may not share with an uninterrupted one: time, and what the ledger saved.
+TRAFFIC = ("time", "judge/requests", "judge/cached", "judge/prompt", "judge/completion")
+
+
+def start(repo, run_dir, place="never", step=0, **change):
+    overrides = {
+        "run_dir": run_dir,
+        "train.steps": STEPS,
+        "train.checkpoint_every": 1,
+        "rollout.problems_per_step": 4,
+        "rollout.group_size": 4,
+        "eval.data": "none",
+    } | change
+    words = [f"{key}={value}" for key, value in overrides.items()]
+    return subprocess.Popen(
+        [sys.executable, HERE / "killed_run.py", place, str(step)]
+        + ["configs/division_process.toml", *words],
+        cwd=repo,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def ended(process):
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def learned(run_dir):
+    """All that the run computed: metrics, rollouts, weights, optimizer."""
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    rows = [{k: v for k, v in row.items() if not k.startswith(TRAFFIC)} for row in rows]
+    folder = run_dir / "checkpoints" / f"step-{STEPS:05d}"
+    files = {p.name: p.read_bytes() for p in folder.iterdir()}
+    rollouts = {p.name: p.read_bytes() for p in (run_dir / "rollouts").iterdir()}
+    return rows, files, rollouts
+
+
+def test_a_run_killed_while_sampling_judging_and_saving_equals_an_uninterrupted_one(
+    repo, tmp_path
+):
+    through = start(repo, tmp_path / "through")
+    assert ended(through)[0] == 0
+    for place, step in (("sample", 3), ("judge", 3), ("save", 3)):
+        code, output = ended(start(repo, tmp_path / "killed", place, step))
+        assert code == -signal.SIGKILL, output
+    code, output = ended(start(repo, tmp_path / "killed"))
+    assert code == 0, output
+
+    rows, files, rollouts = learned(tmp_path / "through")
+    killed_rows, killed_files, killed_rollouts = learned(tmp_path / "killed")
+    assert killed_rows == rows
+    assert [row["step"] for row in rows] == list(range(STEPS))
+    assert killed_rollouts == rollouts
+    assert killed_files == files
+
+
+def test_ctrl_c_finishes_the_step_saves_and_exits_with_130(repo, tmp_path):
+    run_dir = tmp_path / "run"
+    process = start(repo, run_dir, **{"train.steps": 500, "train.checkpoint_every": 500})
+    log = run_dir / "metrics.jsonl"
+    deadline = time.monotonic() + 240
+    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    code, output = ended(process)
+    assert code == 130, output
+    state = checkpoint.load_state(checkpoint.latest(run_dir))
+    assert state.step == len(log.read_text().splitlines()) < 500
+
+
+def test_other_settings_are_refused_in_an_existing_run(repo, tmp_path):
+    run_dir = tmp_path / "run"
+    (run_dir / "checkpoints" / "step-00001").mkdir(parents=True)
+    from exprl import config
+
+    cfg = config.load(repo / "configs/division_process.toml", [f"run_dir={run_dir}"])
+    (run_dir / "config.toml").write_text(config.to_toml(cfg))
+    code, output = ended(start(repo, run_dir, **{"optim.lr": 0.5}))
+    assert code == 2
+    assert "optim.lr: 0.0003 then, 0.5 now" in output
