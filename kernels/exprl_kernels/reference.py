@@ -229,8 +229,9 @@ def _within(log_ratio: Tensor) -> Tensor:
 def _check(targets: Tensor, seg_adv: Tensor, seg_id: Tensor, token_weight: Tensor) -> None:
     n = targets.shape[0]
     if seg_adv.dim() != 1:
-        raise ValueError(f"seg_adv has shape {tuple(seg_adv.shape)}; expected one number per"
-                         " segment, [S]")
+        raise ValueError(
+            f"seg_adv has shape {tuple(seg_adv.shape)}; expected one number per segment, [S]"
+        )
     for name, value in (("seg_id", seg_id), ("token_weight", token_weight)):
         if value.shape != (n,):
             raise ValueError(f"{name} has shape {tuple(value.shape)}; expected [N] = ({n},)")

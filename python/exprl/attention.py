@@ -90,7 +90,7 @@ def _varlen(
 
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
     left = -1 if window is None else window - 1
-    out = varlen_attn(
+    out: Tensor = varlen_attn(  # type: ignore[assignment]
         q,
         k,
         v,
@@ -102,4 +102,4 @@ def _varlen(
         window_size=(left, 0),
         enable_gqa=True,
     )
-    return out[None], None
+    return out.unsqueeze(0), None

@@ -50,18 +50,26 @@ def train(
     cfg = config.load(config_file, overrides or ())
     if dry_run:
         raise typer.Exit(dryrun.report(cfg))
-    with Progress() as progress, opened(cfg, progress) as (parts, state):
+    with Progress() as progress, opened(cfg) as (parts, state):
         raise typer.Exit(train.train(cfg, parts, state, progress))
 
 
 @app.command(name="eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="run folder, checkpoint, model folder or hub id")],
-    data: Annotated[str | None, typer.Option(help="problems with answers (jsonl, parquet, csv)")] = None,
-    samples: Annotated[int | None, typer.Option("-n", "--samples", min=1, help="rollouts per problem")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="problems with answers (jsonl, parquet, csv)")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option("-n", "--samples", min=1, help="rollouts per problem")
+    ] = None,
     k: Annotated[list[int] | None, typer.Option("-k", help="pass@k to print; may repeat")] = None,
     config_file: Annotated[
-        Path | None, typer.Option("--config", help="take columns, lengths, ... from this config; a run folder brings its own")
+        Path | None,
+        typer.Option(
+            "--config",
+            help="take columns, lengths, ... from this config; a run folder brings its own",
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override the config")
@@ -79,7 +87,9 @@ def evaluate(
 
 @app.command()
 def demo(
-    run_dir: Annotated[Path, typer.Option(help="where the run goes; replaced if it is a demo")] = Path("runs/demo"),
+    run_dir: Annotated[
+        Path, typer.Option(help="where the run goes; replaced if it is a demo")
+    ] = Path("runs/demo"),
     config_file: Annotated[Path, typer.Option("--config")] = Path("configs/division_process.toml"),
 ) -> None:
     """Watch a small policy that never solves a problem learn to solve most of them."""

@@ -354,9 +354,18 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: no such config file; see configs/ for examples") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    return build(overridden(tree, overrides), source=str(path))
+
+
+def overridden(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The tree with dotted overrides laid into it.
+
+    Raises:
+        ConfigError: an override is not of the form section.key=value.
+    """
     for override in overrides:
         _override(tree, override)
-    return build(tree, source=str(path))
+    return tree
 
 
 def build(tree: dict[str, Any], source: str = "config") -> Config:

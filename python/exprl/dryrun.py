@@ -1,4 +1,4 @@
-"""`exprl train --dry-run`: everything that can fail later, tried now, without starting the engine."""
+"""`exprl train --dry-run`: everything that can fail later, tried now; the engine stays off."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def warnings(cfg: config.Config) -> Iterator[str]:
         yield from ignored("judge.rules", 'judge.kind = "server"')
         yield from ignored("judge.fault_", 'judge.kind = "server"')
     if cfg.advantage.kind != "delta":
-        yield from ignored("advantage.single_segment", "only advantage.kind = \"delta\" looks at it")
+        yield from ignored("advantage.single_segment", 'only advantage.kind = "delta" looks at it')
     if cfg.eval.data is None:
         yield from ignored("eval.", "eval.data is not set")
     if cfg.rollout.group_size == 1 and cfg.advantage.kind in ("grpo", "dr_grpo", "rloo"):
@@ -138,14 +138,11 @@ def _ask_judge(cfg: config.Config, problem: Problem) -> str:
         verdict = job.result()[0].verdicts[0]
     if verdict.grade is None:
         where = ", ".join(cfg.judge.endpoints) or "the rule judge"
-        raise JudgeError(
-            f"{where} gave no grade: {verdict.status}: {verdict.error or (verdict.reply or '')[-300:]!r}"
-        )
+        reason = verdict.error or f"its reply ends {verdict.reply[-300:]!r}"
+        raise JudgeError(f"{where} gave no grade: {verdict.status}: {reason}")
     return f"answers: the reference itself is graded {verdict.grade} ({verdict.latency_s:.2f} s)"
 
 
 def _one(cfg: config.Config) -> bool:
     """A wrong reference needs a second problem; the dry run shows none instead."""
     return cfg.judge.condition == "right"
-
-

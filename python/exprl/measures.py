@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from exprl.checkpoint import RunState
-from exprl.judge import JudgeStats
+from exprl.judge import Judge, JudgeStats
 from exprl.loss import LossStats
 from exprl.policy import UpdateStats
 from exprl.types import Problem, Scored
@@ -32,6 +33,17 @@ def of_step(
     if judged is not None:
         row |= _judge(scored, judged)
     return row
+
+
+def since(before: JudgeStats | None, judge: Judge | None) -> JudgeStats | None:
+    """What a judge has counted since `before`; sums only, the latencies stay the whole run's."""
+    if before is None or judge is None:
+        return None
+    now = judge.stats()
+    counters = ("requests_sent", "from_ledger", "retries", "prompt_tokens", "completion_tokens")
+    return dataclasses.replace(
+        now, **{name: getattr(now, name) - getattr(before, name) for name in counters}
+    )
 
 
 def _rewards(scored: Sequence[Scored]) -> dict[str, float]:

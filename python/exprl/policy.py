@@ -117,7 +117,7 @@ class Policy:
                     loss,
                     self.temperature,
                 )
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             stats.add(part)
         norm = nn.utils.clip_grad_norm_(
             self.model.parameters(), self.optim_settings.max_grad_norm

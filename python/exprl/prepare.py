@@ -15,7 +15,7 @@ from exprl.checkpoint import RunState
 from exprl.errors import ConfigError
 from exprl.judge import Judge, JudgeSettings, RuleJudge
 from exprl.policy import Policy
-from exprl.rollout import Engine, load_tokenizer
+from exprl.rollout import Engine, load_tokenizer, prompt_ids
 from exprl.steps import Splitter
 from exprl.types import Problem
 from exprl.weights import sync
@@ -44,9 +44,7 @@ class Parts:
 
 
 @contextmanager
-def opened(
-    cfg: config.Config, engine: Engine | None = None
-) -> Iterator[tuple[Parts, RunState]]:
+def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[Parts, RunState]]:
     """Open a run in cfg.run_dir: a new one, or an earlier one at its last whole checkpoint.
 
     Args:
@@ -111,15 +109,15 @@ def load_problems(cfg: config.Config, settings: config.Data, tokenizer: Any) -> 
         data.require_references(problems)
     if cfg.reward.source == "verifier":
         data.require_answers(problems)
-    fitting = _fitting(problems, tokenizer, cfg.rollout.max_prompt_tokens)
-    if cfg.rollout.problems_per_step > len(fitting):
+    kept = fitting(problems, tokenizer, cfg.rollout.max_prompt_tokens)
+    if cfg.rollout.problems_per_step > len(kept):
         raise ConfigError(
             f"rollout.problems_per_step = {cfg.rollout.problems_per_step} exceeds the"
-            f" {len(fitting)} problems of {settings.path} whose prompt has at most"
+            f" {len(kept)} problems of {settings.path} whose prompt has at most"
             f" rollout.max_prompt_tokens = {cfg.rollout.max_prompt_tokens} tokens"
-            f" ({len(problems) - len(fitting)} are longer)"
+            f" ({len(problems) - len(kept)} are longer)"
         )
-    return fitting
+    return kept
 
 
 def load_held_out(cfg: config.Config, tokenizer: Any) -> list[Problem]:
@@ -128,7 +126,7 @@ def load_held_out(cfg: config.Config, tokenizer: Any) -> list[Problem]:
         return []
     problems = data.load_problems(cfg.eval.data)
     data.require_answers(problems)
-    return _fitting(problems, tokenizer, cfg.rollout.max_prompt_tokens)
+    return fitting(problems, tokenizer, cfg.rollout.max_prompt_tokens)
 
 
 def references(cfg: config.Config, problems: Sequence[Problem]) -> dict[str, str | None]:
@@ -147,7 +145,7 @@ def open_judge(cfg: config.Config, run_dir: Path) -> Iterator[Judge]:
     """The judge of the run; for judge.kind = "rules" with a server of its own on loopback."""
     settings = cfg.judge
     with ExitStack() as stack:
-        endpoints, model = settings.endpoints, settings.model
+        endpoints, model, revision = settings.endpoints, settings.model, ""
         if settings.kind == "rules":
             server = stack.enter_context(
                 RuleJudge(
@@ -157,12 +155,16 @@ def open_judge(cfg: config.Config, run_dir: Path) -> Iterator[Judge]:
                     seed=cfg.seed,
                 )
             )
-            endpoints, model = (server.url,), f"rules-{settings.rules}"
+            endpoints, model = (server.url,), server.model
+            # A ledger must not mix the grades of differently faulty judges.
+            faults = (settings.fault_no_grade_rate, settings.fault_random_rate)
+            revision = f"faults {faults}, seed {cfg.seed}" if any(faults) else ""
         yield stack.enter_context(
             Judge(
                 JudgeSettings(
                     endpoints=endpoints,
                     model=model,
+                    revision=revision,
                     view=settings.view,
                     readout=settings.readout,
                     score_map=settings.score_map,
@@ -188,9 +190,8 @@ def set_threads(count: int | None) -> None:
         torch.set_num_threads(count)
 
 
-def _fitting(problems: Sequence[Problem], tokenizer: Any, limit: int) -> list[Problem]:
-    from exprl.rollout import prompt_ids
-
+def fitting(problems: Sequence[Problem], tokenizer: Any, limit: int) -> list[Problem]:
+    """The problems whose prompt has at most `limit` tokens."""
     return [p for p in problems if len(prompt_ids(tokenizer, p.prompt)) <= limit]
 
 
@@ -207,7 +208,7 @@ def _same_run(cfg: config.Config, run_dir: Path) -> None:
         ]
         if differ:
             raise ConfigError(
-                f"{run_dir} holds a run with other settings; choose another run_dir or delete it\n  "
-                + "\n  ".join(differ)
+                f"{run_dir} holds a run with other settings; choose another run_dir or delete it"
+                + "".join(f"\n  {line}" for line in differ)
             )
     path.write_text(config.to_toml(cfg), encoding="utf-8")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from exprl.types import Float64Array, Scored
 
 
@@ -28,7 +30,7 @@ def write(
             "segment_end": [segment.end for segment in s.segments],
             "grades": list(s.grades),
             "scores": list(s.scores),
-            "advantages": [None if a != a else float(a) for a in values],
+            "advantages": [None if np.isnan(a) else float(a) for a in values],
             "correct": s.correct,
             "missing": s.missing,
             "token_ids": s.rollout.token_ids,

@@ -6,6 +6,7 @@ missing (None): it takes its rollout out of the step, and is counted.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -49,7 +50,10 @@ class Scorer:
 
     def push(self, rollout: Rollout) -> None:
         """Take a finished rollout; its judge requests leave at once."""
-        segments = self._splitter.split(rollout.token_ids)
+        try:
+            segments = self._splitter.split(rollout.token_ids)
+        except ValueError:  # an id from the padding of the head, which no tokenizer knows
+            rollout, segments = dataclasses.replace(rollout, finish_reason="failed"), ()
         self._rollouts.append((rollout, segments))
         if self._job and self._is_judged(rollout) and segments:
             problem = self._problems[rollout.problem_id]

@@ -85,7 +85,9 @@ class Engine:
         """Replace the weights in place; nothing computed with the old ones is kept."""
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         if not self._llm.reset_prefix_cache():
-            raise EngineError("vLLM kept its prefix cache after a weight update: requests in flight")
+            raise EngineError(
+                "vLLM kept its prefix cache after a weight update: requests in flight"
+            )
         self.policy_version = version
 
     def sleep(self) -> None:
@@ -101,7 +103,9 @@ class Engine:
     def _rollout(self, problem_id: str, index: int, prompt_ids: Int32Array, out: Any) -> Rollout:
         finish = FINISH_REASONS.get(out.finish_reason, "failed")
         tokens = np.array(out.token_ids, dtype=np.int32)
-        logp = [at[token].logprob for at, token in zip(out.logprobs or (), out.token_ids, strict=False)]
+        logp = [
+            at[token].logprob for at, token in zip(out.logprobs or (), out.token_ids, strict=False)
+        ]
         if len(logp) != len(tokens) or len(tokens) == 0:
             finish = "failed"
         return Rollout(
@@ -143,7 +147,9 @@ def load_tokenizer(model: config.Model) -> Any:
             model.path, trust_remote_code=model.trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path = {model.path!r} has no usable tokenizer: {error}") from error
+        raise ConfigError(
+            f"model.path = {model.path!r} has no usable tokenizer: {error}"
+        ) from error
     if not tokenizer.is_fast:
         raise ConfigError(
             f"the tokenizer of {model.path!r} has no tokenizer.json; convert it to a fast tokenizer"

@@ -16,7 +16,7 @@ from types import FrameType
 
 import numpy as np
 
-from exprl import checkpoint, config, data, measures, record, weights
+from exprl import checkpoint, config, data, examine, measures, record, weights
 from exprl.advantage import advantages
 from exprl.batch import pack
 from exprl.checkpoint import RunState
@@ -39,6 +39,8 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
         NumericsError: train.max_bad_steps optimizer steps in a row were not finite.
     """
     with MetricsLog(parts.run_dir, cfg.logging, state.step) as log, _interruptible() as interrupt:
+        if state.step == 0:
+            examine.run(cfg, parts, 0)
         while state.step < cfg.train.steps:
             clock = Clock()
             counted = parts.judge.stats() if parts.judge else None
@@ -73,6 +75,8 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
                 checkpoint.save(parts.run_dir, state, parts.policy, parts.tokenizer, keep)
             if failure:
                 raise failure
+            if examine.due(cfg, state.step):
+                examine.run(cfg, parts, state.step)
             if interrupt.wanted:
                 return INTERRUPTED
     return 0

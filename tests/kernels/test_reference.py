@@ -1,9 +1,10 @@
-"""The reference loss: hand-computed cases, fp64 gradients, and the rows it refuses to learn from."""
+"""The reference loss: hand-computed cases, fp64 gradients, and rows that must teach nothing."""
 
 import math
 
 import pytest
 import torch
+
 from exprl_kernels import ClipCode, grpo_loss_from_logits, linear_grpo_loss, linear_logp
 
 
@@ -82,18 +83,23 @@ def random_case(n=7, h=5, v=11, dtype=torch.float64):
     targets = torch.randint(v, (n,), generator=generator)
     with torch.no_grad():
         logp = linear_logp(hidden, weight, targets, temperature=0.7).logp
-    return hidden, weight, targets, {
-        "seg_adv": normal(3),
-        "seg_id": torch.tensor([0, 0, 1, 1, 1, 2, 2], dtype=torch.int32)[:n],
-        "token_weight": torch.rand(n, generator=generator, dtype=dtype),
-        "behavior_logp": logp + 0.1 * normal(n),
-        "ref_logp": logp + 0.3 * normal(n),
-        "rollout_logp": logp + 0.1 * normal(n),
-        "temperature": 0.7,
-        "kl_coef": 0.1,
-        "entropy_coef": 0.01,
-        "importance_cap": 2.0,
-    }
+    return (
+        hidden,
+        weight,
+        targets,
+        {
+            "seg_adv": normal(3),
+            "seg_id": torch.tensor([0, 0, 1, 1, 1, 2, 2], dtype=torch.int32)[:n],
+            "token_weight": torch.rand(n, generator=generator, dtype=dtype),
+            "behavior_logp": logp + 0.1 * normal(n),
+            "ref_logp": logp + 0.3 * normal(n),
+            "rollout_logp": logp + 0.1 * normal(n),
+            "temperature": 0.7,
+            "kl_coef": 0.1,
+            "entropy_coef": 0.01,
+            "importance_cap": 2.0,
+        },
+    )
 
 
 def test_gradients_agree_with_finite_differences():
