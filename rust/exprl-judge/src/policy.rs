@@ -47,7 +47,6 @@ impl Fault {
     pub(crate) fn action(&self) -> Action {
         match self {
             Self::Stale => Action::Again,
-            Self::Connect(_) | Self::Broken(_) | Self::Timeout(..) => Action::Elsewhere,
             Self::Status {
                 code: 429,
                 retry_after,
@@ -58,7 +57,10 @@ impl Fault {
                 retry_after: Some(pause),
                 ..
             } => Action::Pause((*pause).min(LONGEST_PAUSE)),
-            Self::Status {
+            Self::Connect(_)
+            | Self::Broken(_)
+            | Self::Timeout(..)
+            | Self::Status {
                 code: 408 | 425 | 500 | 502..=599,
                 ..
             } => Action::Elsewhere,
@@ -116,8 +118,10 @@ pub(crate) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
 /// Decorrelated jitter: uniform in [base, 3 x previous], capped ("Exponential Backoff and Jitter",
 /// AWS Architecture Blog, 2015).
 pub(crate) fn backoff(previous: Duration) -> Duration {
-    let top = (previous * 3).clamp(SHORTEST_BACKOFF, LONGEST_BACKOFF);
-    SHORTEST_BACKOFF + (top - SHORTEST_BACKOFF).mul_f64(fastrand::f64())
+    let spread = (previous * 3)
+        .min(LONGEST_BACKOFF)
+        .saturating_sub(SHORTEST_BACKOFF);
+    SHORTEST_BACKOFF + spread.mul_f64(fastrand::f64())
 }
 
 /// Retries may not exceed a share of the requests sent, plus a reserve for the start.

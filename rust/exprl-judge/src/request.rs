@@ -182,15 +182,15 @@ impl Composer {
 
         let mut hasher = self.hasher.clone();
         hasher.update(&text);
-        let mut hashed = 0;
+        let mut fed = 0;
         let requests = spans.into_iter().map(|(start, end)| {
             let mut whole = if self.view == View::Step {
                 let mut whole = hasher.clone();
                 whole.update(&trace[start..end]);
                 whole
             } else {
-                hasher.update(&trace[hashed..end]);
-                hashed = end;
+                hasher.update(&trace[fed..end]);
+                fed = end;
                 hasher.clone()
             };
             whole.update(&tail).update(&self.close);

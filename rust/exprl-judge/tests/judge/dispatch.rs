@@ -294,7 +294,7 @@ async fn a_grade_missing_in_the_ledger_is_asked_for_once_re_asking_is_allowed() 
         ..without
     };
     assert_eq!(grade(&judge(&with), 1).await[0].status, Status::Repaired);
-    assert_eq!(grade(&judge(&with), 1).await[0].from_cache, true);
+    assert!(grade(&judge(&with), 1).await[0].from_cache);
 }
 
 #[tokio::test]

@@ -127,7 +127,7 @@ async fn serve(stream: TcpStream, log: &Mutex<Vec<Seen>>, script: &Script) -> st
                 reply(&mut stream, 200, "", completion(&text).as_bytes()).await?;
             }
             Answer::Status(code, headers, body) => {
-                reply(&mut stream, code, headers, body.as_bytes()).await?
+                reply(&mut stream, code, headers, body.as_bytes()).await?;
             }
             Answer::Bytes(body) => reply(&mut stream, 200, "", &body).await?,
             Answer::Cut => {
