@@ -226,7 +226,7 @@ class Judge:
         Args:
             items: pushed at once, and the job is closed; None leaves it open for `push`.
         """
-        job = Job(self._core.submit())
+        job = Job(self._core.submit(), self)
         if items is not None:
             for item in items:
                 job.push(item)
@@ -267,9 +267,11 @@ class Job:
     Dropping the last reference cancels what is unfinished.
     """
 
-    def __init__(self, core: _core.Job) -> None:
+    def __init__(self, core: _core.Job, judge: Judge) -> None:
         """Made by `Judge.submit`."""
         self._core = core
+        # A job whose judge nobody else holds must not lose it.
+        self._judge = judge
         self._ready: deque[Graded] = deque()
         self._taken: list[Graded] = []
         self._finished = False
