@@ -1,0 +1,279 @@
+"""Segments of a rollout, over real tokenizers of every kind that language models use."""
+
+import json
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from exprl.steps import Splitter, split_text
+from exprl.types import Segment
+
+CORPUS = [
+    "### Step 1\nAdd 3 to both sides, so x + 3 = 7.\n\n#### Step 2\nSubtract: x = 4.###",
+    "First, naïve approaches fail. ### Then 12 * 12 = 144. ###",
+    "The answer is \\boxed{144}. こんにちは 世界 🙂",
+] * 4
+
+
+@cache
+def byte_level_bpe() -> Tokenizer:
+    """Qwen, Llama 3, GPT."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.add_tokens(["<think>"])
+    return tokenizer
+
+
+def with_byte_fallback(tokenizer: Tokenizer) -> Tokenizer:
+    """Turn the trained `<0xHH>` entries from special tokens into what characters fall back to."""
+    tree = json.loads(tokenizer.to_str())
+    tree["added_tokens"] = [t for t in tree["added_tokens"] if not t["content"].startswith("<0x")]
+    tree["model"]["byte_fallback"] = True
+    return Tokenizer.from_str(json.dumps(tree))
+
+
+BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+@cache
+def sentencepiece_bpe() -> Tokenizer:
+    """Llama 2, Mistral."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=450, special_tokens=["<unk>", "<eos>", *BYTE_TOKENS], show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return with_byte_fallback(tokenizer)
+
+
+@cache
+def sentencepiece_unigram() -> Tokenizer:
+    """Gemma's decoder over T5's kind of model."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    trainer = trainers.UnigramTrainer(
+        vocab_size=400,
+        unk_token="<unk>",
+        special_tokens=["<unk>", "<eos>", *BYTE_TOKENS],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return with_byte_fallback(tokenizer)
+
+
+@cache
+def metaspace_unigram() -> Tokenizer:
+    """T5, XLM-R: no bytes to fall back to."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=120, unk_token="<unk>", special_tokens=["<unk>", "<eos>"], show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+@cache
+def word_level() -> Tokenizer:
+    """No decoder: words joined with a space."""
+    tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.WordLevelTrainer(special_tokens=["<unk>", "<eos>"], show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+@cache
+def fused_word_level() -> Tokenizer:
+    """The miniature's kind: every token is its text."""
+    tokenizer = Tokenizer.from_str(word_level().to_str())
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
+@cache
+def word_piece() -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=200, special_tokens=["<unk>", "<eos>"], show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.add_tokens(["###"])
+    return tokenizer
+
+
+@cache
+def end_of_word_bpe() -> Tokenizer:
+    """A decoder without a fast path of its own."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.decoder = decoders.BPEDecoder()
+    trainer = trainers.BpeTrainer(
+        vocab_size=200,
+        special_tokens=["<unk>", "<eos>"],
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+KINDS = [
+    byte_level_bpe,
+    sentencepiece_bpe,
+    sentencepiece_unigram,
+    metaspace_unigram,
+    word_level,
+    fused_word_level,
+    word_piece,
+    end_of_word_bpe,
+]
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+Kind = Callable[[], Tokenizer]
+
+
+@cache
+def splitter_of(kind: Kind) -> Splitter:
+    return Splitter(kind().to_str())
+
+
+def texts() -> st.SearchStrategy[str]:
+    """Any characters, with delimiters and near-delimiters far more often than by chance."""
+    pieces = st.sampled_from(["###", "####", "##", "#", "\n", " ", ".", "Step 1", "世", "🙂"])
+    return st.lists(pieces | st.text(max_size=8), max_size=12).map("".join)
+
+
+def assert_segments_are_the_rollout(kind: Kind, ids: list[int]) -> None:
+    segments = splitter_of(kind).split(ids)
+    bounds = [0, *(segment.end for segment in segments)]
+    assert [segment.start for segment in segments] == bounds[:-1]
+    assert bounds[-1] == len(ids)
+    assert all(segment.start < segment.end for segment in segments)
+    decoded = kind().decode(ids, skip_special_tokens=True) if ids else ""
+    assert "".join(segment.text for segment in segments) == decoded
+    assert len(segments) <= max(1, len(split_text(decoded)))
+
+
+@every_kind
+@given(text=texts())
+def test_segments_tile_the_tokens_of_any_text_and_join_to_its_decoding(
+    kind: Kind, text: str
+) -> None:
+    tokenizer = kind()
+    eos = tokenizer.token_to_id("<eos>")
+    assert_segments_are_the_rollout(kind, [*tokenizer.encode(text).ids, eos])
+
+
+@every_kind
+@given(data=st.data())
+def test_segments_tile_any_ids_that_a_policy_may_sample(kind: Kind, data: st.DataObject) -> None:
+    ids = st.integers(0, kind().get_vocab_size() - 1)
+    assert_segments_are_the_rollout(kind, data.draw(st.lists(ids, max_size=30)))
+
+
+# WordPiece reads "###" as a continuation of the word before it and writes "#".
+@pytest.mark.parametrize("kind", [k for k in KINDS if k is not word_piece])
+def test_each_step_of_a_plain_trace_is_a_segment(kind: Kind) -> None:
+    ids = kind().encode("Step 1 ### Then 12 * 12 = 144. ### The answer is").ids
+    segments = splitter_of(kind).split(ids)
+    assert [segment.text.count("###") for segment in segments] in ([0, 1, 1], [1, 1, 0])
+    assert len(segments) == 3
+
+
+def test_segments_are_token_exact() -> None:
+    vocabulary = {"<unk>": 0, "a": 1, ".\n###": 2, " b": 3, "###": 4, "#": 5}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.decoder = decoders.Fuse()
+    splitter = Splitter(tokenizer.to_str())
+    # ".\n###" holds the end of the first step, so the second begins one token later;
+    # "###" + "#" is one delimiter.
+    assert splitter.split([1, 2, 3, 4, 5, 1]) == (
+        Segment(0, 2, "a.\n###"),
+        Segment(2, 3, " b"),
+        Segment(3, 6, "####a"),
+    )
+
+
+def test_no_token_has_no_segment_and_no_delimiter_means_one() -> None:
+    splitter = splitter_of(byte_level_bpe)
+    assert splitter.split([]) == ()
+    ids = byte_level_bpe().encode("no step ## here").ids
+    assert splitter.split(ids) == (Segment(0, len(ids), "no step ## here"),)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32, np.int16])
+def test_arrays_and_lists_of_ids_give_the_same_segments(dtype: type) -> None:
+    ids = byte_level_bpe().encode(CORPUS[0]).ids
+    splitter = splitter_of(byte_level_bpe)
+    assert splitter.split(np.array(ids, dtype=dtype)) == splitter.split(ids)
+    twice = np.repeat(np.array(ids, dtype=dtype), 2)[::2]
+    assert splitter.split(twice) == splitter.split(ids)
+
+
+@pytest.mark.parametrize(
+    ("text", "delimiter", "steps"),
+    [
+        ("", "###", ()),
+        (" \n", "###", (" \n",)),
+        ("a", "###", ("a",)),
+        (" \n### a", "###", (" \n### a",)),
+        ("a ### b ##### c", "###", ("a ", "### b ", "##### c")),
+        ("a ## b", "###", ("a ## b",)),
+        ("1. a\n\n\n2. b", "\n\n", ("1. a", "\n\n\n2. b")),
+        ("aabab", "ab", ("a", "ab", "ab")),
+        ("x§§y", "§", ("x", "§§y")),
+    ],
+)
+def test_a_text_is_cut_where_its_tokens_would_be(
+    text: str, delimiter: str, steps: tuple[str, ...]
+) -> None:
+    assert split_text(text, delimiter) == steps
+
+
+@given(text=texts(), delimiter=st.sampled_from(["###", "#", "## ", "\n\n"]))
+def test_the_steps_of_a_text_join_to_it(text: str, delimiter: str) -> None:
+    assert "".join(split_text(text, delimiter)) == text
+
+
+def test_errors_say_what_is_wrong() -> None:
+    size = byte_level_bpe().get_vocab_size()
+    with pytest.raises(ValueError, match=rf"token id {size} at position 1 .* of {size} entries"):
+        splitter_of(byte_level_bpe).split([0, size])
+    with pytest.raises(ValueError, match="-1 is not a token id"):
+        splitter_of(byte_level_bpe).split(np.array([-1]))
+    with pytest.raises(ValueError, match="delimiter is empty"):
+        Splitter(byte_level_bpe().to_str(), "")
+    with pytest.raises(ValueError, match=r"not a tokenizer\.json"):
+        Splitter("{}")
