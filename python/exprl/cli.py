@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from exprl.errors import ConfigError, DataError, ExprlError
+
+T = TypeVar("T")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -120,6 +122,95 @@ def config_show(config_file: ConfigFile, overrides: Overrides = None) -> None:
     from exprl import config
 
     typer.echo(config.to_toml(config.load(config_file, overrides or ())), nl=False)
+
+
+@judge_app.command("score")
+def judge_score(
+    source: Annotated[
+        Path | None, typer.Argument(help="JSONL; standard input if left out", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSONL of grades")] = None,
+    endpoint: Annotated[
+        list[str] | None, typer.Option(help="base URL of a judge server; may repeat")
+    ] = None,
+    model: Annotated[str, typer.Option(help="model that the servers serve")] = "",
+    rules: Annotated[
+        str | None, typer.Option(help="grade by rule instead: division or numbers")
+    ] = None,
+    view: Annotated[str, typer.Option(help="outcome, prefix or step")] = "outcome",
+    reference: Annotated[
+        str, typer.Option(help="show the right reference, none, or a wrong one")
+    ] = "right",
+    label: Annotated[
+        str | None, typer.Option(help="field with the truth: report the misplacement rate")
+    ] = None,
+    delimiter: Annotated[str, typer.Option(help="starts a step of the trace")] = "###",
+    concurrency: Annotated[int, typer.Option(help="requests in flight per server")] = 64,
+    ledger: Annotated[Path | None, typer.Option(help="folder that keeps every grade")] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(help="environment variable that holds the key")
+    ] = None,
+    max_missing: Annotated[
+        float, typer.Option(help="share of missing grades above which the exit code is 3")
+    ] = 0.05,
+) -> None:
+    """Grade solutions against references.
+
+    A line of input: {"id": "7", "problem": "2+2?", "reference": "2+2=4", "trace": "It is 4."}
+
+    Example: exprl judge score in.jsonl -o out.jsonl --rules numbers --label is_correct
+    """
+    from exprl import grade
+    from exprl.judge import JudgeSettings
+
+    settings = JudgeSettings(
+        endpoints=tuple(endpoint or ()),
+        model=model,
+        view=_one_of("--view", view, grade.VIEWS),
+        concurrency=concurrency,
+        ledger=str(ledger) if ledger else None,
+        api_key_env=api_key_env,
+    )
+    condition = _one_of("--reference", reference, grade.CONDITIONS)
+    raise typer.Exit(
+        grade.score_command(source, out, settings, rules, condition, label, delimiter, max_missing)
+    )
+
+
+@judge_app.command("serve")
+def judge_serve(
+    rules: Annotated[str, typer.Option(help="division or numbers")],
+    port: Annotated[int, typer.Option(help="on 127.0.0.1; 0 takes a free one")] = 8001,
+    no_grade_rate: Annotated[float, typer.Option(help="share of contents never graded")] = 0.0,
+    random_rate: Annotated[float, typer.Option(help="share of contents graded at random")] = 0.0,
+    error_rate: Annotated[float, typer.Option(help="share first answered with 500")] = 0.0,
+    rate_limit_rate: Annotated[float, typer.Option(help="share first answered with 429")] = 0.0,
+    latency_ms: Annotated[int, typer.Option(help="before an answer")] = 0,
+    seed: Annotated[int, typer.Option(help="decides which contents are hit")] = 0,
+) -> None:
+    """Serve a judge that grades by rule: for rehearsals, on loopback.
+
+    Example: exprl judge serve --rules division --port 8001
+    """
+    from exprl import grade
+
+    grade.serve_command(
+        rules,
+        port,
+        no_grade_rate=no_grade_rate,
+        random_rate=random_rate,
+        error_rate=error_rate,
+        rate_limit_rate=rate_limit_rate,
+        latency_ms=latency_ms,
+        seed=seed,
+    )
+
+
+def _one_of(option: str, value: str, allowed: tuple[T, ...]) -> T:
+    for one in allowed:
+        if one == value:
+            return one
+    raise ConfigError(f"{option} = {value!r}; use one of {', '.join(map(str, allowed))}")
 
 
 def main() -> None:

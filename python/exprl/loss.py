@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from exprl_kernels import ClipCode, linear_grpo_loss, linear_logp
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from exprl import config
+from exprl_kernels import ClipCode, linear_grpo_loss, linear_logp
 
 CHUNK_TOKENS = 4096
 

@@ -66,9 +66,7 @@ def test_an_outcome_advantage_lies_on_every_token():
     ],
 )
 def test_token_weights_are_the_aggregation(aggregation, weights):
-    [[batch]] = packed(
-        [scored(1, [2]), scored(2, [4])], [[1.0], [1.0]], aggregation=aggregation
-    )
+    [[batch]] = packed([scored(1, [2]), scored(2, [4])], [[1.0], [1.0]], aggregation=aggregation)
     np.testing.assert_allclose(batch.token_weight, weights, rtol=1e-6)
 
 
