@@ -1,7 +1,7 @@
 //! `Splitter` and `split_text`: exprl-steps for Python.
 
 use exprl_steps::Error;
-use numpy::PyReadonlyArray1;
+use numpy::{Element, PyReadonlyArray1};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -61,14 +61,10 @@ pub fn split_text(py: Python<'_>, text: &str, delimiter: &str) -> PyResult<Vec<S
 /// Ids are copied once: an array that another thread may write is not read without the GIL.
 fn token_ids_of(ids: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
     if let Ok(ids) = ids.extract::<PyReadonlyArray1<'_, i32>>() {
-        return ids
-            .as_array()
-            .iter()
-            .map(|&id| token_id(i64::from(id)))
-            .collect();
+        return from_array(&ids);
     }
     if let Ok(ids) = ids.extract::<PyReadonlyArray1<'_, i64>>() {
-        return ids.as_array().iter().map(|&id| token_id(id)).collect();
+        return from_array(&ids);
     }
     ids.extract::<Vec<i64>>()?
         .into_iter()
@@ -76,6 +72,20 @@ fn token_ids_of(ids: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
         .collect()
 }
 
+/// Checked first, so that the copy is a plain loop.
+fn from_array<T: Element + Copy + Into<i64>>(ids: &PyReadonlyArray1<'_, T>) -> PyResult<Vec<u32>> {
+    let ids = ids.as_array();
+    let each = || ids.iter().map(|&id| id.into());
+    if let Some(id) = each().find(|&id| u32::try_from(id).is_err()) {
+        return Err(not_a_token_id(id));
+    }
+    Ok(each().map(|id| id as u32).collect())
+}
+
 fn token_id(id: i64) -> PyResult<u32> {
-    u32::try_from(id).map_err(|_| PyValueError::new_err(format!("{id} is not a token id")))
+    u32::try_from(id).map_err(|_| not_a_token_id(id))
+}
+
+fn not_a_token_id(id: i64) -> PyErr {
+    PyValueError::new_err(format!("{id} is not a token id"))
 }

@@ -8,6 +8,7 @@
 //! where its first byte lies, so the next segment begins one token later. A character split over
 //! two segments is shown in the one where its first byte lies. Special tokens have no text.
 
+mod decoder;
 mod delimiter;
 mod stream;
 mod vocabulary;

@@ -1,73 +1,67 @@
 //! The fast path: the bytes of every vocabulary entry, for decoders that map tokens one by one.
 
-use std::sync::LazyLock;
+use std::collections::HashMap;
 
-use tokenizers::{Decoder, DecoderWrapper, Result, Tokenizer};
+use tokenizers::{Result, Tokenizer};
 
+use crate::decoder::{Join, Kind, Plan, Strip};
 use crate::{Decoded, Error};
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// A hole in the vocabulary.
-    Unknown,
-    /// Left out of the text.
-    Special,
-    Text,
-    /// One byte of a character, `<0xE2>`.
-    Byte,
-}
-
-/// What the decoder does once its tokens are mapped one by one.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Join {
-    /// Nothing between tokens.
-    Plain,
-    /// A space between tokens; it belongs to the token before it.
-    Spaced,
-    /// Tokens are written in the byte alphabet of GPT-2; invalid UTF-8 stays until the text is cut.
-    ByteLevel,
-    /// Runs of `<0xHH>` tokens are characters; a run that is not UTF-8 is one U+FFFD per token.
-    ByteFallback,
-}
-
-/// Characters taken off both ends of the whole text, at most so many.
+/// A vocabulary entry, small enough that a token costs one cache line.
 #[derive(Clone, Copy)]
-struct Strip {
-    content: char,
-    start: usize,
-    stop: usize,
+struct Entry {
+    kind: Kind,
+    /// Bytes of the string; `LONG` if they are not in `head`.
+    len: u8,
+    head: [u8; HEAD],
 }
 
-/// A decoder as maps of single tokens (`stages`) and what follows them.
-struct Plan {
-    stages: Vec<DecoderWrapper>,
-    join: Join,
-    /// Whether the first token of a rollout decodes differently from the others.
-    first_differs: bool,
-    strip: Option<Strip>,
-}
+const HEAD: usize = 14;
+const LONG: u8 = u8::MAX;
 
-/// One byte string per token id, in one buffer.
+/// One kind and byte string per token id.
 #[derive(Default)]
 struct Strings {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
+    entries: Vec<Entry>,
+    long: HashMap<u32, Vec<u8>>,
 }
 
 impl Strings {
-    fn push(&mut self, string: &[u8]) {
-        self.bytes.extend_from_slice(string);
-        self.ends.push(self.bytes.len());
+    fn push(&mut self, kind: Kind, string: Vec<u8>) {
+        let mut entry = Entry {
+            kind,
+            len: LONG,
+            head: [0; HEAD],
+        };
+        if let Some(head) = entry.head.get_mut(..string.len()) {
+            head.copy_from_slice(&string);
+            entry.len = string.len() as u8;
+        } else {
+            self.long.insert(self.entries.len() as u32, string);
+        }
+        self.entries.push(entry);
     }
 
-    fn get(&self, id: usize) -> &[u8] {
-        let start = if id == 0 { 0 } else { self.ends[id - 1] };
-        &self.bytes[start..self.ends[id]]
+    fn kind(&self, id: u32) -> Kind {
+        self.entries
+            .get(id as usize)
+            .map_or(Kind::Unknown, |entry| entry.kind)
+    }
+
+    /// A copy of fixed length and a cut are faster than a copy of some length.
+    fn append_to(&self, bytes: &mut Vec<u8>, id: u32) {
+        let Entry { len, head, .. } = &self.entries[id as usize];
+        if *len == LONG {
+            bytes.extend_from_slice(&self.long[&id]);
+        } else {
+            let end = bytes.len() + usize::from(*len);
+            bytes.extend_from_slice(head);
+            bytes.truncate(end);
+        }
     }
 }
 
 pub(crate) struct Vocabulary {
-    kinds: Vec<Kind>,
     strings: Strings,
     /// The strings at a rollout's first token with text, where they differ.
     first: Option<Strings>,
@@ -85,7 +79,6 @@ impl Vocabulary {
         let ids = tokenizer.get_vocab(true);
         let len = ids.values().max().map_or(0, |&id| id as usize + 1);
         let mut vocabulary = Self {
-            kinds: Vec::with_capacity(len),
             strings: Strings::default(),
             first: plan.first_differs.then(Strings::default),
             join: plan.join,
@@ -99,44 +92,40 @@ impl Vocabulary {
     }
 
     fn push(&mut self, tokenizer: &Tokenizer, plan: &Plan, id: u32) -> Result<()> {
-        let (kind, string, first) = match tokenizer.id_to_token(id) {
-            None => (Kind::Unknown, Vec::new(), Vec::new()),
-            Some(token) if tokenizer.get_added_vocabulary().is_special_token(&token) => {
-                (Kind::Special, Vec::new(), Vec::new())
-            }
-            Some(token) => {
-                let first = if plan.first_differs {
-                    plan.decode(&token, true)?.1
-                } else {
-                    Vec::new()
-                };
-                let (kind, string) = plan.decode(&token, false)?;
-                (kind, string, first)
-            }
+        let Some(token) = tokenizer.id_to_token(id) else {
+            self.push_empty(Kind::Unknown);
+            return Ok(());
         };
-        self.kinds.push(kind);
-        self.strings.push(&string);
+        if tokenizer.get_added_vocabulary().is_special_token(&token) {
+            self.push_empty(Kind::Special);
+            return Ok(());
+        }
+        let (kind, string) = plan.decode(&token, false)?;
+        self.strings.push(kind, string);
         if let Some(strings) = &mut self.first {
-            strings.push(&first);
+            let (kind, string) = plan.decode(&token, true)?;
+            strings.push(kind, string);
         }
         Ok(())
     }
 
+    fn push_empty(&mut self, kind: Kind) {
+        for strings in [Some(&mut self.strings), self.first.as_mut()]
+            .into_iter()
+            .flatten()
+        {
+            strings.push(kind, Vec::new());
+        }
+    }
+
     /// Equal to the library's `decode(ids, skip_special_tokens = true)` once made valid UTF-8.
     pub(crate) fn decode(&self, ids: &[u32]) -> std::result::Result<Decoded, Error> {
-        let mut decoded = Decoded {
-            bytes: Vec::with_capacity(ids.len() * 5),
-            starts: Vec::with_capacity(ids.len()),
-        };
+        let mut bytes = Vec::with_capacity(ids.len() * 5 + HEAD);
+        let mut starts = Vec::with_capacity(ids.len());
         let mut first = self.first.as_ref();
         let mut run = None;
         for (position, &id) in ids.iter().enumerate() {
-            let kind = self
-                .kinds
-                .get(id as usize)
-                .copied()
-                .unwrap_or(Kind::Unknown);
-            match kind {
+            match self.strings.kind(id) {
                 Kind::Unknown => {
                     return Err(Error::UnknownId {
                         id,
@@ -145,190 +134,50 @@ impl Vocabulary {
                     });
                 }
                 Kind::Special => {
-                    decoded.starts.push(decoded.bytes.len());
+                    starts.push(bytes.len());
                     continue;
                 }
                 Kind::Byte => run = run.or(Some(position)),
-                Kind::Text => self.end_byte_run(run.take(), ids, &mut decoded),
+                Kind::Text => self.end_byte_run(run.take(), ids, &mut bytes, &mut starts),
             }
-            let string = match first.take() {
-                Some(first) => first.get(id as usize),
-                None => self.after_joiner(id, &mut decoded.bytes),
-            };
-            decoded.starts.push(decoded.bytes.len());
-            decoded.bytes.extend_from_slice(string);
+            let start = bytes.len();
+            if let Some(strings) = first.take() {
+                strings.append_to(&mut bytes, id);
+                starts.push(start);
+                continue;
+            }
+            self.strings.append_to(&mut bytes, id);
+            // The joiner belongs to the token before it.
+            let joined = self.join == Join::Spaced && bytes.get(start) == Some(&b' ');
+            starts.push(start + usize::from(joined));
         }
-        self.end_byte_run(run, ids, &mut decoded);
+        self.end_byte_run(run, ids, &mut bytes, &mut starts);
+        let mut decoded = Decoded { bytes, starts };
         if let Some(strip) = self.strip {
             strip.apply(&mut decoded);
         }
         Ok(decoded)
     }
 
-    /// A token's string; the space that joins it to the token before it is written here already.
-    fn after_joiner(&self, id: u32, bytes: &mut Vec<u8>) -> &[u8] {
-        let string = self.strings.get(id as usize);
-        match string.strip_prefix(b" ") {
-            Some(rest) if self.join == Join::Spaced => {
-                bytes.push(b' ');
-                rest
-            }
-            _ => string,
-        }
-    }
-
     /// Rewrites a run of byte tokens that is not UTF-8, from token `run` to the last one decoded.
-    fn end_byte_run(&self, run: Option<usize>, ids: &[u32], decoded: &mut Decoded) {
+    fn end_byte_run(
+        &self,
+        run: Option<usize>,
+        ids: &[u32],
+        bytes: &mut Vec<u8>,
+        starts: &mut [usize],
+    ) {
         let Some(from) = run else { return };
-        let from_byte = decoded.starts[from];
-        if std::str::from_utf8(&decoded.bytes[from_byte..]).is_ok() {
+        let from_byte = starts[from];
+        if std::str::from_utf8(&bytes[from_byte..]).is_ok() {
             return;
         }
-        decoded.bytes.truncate(from_byte);
-        for (start, &id) in decoded.starts[from..].iter_mut().zip(&ids[from..]) {
-            *start = decoded.bytes.len();
-            if self.kinds[id as usize] == Kind::Byte {
-                decoded.bytes.extend_from_slice("\u{FFFD}".as_bytes());
+        bytes.truncate(from_byte);
+        for (start, &id) in starts[from..].iter_mut().zip(&ids[from..]) {
+            *start = bytes.len();
+            if self.strings.kind(id) == Kind::Byte {
+                bytes.extend_from_slice("\u{FFFD}".as_bytes());
             }
         }
     }
 }
-
-impl Plan {
-    fn of(decoder: Option<&DecoderWrapper>) -> Option<Self> {
-        use DecoderWrapper as D;
-        let Some(decoder) = decoder else {
-            return Some(Self {
-                stages: Vec::new(),
-                join: Join::Spaced,
-                first_differs: true,
-                strip: None,
-            });
-        };
-        let mut parts = Vec::new();
-        flatten(decoder, &mut parts);
-        let replaces = parts
-            .iter()
-            .take_while(|part| matches!(part, D::Replace(_)))
-            .count();
-        let (join, first_differs, strip) = match parts[replaces..] {
-            [] | [D::Fuse(_)] => (Join::Plain, false, None),
-            [D::Metaspace(_)] => (Join::Plain, true, None),
-            [D::WordPiece(_)] => (Join::Spaced, true, None),
-            [D::ByteLevel(_)] => (Join::ByteLevel, false, None),
-            [D::ByteFallback(_)] | [D::ByteFallback(_), D::Fuse(_)] => {
-                (Join::ByteFallback, false, None)
-            }
-            [D::Fuse(_), D::Strip(strip)] => (Join::Plain, false, Some(strip)),
-            [D::ByteFallback(_), D::Fuse(_), D::Strip(strip)] => {
-                (Join::ByteFallback, false, Some(strip))
-            }
-            _ => return None,
-        };
-        let stages = parts
-            .iter()
-            .filter(|part| matches!(part, D::Replace(_) | D::Metaspace(_) | D::WordPiece(_)))
-            .map(|&part| part.clone())
-            .collect();
-        let strip = strip.map(|s| Strip {
-            content: s.content,
-            start: s.start,
-            stop: s.stop,
-        });
-        Some(Self {
-            stages,
-            join,
-            first_differs,
-            strip,
-        })
-    }
-
-    /// The bytes of a token that is the first with text of its rollout, or that is not.
-    fn decode(&self, token: &str, is_first: bool) -> Result<(Kind, Vec<u8>)> {
-        let mut text = token.to_owned();
-        if self.stages.is_empty() && self.join == Join::Spaced && !is_first {
-            text.insert(0, ' ');
-        }
-        for stage in &self.stages {
-            // The library's decoders tell the first token by its index.
-            let mut tokens = if is_first {
-                vec![text]
-            } else {
-                vec![String::new(), text]
-            };
-            tokens = stage.decode_chain(tokens)?;
-            text = tokens.pop().unwrap_or_default();
-        }
-        Ok(match self.join {
-            Join::ByteLevel => (Kind::Text, from_byte_alphabet(text)),
-            Join::ByteFallback => match byte_of(&text) {
-                Some(byte) => (Kind::Byte, vec![byte]),
-                None => (Kind::Text, text.into_bytes()),
-            },
-            Join::Plain | Join::Spaced => (Kind::Text, text.into_bytes()),
-        })
-    }
-}
-
-fn flatten<'a>(decoder: &'a DecoderWrapper, parts: &mut Vec<&'a DecoderWrapper>) {
-    match decoder {
-        DecoderWrapper::Sequence(sequence) => {
-            sequence
-                .get_decoders()
-                .iter()
-                .for_each(|part| flatten(part, parts));
-        }
-        part => parts.push(part),
-    }
-}
-
-impl Strip {
-    fn apply(self, decoded: &mut Decoded) {
-        let is_content = |character: &char| *character == self.content;
-        let text = String::from_utf8_lossy(&decoded.bytes);
-        let head = text.chars().take(self.start).take_while(is_content).count();
-        let tail = text
-            .chars()
-            .rev()
-            .take(self.stop)
-            .take_while(is_content)
-            .count();
-        let width = self.content.len_utf8();
-        let end = decoded.bytes.len() - tail * width;
-        decoded.bytes.truncate(end);
-        decoded.bytes.drain(..(head * width).min(end));
-        for start in &mut decoded.starts {
-            *start = start.saturating_sub(head * width).min(decoded.bytes.len());
-        }
-    }
-}
-
-/// `<0xHH>` to its byte, exactly as the library's `ByteFallback` reads it.
-fn byte_of(token: &str) -> Option<u8> {
-    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
-    (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
-}
-
-/// Bytes of a token in GPT-2's alphabet; a token with a character outside it is taken as it is.
-fn from_byte_alphabet(token: String) -> Vec<u8> {
-    let bytes: Option<Vec<u8>> = token
-        .chars()
-        .map(|character| BYTE_OF_CHARACTER.get(character as usize).copied().flatten())
-        .collect();
-    bytes.unwrap_or_else(|| token.into_bytes())
-}
-
-/// GPT-2's alphabet: printable Latin-1 bytes stand for themselves, the others for U+0100 onwards.
-static BYTE_OF_CHARACTER: LazyLock<[Option<u8>; 0x144]> = LazyLock::new(|| {
-    let mut bytes = [None; 0x144];
-    let mut next = 0x100;
-    for byte in 0..=255_u8 {
-        if matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF) {
-            bytes[usize::from(byte)] = Some(byte);
-        } else {
-            bytes[next] = Some(byte);
-            next += 1;
-        }
-    }
-    bytes
-});
