@@ -1,0 +1,143 @@
+"""
+The Rust core of exprl.
+"""
+
+from typing import Final, SupportsFloat, SupportsIndex, final
+
+import numpy
+import numpy.typing
+from _typeshed import SupportsGetItem
+
+__all__ = ["__version__", "Job", "Judge", "RuleJudge", "Splitter", "advantages", "split_text"]
+
+__version__: Final[str]
+
+@final
+class Job:
+    """
+    A batch: push items, take graded items.
+    """
+    def cancel(self, /) -> None:
+        """
+        Ends the job now.
+        """
+    def close(self, /) -> None:
+        """
+        No more items will come.
+        """
+    def fileno(self, /) -> int:
+        """
+        A descriptor that becomes readable when `take` has something new.
+        """
+    def push(
+        self,
+        /,
+        id: str,
+        problem: str,
+        reference: str | None,
+        segments: SupportsGetItem[int, str],
+        domain: str,
+    ) -> None:
+        """
+        Queues an item; waits, open to Ctrl-C, while the queue is full.
+        """
+    def take(self, /) -> tuple[list[tuple], bool]:
+        """
+        What has finished, and whether that was the rest; never waits.
+        """
+    def wait(self, /) -> tuple[list[tuple], bool]:
+        """
+        What has finished, and whether that was the rest; waits, open to Ctrl-C, for at least one.
+        """
+
+@final
+class Judge:
+    """
+    Servers, queues and ledger.
+    """
+    def __new__(cls, /, settings: dict) -> Judge:
+        """
+        `settings`: the fields of `exprl.judge.JudgeSettings`, with `rubric` and `extra` as text.
+        """
+    def close(self, /) -> None:
+        """
+        Cancels what is unfinished and frees the ledger; a second call does nothing.
+        """
+    def stats(self, /) -> dict:
+        """
+        The counters, by the names of `exprl.judge.JudgeStats`.
+        """
+    def submit(self, /) -> Job:
+        """
+        A new job; its deadline runs from now.
+        """
+
+@final
+class RuleJudge:
+    """
+    A judge that grades by rule, served on loopback by this process.
+    """
+    def __new__(
+        cls,
+        /,
+        rules: str,
+        *,
+        port: SupportsIndex,
+        no_grade_rate: SupportsFloat | SupportsIndex,
+        random_rate: SupportsFloat | SupportsIndex,
+        error_rate: SupportsFloat | SupportsIndex,
+        rate_limit_rate: SupportsFloat | SupportsIndex,
+        latency_ms: SupportsIndex,
+        seed: SupportsIndex,
+    ) -> RuleJudge: ...
+    def close(self, /) -> None:
+        """
+        Closes the listener and every connection; a second call does nothing.
+        """
+    @property
+    def model(self, /) -> str:
+        """
+        The model's name there.
+        """
+    def stats(self, /) -> str:
+        """
+        The server's counters as JSON.
+        """
+    @property
+    def url(self, /) -> str:
+        """
+        Base URL, such as `http://127.0.0.1:40123/v1`.
+        """
+
+@final
+class Splitter:
+    """
+    Cuts rollouts of one tokenizer into steps at a delimiter.
+
+    `tokenizer_json`: the text of a tokenizer.json.
+    """
+    def __new__(cls, /, tokenizer_json: str, delimiter: str = "###") -> Splitter: ...
+    def split(
+        self, /, token_ids: numpy.typing.NDArray[numpy.integer] | list[int]
+    ) -> list[tuple[int, int, str]]:
+        """
+        The steps of one rollout as (first token, one past the last token, text).
+        """
+
+def advantages(
+    scores: numpy.typing.NDArray[numpy.float64],
+    seg_off: numpy.typing.NDArray[numpy.int64],
+    group_off: numpy.typing.NDArray[numpy.int64],
+    kind: str,
+    single_segment: str = "zero",
+    compat: str | None = None,
+    response_width: SupportsIndex | None = None,
+) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    One advantage per score; see `exprl.advantage.advantages`.
+    """
+
+def split_text(text: str, delimiter: str) -> list[str]:
+    """
+    The steps of a text without tokens; joined, they are the text.
+    """
