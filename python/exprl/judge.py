@@ -440,7 +440,12 @@ async def _readable(descriptor: int) -> None:
 
     loop = asyncio.get_running_loop()
     rung: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(descriptor, lambda: rung.done() or rung.set_result(None))
+
+    def ring() -> None:
+        if not rung.done():
+            rung.set_result(None)
+
+    loop.add_reader(descriptor, ring)
     try:
         await rung
     finally:

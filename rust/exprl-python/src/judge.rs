@@ -114,7 +114,7 @@ impl Judge {
         Ok(Job {
             process: self.process,
             runtime: open.runtime.handle().clone(),
-            job: Some(Arc::new(open.judge.submit())),
+            inner: Some(Arc::new(open.judge.submit())),
             bell: OnceLock::new(),
         })
     }
@@ -182,7 +182,7 @@ pub struct Job {
     process: u32,
     runtime: Handle,
     /// Always there until the drop.
-    job: Option<Arc<exprl_judge::Job>>,
+    inner: Option<Arc<exprl_judge::Job>>,
     /// Readable when results have arrived: the reading and the writing end.
     bell: OnceLock<UnixStream>,
 }
@@ -283,7 +283,7 @@ impl Job {
 impl Job {
     fn job(&self) -> PyResult<Arc<exprl_judge::Job>> {
         check_process(self.process)?;
-        self.job
+        self.inner
             .clone()
             .ok_or_else(|| JudgeError::new_err("the job is gone"))
     }
@@ -292,7 +292,7 @@ impl Job {
 impl Drop for Job {
     fn drop(&mut self) {
         if std::process::id() != self.process {
-            std::mem::forget(self.job.take());
+            std::mem::forget(self.inner.take());
         }
     }
 }
