@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -215,6 +216,8 @@ def _one_of(option: str, value: str, allowed: tuple[T, ...]) -> T:
 
 def main() -> None:
     """Run the command line; an ExprlError is one message, not a traceback."""
+    # Read when torch is loaded: its notes about the machine would drown the run's own lines.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         app()
     except (ConfigError, DataError) as error:

@@ -7,7 +7,9 @@ go in as token ids and solutions come out as token ids, with the engine's own lo
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,7 @@ class Engine:
                 self._llm.add_request(key, {"prompt_token_ids": ids}, params)
         try:
             while self._llm.has_unfinished_requests():
-                for output in self._llm.step():
+                for output in self._step():
                     if output.finished:
                         yield self._rollout(*waiting.pop(output.request_id), output.outputs[0])
         finally:
@@ -99,6 +101,15 @@ class Engine:
         """Take memory back for `weights` (before a sync) or `kv_cache` (after it)."""
         if self._llm.vllm_config.model_config.enable_sleep_mode:
             self._llm.wake_up([part])
+
+    def _step(self) -> Any:
+        import torch
+
+        # vLLM compiles one small function of its sampler even in eager mode: on a CPU that costs
+        # more than it ever saves.
+        stance = "default" if torch.cuda.is_available() else "force_eager"
+        with torch.compiler.set_stance(stance):
+            return self._llm.step()
 
     def _rollout(self, problem_id: str, index: int, prompt_ids: Int32Array, out: Any) -> Rollout:
         finish = FINISH_REASONS.get(out.finish_reason, "failed")
@@ -168,8 +179,8 @@ def _start(model: config.Model, rollout: config.Rollout, weights: str) -> Any:
     import torch
 
     cuda = torch.cuda.is_available()
+    _quiet()
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     max_len = rollout.max_prompt_tokens + rollout.max_response_tokens
     special: dict[str, Any]
@@ -201,7 +212,15 @@ def _start(model: config.Model, rollout: config.Rollout, weights: str) -> Any:
             # The log-probs of the distribution that was sampled from, temperature included.
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
+            use_tqdm_on_load=False,
             seed=0,
             **special,
         )
     )
+
+
+def _quiet() -> None:
+    """Errors only: vLLM's notes would drown the run's own lines. VLLM_LOGGING_LEVEL overrides."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
