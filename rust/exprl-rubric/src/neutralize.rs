@@ -14,12 +14,14 @@ const MAX_NAME: usize = 64;
 
 /// `text` with every marker and every occurrence of `fence` broken, given the text `before` it.
 pub(crate) fn neutralize_after<'a>(before: &str, text: &'a str, fence: &str) -> Cow<'a, str> {
+    let last_of_fence = fence.as_bytes().last().copied();
     let mut out = String::new();
     let mut copied = 0;
-    for (at, c) in text.char_indices() {
-        let suspect = matches!(c, '|' | '｜' | '>' | '＞' | '▷' | ']' | '~' | '[')
-            || fence.ends_with(c.to_ascii_lowercase());
-        if suspect && completes_marker(before, &text[..at], c, fence) {
+    for (at, byte) in text.bytes().enumerate() {
+        // 0xE2 and 0xEF begin the full-width signs; all these bytes begin a character.
+        let suspect = matches!(byte, b'|' | b'>' | b']' | b'~' | b'[' | 0xE2 | 0xEF)
+            || Some(byte.to_ascii_lowercase()) == last_of_fence;
+        if suspect && completes_marker(before, &text[..at], &text[at..], fence) {
             out.push_str(&text[copied..at]);
             out.push(' ');
             copied = at;
@@ -32,20 +34,22 @@ pub(crate) fn neutralize_after<'a>(before: &str, text: &'a str, fence: &str) -> 
     Cow::Owned(out)
 }
 
-/// Whether `c`, coming after `before + text`, completes a marker.
-fn completes_marker(before: &str, text: &str, c: char, fence: &str) -> bool {
+/// Whether the first character of `rest`, coming after `before + text`, completes a marker.
+fn completes_marker(before: &str, text: &str, rest: &str, fence: &str) -> bool {
     let mut back = text.chars().rev().chain(before.chars().rev());
+    let Some(c) = rest.chars().next() else {
+        return false;
+    };
     match c {
-        '|' | '｜' => matches!(back.next(), Some('<' | '＜' | '◁' | '[')),
+        '|' | '｜' => matches!(back.next(), Some('<' | '＜' | '◁' | '[' | '［')),
         '~' => back.next() == Some(']'),
         '[' => back.next() == Some('~'),
         '>' | '＞' | '▷' => closes_tag(back),
-        ']' => closes_bracket(back),
-        _ => fence
-            .chars()
-            .rev()
-            .skip(1)
-            .eq(back.take(fence.len() - 1).map(|c| c.to_ascii_lowercase())),
+        ']' | '］' => closes_bracket(back),
+        _ => {
+            let end = std::iter::once(c).chain(back).take(fence.len());
+            fence.chars().rev().eq(end.map(|c| c.to_ascii_lowercase()))
+        }
     }
 }
 
@@ -68,9 +72,9 @@ fn closes_bracket(back: impl Iterator<Item = char>) -> bool {
     let mut capitals = 0;
     for c in back.take(MAX_NAME + 1) {
         match c {
-            '[' => return capitals >= 3,
+            '[' | '［' => return capitals >= 3,
             'A'..='Z' => capitals += 1,
-            'g' | '_' | '/' => {}
+            'g' | '_' | '/' | '0'..='9' => {}
             _ => return false,
         }
     }

@@ -150,6 +150,8 @@ fn markers_of_chat_templates_are_broken() {
         "[TOOL_CALLS]",
         "[THINK]",
         "[gMASK]",
+        "［/INST］",
+        "[UNUSED_TOKEN_146]",
         "<sop>",
         "<BOS_TOKEN>",
         "<|START_OF_TURN_TOKEN|>",
