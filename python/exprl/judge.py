@@ -52,7 +52,8 @@ class JudgeSettings:
         first_byte_timeout_s: from the request to the reply's first byte.
         idle_timeout_s: between two pieces of a reply.
         deadline_s: for a whole job, from `submit`; what is left then ends as `timeout`.
-        outage_s: with no answer from any server for so long, what waits ends as `http_error`.
+        outage_s: when every server keeps failing and none has answered for so long, what waits
+            ends as `http_error`.
         queue_bytes: text waiting and in flight before `push` waits.
         ledger: folder where replies are kept, so that a re-run sends nothing; None keeps nothing.
         revision: part of the ledger's keys; change it when the model behind the name changes.

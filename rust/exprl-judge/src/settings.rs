@@ -63,7 +63,8 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// Time for a whole job, from `submit`; what is left then ends as `timeout`.
     pub deadline: Duration,
-    /// With no answer from any server for so long, what waits ends as `http_error`.
+    /// When every server has failed again and again and none has answered for so long, what waits
+    /// ends as `http_error`.
     pub outage: Duration,
     /// Text waiting and in flight, in bytes, before `push` waits.
     pub queue_bytes: usize,
