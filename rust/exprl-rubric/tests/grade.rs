@@ -168,9 +168,9 @@ fn long_hostile_replies_are_read_in_linear_time() {
         "**",
         "1",
     ] {
-        read_grade(&piece.repeat(1_000_000 / piece.len()));
+        let _ = read_grade(&piece.repeat(300_000 / piece.len()));
     }
-    // 10 MB; a quadratic reader needs minutes.
+    // 3 MB; a quadratic reader needs minutes.
     assert!(
         started.elapsed() < Duration::from_secs(20),
         "{:?}",
@@ -181,7 +181,7 @@ fn long_hostile_replies_are_read_in_linear_time() {
 proptest! {
     #[test]
     fn any_reply_is_read_without_a_panic(reply in "(?s).*") {
-        read_grade(&reply);
+        let _ = read_grade(&reply);
     }
 
     #[test]
