@@ -1,0 +1,79 @@
+"""How often the `numbers` rule judge misplaces real answers to GSM8K (method.md, Measures).
+
+    python bench/gsm8k_judge.py ../shared/data/gsm8k/example_model_solutions.jsonl [--items OUT.jsonl]
+
+Grades every answer of the file's four models through `exprl judge score`'s own code, over HTTP,
+with the right reference, with none, and with another problem's. `--items` writes the input lines
+for the command line instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from _row import Row, report
+
+from exprl import grade
+from exprl.judge import JudgeSettings, RuleJudge
+
+
+def items(source: Path) -> Iterator[dict[str, Any]]:
+    """One input line of `exprl judge score` per answer, with the truth in `is_correct`."""
+    for i, text in enumerate(source.read_text(encoding="utf-8").splitlines()):
+        row = json.loads(text)
+        for model, answer in row.items():
+            if isinstance(answer, dict):
+                yield {
+                    "id": f"{i}/{model}",
+                    "problem": row["question"],
+                    "reference": row["ground_truth"],
+                    "trace": answer["solution"],
+                    "is_correct": answer["is_correct"],
+                }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path)
+    parser.add_argument("--items", type=Path, help="write the input lines here and stop")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        path = arguments.items or Path(folder) / "items.jsonl"
+        path.write_text("".join(json.dumps(item) + "\n" for item in items(arguments.source)))
+        if arguments.items:
+            return
+        lines = grade.read_lines(path, "is_correct", "###")
+    rows = []
+    for condition in grade.CONDITIONS:
+        start = time.perf_counter()
+        with RuleJudge("numbers") as server:
+            settings = JudgeSettings((server.url,), server.model, view="outcome")
+            graded = list(grade.grade(grade.shown(lines, condition), settings))
+        seconds = time.perf_counter() - start
+        result = grade.misplacement(lines, [g.verdicts[-1].grade for g in graded])
+        rows.append(
+            Row(
+                f"reference: {condition}",
+                [100.0 * result.rate],
+                unit="%",
+                note=f"{result.graded} graded, {result.missing} missing, {seconds:.1f} s",
+                extra={
+                    "false_positive_rate": result.false_positive_rate,
+                    "false_negative_rate": result.false_negative_rate,
+                    "graded": result.graded,
+                    "missing": result.missing,
+                    "seconds": seconds,
+                },
+            )
+        )
+    report("gsm8k_judge", rows)
+
+
+if __name__ == "__main__":
+    main()
