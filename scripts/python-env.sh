@@ -69,4 +69,4 @@ fi
 echo "Installing the pinned packages into .venv (about 6 GB, from a cold cache a few minutes)"
 quiet=--quiet
 [[ ! -t 2 ]] || quiet=
-VIRTUAL_ENV=$PWD/.venv "$uv" pip sync $quiet requirements/cpu.txt
+VIRTUAL_ENV=$PWD/.venv "$uv" pip sync $quiet --compile-bytecode requirements/cpu.txt
