@@ -46,13 +46,18 @@ def train(
 
     Ctrl-C finishes the step, saves and exits with 130; a second Ctrl-C stops at once.
     """
-    from exprl import config, dryrun, train
+    from exprl import config
+
+    cfg = config.load(config_file, overrides or ())  # before torch: a typo is told at once
+    if dry_run:
+        from exprl import dryrun
+
+        raise typer.Exit(dryrun.report(cfg))
+
+    from exprl import train
     from exprl.metrics import Progress
     from exprl.prepare import opened
 
-    cfg = config.load(config_file, overrides or ())
-    if dry_run:
-        raise typer.Exit(dryrun.report(cfg))
     with Progress() as progress, opened(cfg) as (parts, state):
         raise typer.Exit(train.train(cfg, parts, state, progress))
 

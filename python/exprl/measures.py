@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -118,3 +120,20 @@ def _judge(scored: Sequence[Scored], stats: JudgeStats) -> dict[str, float]:
 
 def _mean(values: Sequence[float] | np.ndarray) -> float:
     return float(np.mean(values)) if len(values) else float("nan")
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds of each phase of a step."""
+
+    start: float = field(default_factory=time.monotonic)
+    laps: dict[str, float] = field(default_factory=dict)
+
+    def lap(self, name: str) -> None:
+        """What has passed since the last lap belongs to `name`."""
+        self.laps[name] = time.monotonic() - self.start - sum(self.laps.values())
+
+    def row(self) -> dict[str, float]:
+        """The laps and the whole step as metrics."""
+        seconds = {f"time/{name}_s": value for name, value in self.laps.items()}
+        return seconds | {"time/step_s": time.monotonic() - self.start}

@@ -68,7 +68,7 @@ class Engine:
                     top_p=1.0,
                     top_k=-1,
                     max_tokens=max_response_tokens,
-                    seed=derived_seed(seed, prompt.problem_id, index),
+                    seed=rollout_seed(seed, prompt.problem_id, index),
                     logprobs=0,
                     detokenize=False,
                     output_kind=RequestOutputKind.FINAL_ONLY,
@@ -139,9 +139,19 @@ def prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
     return ids
 
 
-def derived_seed(seed: int, problem_id: str, index: int) -> int:
-    """A 63-bit seed for one rollout."""
-    digest = hashlib.blake2b(f"{seed}/{problem_id}/{index}".encode(), digest_size=8).digest()
+def step_seed(seed: int, step: int) -> int:
+    """The seed of a training step's rollouts."""
+    return _hashed(f"{seed}/{step}")
+
+
+def rollout_seed(seed: int, problem_id: str, index: int) -> int:
+    """The seed of one rollout."""
+    return _hashed(f"{seed}/{problem_id}/{index}")
+
+
+def _hashed(text: str) -> int:
+    """63 bits: a pure function of the text, on every machine."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 

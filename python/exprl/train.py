@@ -6,13 +6,7 @@ works with is opened in prepare.py.
 
 from __future__ import annotations
 
-import hashlib
-import signal
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from types import FrameType
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,10 +15,13 @@ from exprl.advantage import advantages
 from exprl.batch import pack
 from exprl.checkpoint import RunState
 from exprl.errors import JudgeError, NumericsError
+from exprl.interrupt import interruptible
+from exprl.measures import Clock
 from exprl.metrics import MetricsLog, Progress
 from exprl.policy import UpdateStats
 from exprl.prepare import Parts
 from exprl.reward import Scorer, score_arrays
+from exprl.rollout import step_seed
 from exprl.types import Float64Array, Problem, Scored, TrainBatch
 
 INTERRUPTED = 130
@@ -38,7 +35,7 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
         EngineError: engine and trainer disagree about the weights.
         NumericsError: train.max_bad_steps optimizer steps in a row were not finite.
     """
-    with MetricsLog(parts.run_dir, cfg.logging, state.step) as log, _interruptible() as interrupt:
+    with MetricsLog(parts.run_dir, cfg.logging, state.step) as log, interruptible() as interrupt:
         if state.step == 0:
             examine.run(cfg, parts, 0)
         while state.step < cfg.train.steps:
@@ -186,50 +183,3 @@ def reason_to_stop(
             " or gradient; lower optim.lr, or check the data and the base model"
         )
     return None
-
-
-def step_seed(seed: int, step: int) -> int:
-    """The sampling seed of a step."""
-    digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-@dataclass(slots=True)
-class Clock:
-    """Seconds of each phase of a step."""
-
-    start: float = field(default_factory=time.monotonic)
-    laps: dict[str, float] = field(default_factory=dict)
-
-    def lap(self, name: str) -> None:
-        """What has passed since the last lap belongs to `name`."""
-        self.laps[name] = time.monotonic() - self.start - sum(self.laps.values())
-
-    def row(self) -> dict[str, float]:
-        """The laps and the whole step as metrics."""
-        seconds = {f"time/{name}_s": value for name, value in self.laps.items()}
-        return seconds | {"time/step_s": time.monotonic() - self.start}
-
-
-@dataclass(slots=True)
-class Interrupt:
-    """Whether Ctrl-C asked the run to end after this step."""
-
-    wanted: bool = False
-
-
-@contextmanager
-def _interruptible() -> Iterator[Interrupt]:
-    """First Ctrl-C: finish the step and save. Second: now."""
-    interrupt = Interrupt()
-
-    def handle(signum: int, frame: FrameType | None) -> None:
-        if interrupt.wanted:
-            raise KeyboardInterrupt
-        interrupt.wanted = True
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield interrupt
-    finally:
-        signal.signal(signal.SIGINT, before)

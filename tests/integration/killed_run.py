@@ -1,6 +1,6 @@
 """Runs `exprl train ...` and dies by SIGKILL at a named place of a given step.
 
-    python killed_run.py PLACE STEP CONFIG [KEY=VALUE ...]      PLACE: sample, judge, save, never
+python killed_run.py PLACE STEP CONFIG [KEY=VALUE ...]      PLACE: sample, judge, save, never
 """
 
 import os

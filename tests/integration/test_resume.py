@@ -31,8 +31,14 @@ def start(repo, run_dir, place="never", step=0, **change):
     } | change
     words = [f"{key}={value}" for key, value in overrides.items()]
     return subprocess.Popen(
-        [sys.executable, HERE / "killed_run.py", place, str(step)]
-        + ["configs/division_process.toml", *words],
+        [
+            sys.executable,
+            HERE / "killed_run.py",
+            place,
+            str(step),
+            "configs/division_process.toml",
+            *words,
+        ],
         cwd=repo,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -55,9 +61,7 @@ def learned(run_dir):
     return rows, files, rollouts
 
 
-def test_a_run_killed_while_sampling_judging_and_saving_equals_an_uninterrupted_one(
-    repo, tmp_path
-):
+def test_a_run_killed_while_sampling_judging_and_saving_equals_an_uninterrupted_one(repo, tmp_path):
     through = start(repo, tmp_path / "through")
     assert ended(through)[0] == 0
     for place, step in (("sample", 3), ("judge", 3), ("save", 3)):
