@@ -1,6 +1,6 @@
 """How often the `numbers` rule judge misplaces real answers to GSM8K (method.md, Measures).
 
-    python bench/gsm8k_judge.py ../shared/data/gsm8k/example_model_solutions.jsonl [--items OUT.jsonl]
+    python bench/gsm8k_judge.py GSM8K/example_model_solutions.jsonl [--items OUT.jsonl]
 
 Grades every answer of the file's four models through `exprl judge score`'s own code, over HTTP,
 with the right reference, with none, and with another problem's. `--items` writes the input lines
