@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import starmap
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +49,7 @@ class Splitter:
             ValueError: an id is not in the vocabulary.
         """
         ids = token_ids if isinstance(token_ids, np.ndarray) else list(token_ids)
-        return tuple(Segment(start, end, text) for start, end, text in self._core.split(ids))
+        return tuple(starmap(Segment, self._core.split(ids)))
 
 
 def split_text(text: str, delimiter: str = "###") -> tuple[str, ...]:

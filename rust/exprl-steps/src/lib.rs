@@ -119,7 +119,7 @@ impl Splitter {
             .map(|((&start, end), (&from, to))| Segment {
                 start,
                 end,
-                text: String::from_utf8_lossy(&decoded.bytes[from..to]).into_owned(),
+                text: text_of(&decoded.bytes[from..to]),
             })
             .collect())
     }
@@ -164,6 +164,15 @@ fn first_tokens(decoded: &Decoded, step_starts: &[usize]) -> Vec<usize> {
 /// Moves ascending byte offsets that lie inside a character (or inside a byte sequence that is
 /// shown as one U+FFFD) to the start of the next one.
 fn move_to_characters(bytes: &[u8], cuts: &mut [usize]) {
+    // The common case; the walk over chunks is several times slower.
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        for cut in cuts {
+            while !text.is_char_boundary(*cut) {
+                *cut += 1;
+            }
+        }
+        return;
+    }
     let mut cuts = cuts.iter_mut().peekable();
     let mut at = 0;
     for chunk in bytes.utf8_chunks() {
@@ -179,5 +188,12 @@ fn move_to_characters(bytes: &[u8], cuts: &mut [usize]) {
             }
         }
         at = end;
+    }
+}
+
+fn text_of(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => String::from_utf8_lossy(bytes).into_owned(),
     }
 }

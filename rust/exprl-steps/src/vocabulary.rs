@@ -11,7 +11,7 @@ use crate::{Decoded, Error};
 #[derive(Clone, Copy)]
 struct Entry {
     kind: Kind,
-    /// Bytes of the string; `LONG` if they are not in `head`.
+    /// Bytes of the string; `LONG` if `head` has only the first of them.
     len: u8,
     head: [u8; HEAD],
 }
@@ -28,36 +28,21 @@ struct Strings {
 
 impl Strings {
     fn push(&mut self, kind: Kind, string: Vec<u8>) {
-        let mut entry = Entry {
-            kind,
-            len: LONG,
-            head: [0; HEAD],
-        };
-        if let Some(head) = entry.head.get_mut(..string.len()) {
-            head.copy_from_slice(&string);
-            entry.len = string.len() as u8;
-        } else {
+        let mut head = [0; HEAD];
+        let len = string.len().min(HEAD);
+        head[..len].copy_from_slice(&string[..len]);
+        let is_long = string.len() > HEAD;
+        if is_long {
             self.long.insert(self.entries.len() as u32, string);
         }
-        self.entries.push(entry);
+        let len = if is_long { LONG } else { len as u8 };
+        self.entries.push(Entry { kind, len, head });
     }
 
     fn kind(&self, id: u32) -> Kind {
         self.entries
             .get(id as usize)
             .map_or(Kind::Unknown, |entry| entry.kind)
-    }
-
-    /// A copy of fixed length and a cut are faster than a copy of some length.
-    fn append_to(&self, bytes: &mut Vec<u8>, id: u32) {
-        let Entry { len, head, .. } = &self.entries[id as usize];
-        if *len == LONG {
-            bytes.extend_from_slice(&self.long[&id]);
-        } else {
-            let end = bytes.len() + usize::from(*len);
-            bytes.extend_from_slice(head);
-            bytes.truncate(end);
-        }
     }
 }
 
@@ -120,64 +105,98 @@ impl Vocabulary {
 
     /// Equal to the library's `decode(ids, skip_special_tokens = true)` once made valid UTF-8.
     pub(crate) fn decode(&self, ids: &[u32]) -> std::result::Result<Decoded, Error> {
-        let mut bytes = Vec::with_capacity(ids.len() * 5 + HEAD);
-        let mut starts = Vec::with_capacity(ids.len());
-        let mut first = self.first.as_ref();
-        let mut run = None;
-        for (position, &id) in ids.iter().enumerate() {
-            match self.strings.kind(id) {
-                Kind::Unknown => {
-                    return Err(Error::UnknownId {
-                        id,
-                        position,
-                        size: self.size,
-                    });
-                }
-                Kind::Special => {
-                    starts.push(bytes.len());
-                    continue;
-                }
-                Kind::Byte => run = run.or(Some(position)),
-                Kind::Text => self.end_byte_run(run.take(), ids, &mut bytes, &mut starts),
-            }
-            let start = bytes.len();
-            if let Some(strings) = first.take() {
-                strings.append_to(&mut bytes, id);
-                starts.push(start);
-                continue;
-            }
-            self.strings.append_to(&mut bytes, id);
+        let spaced = self.join == Join::Spaced;
+        let mut strings = self.first.as_ref().unwrap_or(&self.strings);
+        let mut bytes = vec![0; ids.len() * 6 + HEAD];
+        let mut starts = vec![0; ids.len()];
+        let mut end = 0;
+        for ((position, &id), start) in ids.iter().enumerate().zip(&mut starts) {
+            let unknown = Error::UnknownId {
+                id,
+                position,
+                size: self.size,
+            };
+            let Some(Entry { kind, len, head }) = strings.entries.get(id as usize) else {
+                return Err(unknown);
+            };
             // The joiner belongs to the token before it.
-            let joined = self.join == Join::Spaced && bytes.get(start) == Some(&b' ');
-            starts.push(start + usize::from(joined));
+            *start = end + usize::from(spaced && head[0] == b' ');
+            match kind {
+                Kind::Unknown => return Err(unknown),
+                Kind::Special => continue,
+                Kind::Text | Kind::Byte => {}
+            }
+            if *len == LONG {
+                let string = &strings.long[&id];
+                make_room(&mut bytes, end + string.len());
+                bytes[end..end + string.len()].copy_from_slice(string);
+                end += string.len();
+            } else {
+                // All of `head` is copied faster than what counts; the next token overwrites it.
+                make_room(&mut bytes, end + HEAD);
+                bytes[end..end + HEAD].copy_from_slice(head);
+                end += usize::from(*len);
+            }
+            strings = &self.strings;
         }
-        self.end_byte_run(run, ids, &mut bytes, &mut starts);
+        bytes.truncate(end);
         let mut decoded = Decoded { bytes, starts };
+        if self.join == Join::ByteFallback {
+            self.mend_byte_runs(ids, &mut decoded);
+        }
         if let Some(strip) = self.strip {
             strip.apply(&mut decoded);
         }
         Ok(decoded)
     }
 
-    /// Rewrites a run of byte tokens that is not UTF-8, from token `run` to the last one decoded.
-    fn end_byte_run(
-        &self,
-        run: Option<usize>,
-        ids: &[u32],
-        bytes: &mut Vec<u8>,
-        starts: &mut [usize],
-    ) {
-        let Some(from) = run else { return };
-        let from_byte = starts[from];
-        if std::str::from_utf8(&bytes[from_byte..]).is_ok() {
-            return;
-        }
-        bytes.truncate(from_byte);
-        for (start, &id) in starts[from..].iter_mut().zip(&ids[from..]) {
-            *start = bytes.len();
-            if self.strings.kind(id) == Kind::Byte {
-                bytes.extend_from_slice("\u{FFFD}".as_bytes());
+    /// Writes one U+FFFD for each token of a run of byte tokens that is not UTF-8.
+    fn mend_byte_runs(&self, ids: &[u32], decoded: &mut Decoded) {
+        let kind = |position: usize| self.strings.kind(ids[position]);
+        let span = |decoded: &Decoded, from: usize, to: usize| {
+            decoded.starts[from]
+                ..decoded
+                    .starts
+                    .get(to)
+                    .copied()
+                    .unwrap_or(decoded.bytes.len())
+        };
+        let mut broken = vec![false; ids.len()];
+        let mut position = 0;
+        while position < ids.len() {
+            let run = position;
+            position += 1;
+            if kind(run) != Kind::Byte {
+                continue;
+            }
+            while position < ids.len() && kind(position) != Kind::Text {
+                position += 1;
+            }
+            if std::str::from_utf8(&decoded.bytes[span(decoded, run, position)]).is_err() {
+                (run..position).for_each(|token| broken[token] = kind(token) == Kind::Byte);
             }
         }
+        if !broken.contains(&true) {
+            return;
+        }
+        let mut bytes = Vec::with_capacity(decoded.bytes.len() * 3);
+        let mut starts = Vec::with_capacity(ids.len());
+        for (token, broken) in broken.into_iter().enumerate() {
+            starts.push(bytes.len());
+            let string = &decoded.bytes[span(decoded, token, token + 1)];
+            bytes.extend_from_slice(if broken {
+                "\u{FFFD}".as_bytes()
+            } else {
+                string
+            });
+        }
+        *decoded = Decoded { bytes, starts };
+    }
+}
+
+#[inline]
+fn make_room(bytes: &mut Vec<u8>, len: usize) {
+    if bytes.len() < len {
+        bytes.resize(2 * len, 0);
     }
 }
