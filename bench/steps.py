@@ -31,9 +31,8 @@ BAR = 500
 
 
 def words(count: int, rng: random.Random) -> list[str]:
-    syllables = [
-        c + v for c in "bcdfghjklmnpqrstvwxz" for v in ("a", "e", "i", "o", "u", "an", "er")
-    ]
+    vowels = ("a", "e", "i", "o", "u", "an", "er")
+    syllables = [consonant + vowel for consonant in "bcdfghjklmnpqrstvwxz" for vowel in vowels]
     return ["".join(rng.choices(syllables, k=rng.randint(1, 5))) for _ in range(count)]
 
 
@@ -81,11 +80,11 @@ def workload() -> tuple[Tokenizer, list[list[int]]]:
 
 def completed_delimiters(decode: Callable[[Sequence[int]], str], ids: Sequence[int]) -> list[int]:
     """Indices of the tokens that complete a delimiter."""
-    found = []
-    for end in range(1, len(ids) + 1):
-        if decode(ids[max(0, end - WINDOW) : end]).endswith(DELIMITER):
-            found.append(end - 1)
-    return found
+    return [
+        end - 1
+        for end in range(1, len(ids) + 1)
+        if decode(ids[max(0, end - WINDOW) : end]).endswith(DELIMITER)
+    ]
 
 
 def main() -> None:

@@ -59,11 +59,12 @@ def advantages(
     Raises:
         ValueError: a score is infinite or outside [0, 1] (named with its index), the offsets do not
             fit, an outcome kind got a rollout without exactly one score, or a name is unknown.
+        TypeError: offsets are not integers.
     """
     return _core.advantages(
         np.asarray(scores, dtype=np.float64),
-        np.asarray(seg_off, dtype=np.int64),
-        np.asarray(group_off, dtype=np.int64),
+        np.asarray(seg_off).astype(np.int64, casting="same_kind", copy=False),
+        np.asarray(group_off).astype(np.int64, casting="same_kind", copy=False),
         kind,
         single_segment,
         compat,

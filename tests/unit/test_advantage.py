@@ -204,3 +204,8 @@ def test_input_that_does_not_fit_is_refused(arguments: tuple[object, ...], messa
 def test_published_group_needs_the_width() -> None:
     with pytest.raises(ValueError, match="needs response_width"):
         advantages([0.5], [0, 1], [0, 1], "group", compat="published")
+
+
+def test_offsets_that_are_not_integers_are_refused() -> None:
+    with pytest.raises(TypeError, match="same_kind"):
+        advantages([0.5, 1.0], [0, 1.5, 2], [0, 2], "delta")

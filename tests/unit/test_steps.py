@@ -204,7 +204,9 @@ def test_segments_tile_any_ids_that_a_policy_may_sample(kind: Kind, data: st.Dat
 
 
 # WordPiece reads "###" as a continuation of the word before it and writes "#".
-@pytest.mark.parametrize("kind", [k for k in KINDS if k is not word_piece])
+@pytest.mark.parametrize(
+    "kind", [k for k in KINDS if k is not word_piece], ids=lambda kind: kind.__name__
+)
 def test_each_step_of_a_plain_trace_is_a_segment(kind: Kind) -> None:
     ids = kind().encode("Step 1 ### Then 12 * 12 = 144. ### The answer is").ids
     segments = splitter_of(kind).split(ids)
