@@ -1,7 +1,9 @@
 """The whole state of a run, in a folder that appears at once or not at all.
 
-    RUN/checkpoints/step-00016/   model and tokenizer in Hugging Face format
-                                  optimizer.safetensors, state.json
+    RUN/checkpoints/step-00016/           model and tokenizer in Hugging Face format
+    RUN/checkpoints/step-00016/trainer/   optimizer.safetensors, state.json
+
+The trainer's files lie apart, because vLLM loads every safetensors file beside a model.
 
 Problem order and sampling seeds are pure functions of (seed, step), so a run has no generator
 state: what is here is all that the next step needs.
@@ -23,6 +25,7 @@ from exprl.errors import ConfigError, DataError
 from exprl.policy import Policy
 
 FORMAT = 1
+TRAINER = "trainer"
 
 
 @dataclass(slots=True)
@@ -55,12 +58,13 @@ def save(run_dir: Path, state: RunState, policy: Policy, tokenizer: Any, keep: i
     folder = parent / f"step-{state.step:05d}"
     partial = parent / f".partial-{folder.name}"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    policy.save(partial)
+    (partial / TRAINER).mkdir(parents=True)
+    policy.save_model(partial)
+    policy.save_optimizer(partial / TRAINER)
     tokenizer.save_pretrained(partial)
     content = {"format": FORMAT, **asdict(state), "solved": sorted(state.solved)}
-    (partial / "state.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
-    for path in [*partial.iterdir(), partial]:
+    (partial / TRAINER / "state.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    for path in [*partial.rglob("*"), partial]:
         _fsync(path)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
@@ -82,7 +86,7 @@ def load_state(folder: Path) -> RunState:
     Raises:
         DataError: it is not one of ours.
     """
-    path = folder / "state.json"
+    path = folder / TRAINER / "state.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content.pop("format")

@@ -147,9 +147,12 @@ class Policy:
         if self.offload:
             self._move(self.device)
 
-    def save(self, folder: Path) -> None:
-        """Write model and optimizer into `folder`: Hugging Face format and safetensors."""
+    def save_model(self, folder: Path) -> None:
+        """Write the model in Hugging Face format."""
         self.model.save_pretrained(folder)
+
+    def save_optimizer(self, folder: Path) -> None:
+        """Write AdamW's moments as optimizer.safetensors."""
         names = {p: name for name, p in self.model.named_parameters()}
         moments: dict[str, Tensor] = {}
         for parameter, state in self.optimizer.state.items():
@@ -158,7 +161,7 @@ class Policy:
         save_file(moments, folder / "optimizer.safetensors")
 
     def load_optimizer(self, folder: Path, version: int) -> None:
-        """Take up the optimizer of `save`; the weights come with `__init__(weights=folder)`."""
+        """Take up what `save_optimizer` wrote; the weights come with `__init__(weights=...)`."""
         moments = load_file(folder / "optimizer.safetensors")
         for name, parameter in self.model.named_parameters():
             state = {

@@ -78,7 +78,7 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
             weights=weights,
         )
         if folder:
-            policy.load_optimizer(folder, state.policy_version)
+            policy.load_optimizer(folder / checkpoint.TRAINER, state.policy_version)
         policy.to_host()
         engine.policy_version = policy.version
         if not fresh:

@@ -56,7 +56,7 @@ def learned(run_dir):
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     rows = [{k: v for k, v in row.items() if not k.startswith(TRAFFIC)} for row in rows]
     folder = run_dir / "checkpoints" / f"step-{STEPS:05d}"
-    files = {p.name: p.read_bytes() for p in folder.iterdir()}
+    files = {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     rollouts = {p.name: p.read_bytes() for p in (run_dir / "rollouts").iterdir()}
     return rows, files, rollouts
 

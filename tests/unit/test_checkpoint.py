@@ -64,7 +64,7 @@ def test_a_loaded_run_goes_on_exactly_as_if_it_had_not_stopped(base, tmp_path):
     assert checkpoint.load_state(folder) == state
 
     resumed = policy(base, str(folder))
-    resumed.load_optimizer(folder, 1)
+    resumed.load_optimizer(folder / checkpoint.TRAINER, 1)
     step(through), step(resumed)
     assert torch.equal(weights_of(through), weights_of(resumed))
     assert resumed.version == 2
@@ -86,7 +86,8 @@ def test_a_folder_without_checkpoints_has_no_latest(tmp_path):
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", json.dumps({"format": 99})])
 def test_a_foreign_state_file_is_refused_by_name(tmp_path, content):
-    (tmp_path / "state.json").write_text(content)
+    (tmp_path / checkpoint.TRAINER).mkdir()
+    (tmp_path / checkpoint.TRAINER / "state.json").write_text(content)
     with pytest.raises(DataError, match=r"state\.json"):
         checkpoint.load_state(tmp_path)
 
