@@ -85,7 +85,7 @@ stub-check: $(BUILT)
 
 .PHONY: pytest
 pytest: $(BUILT) ## Run the Python tests alone (narrow them with ARGS='tests/unit -k name')
-	@pytest -n 2 --dist loadgroup $(ARGS)
+	@pytest -n 2 --dist worksteal $(ARGS)
 
 .PHONY: format
 format: $(PINNED) | toolchain ## Rewrite the sources in the house format

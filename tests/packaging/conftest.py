@@ -5,10 +5,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Compiled dependencies of the release build; copied so that a wheel test compiles our crates only.
 COMPILED = ("release/deps", "release/build", "release/.fingerprint")
@@ -39,13 +40,32 @@ def tools() -> None:
             pytest.skip(f"{tool} is not on PATH (make setup installs maturin and uv)")
 
 
+def build_once(folder: Path, build: Callable[[Path], object]) -> Path:
+    """The one file that `build` leaves in the folder; of several test processes, the first builds."""
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            unfinished = folder.with_suffix(".unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            build(unfinished)
+            unfinished.rename(folder)
+    (built,) = (path for path in folder.iterdir() if path.suffix in {".gz", ".whl"})
+    return built
+
+
 @pytest.fixture(scope="session")
-def sdist(tools: None, repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def packages(tools: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of this test run, common to its processes."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def sdist(repo: Path, packages: Path) -> Path:
     """The source archive of the working tree."""
-    out = tmp_path_factory.mktemp("sdist")
-    run("maturin", "sdist", "--out", out, cwd=repo)
-    (archive,) = out.glob("*.tar.gz")
-    return archive
+    return build_once(
+        packages / "sdist", lambda out: run("maturin", "sdist", "--out", out, cwd=repo)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -56,32 +76,33 @@ def sdist_names(sdist: Path) -> set[str]:
 
 
 @pytest.fixture(scope="session")
-def wheel(sdist: Path, repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def wheel(sdist: Path, repo: Path, packages: Path) -> Path:
     """The wheel that `pip install` makes of the source archive, away from the tree."""
-    out = tmp_path_factory.mktemp("wheel")
-    target = tmp_path_factory.mktemp("target")
-    for folder in COMPILED:
-        if (repo / "target" / folder).is_dir():
-            shutil.copytree(repo / "target" / folder, target / folder)
-    pins = repo / "requirements" / "cpu.txt"
-    run(
-        *("uv", "build", "--wheel", sdist, "--out-dir", out, "--build-constraints", pins),
-        *("--python", sys.executable),
-        cwd=out,
-        CARGO_TARGET_DIR=str(target),
-    )
-    (built,) = out.glob("*.whl")
-    yield built
-    shutil.rmtree(target)
+
+    def build(out: Path) -> None:
+        target = out / "target"
+        for folder in COMPILED:
+            if (repo / "target" / folder).is_dir():
+                shutil.copytree(repo / "target" / folder, target / folder)
+        pins = repo / "requirements" / "cpu.txt"
+        run(
+            *("uv", "build", "--wheel", sdist, "--out-dir", out, "--build-constraints", pins),
+            *("--python", sys.executable),
+            cwd=out,
+            CARGO_TARGET_DIR=str(target),
+        )
+        shutil.rmtree(target)
+
+    return build_once(packages / "wheel", build)
 
 
 @pytest.fixture(scope="session")
-def tree_wheel(tools: None, repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tree_wheel(repo: Path, packages: Path) -> Path:
     """The wheel that maturin makes straight from the working tree."""
-    out = tmp_path_factory.mktemp("tree-wheel")
-    run("maturin", "build", "--release", "--out", out, cwd=repo)
-    (built,) = out.glob("*.whl")
-    return built
+    return build_once(
+        packages / "tree-wheel",
+        lambda out: run("maturin", "build", "--release", "--out", out, cwd=repo),
+    )
 
 
 @pytest.fixture(scope="session")

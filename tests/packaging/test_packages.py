@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 
-# One process builds the packages, once.
-pytestmark = pytest.mark.xdist_group("packages")
-
 HEAVY = ("torch", "vllm", "transformers", "datasets", "pyarrow", "matplotlib")
 PRINT_HEAVY = f"import sys, json; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
 
