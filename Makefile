@@ -108,8 +108,8 @@ deny: ## Check the licences and sources of the Rust dependencies (needs cargo-de
 	@cargo deny check bans licenses sources
 
 .PHONY: bench
-bench: setup ## Run the benchmarks; each prints a table and appends rows to bench/results.jsonl
-	@for script in bench/*.py; do printf '\n== %s\n' "$$script"; python "$$script"; done
+bench: setup ## Run the benchmarks; each prints a table and appends rows to bench/results/
+	@for name in steps advantage; do printf '\n== %s\n' "$$name"; python "bench/$$name.py"; done
 
 .PHONY: clean
 clean: ## Remove everything that make made, .venv included; runs/ stays

@@ -133,7 +133,7 @@ def segment_advantages(cfg: config.Config, scored: Sequence[Scored]) -> list[Flo
         cfg.advantage.kind,
         single_segment=cfg.advantage.single_segment,
         compat=cfg.advantage.compat,
-        response_width=cfg.rollout.max_response_tokens if cfg.advantage.compat else None,
+        response_width=cfg.rollout.max_response_tokens,
     )
     return np.split(values, seg_off[1:-1])
 
