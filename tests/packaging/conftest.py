@@ -41,7 +41,7 @@ def tools() -> None:
 
 
 def build_once(folder: Path, build: Callable[[Path], object]) -> Path:
-    """The one file that `build` leaves in the folder; of several test processes, the first builds."""
+    """The one file that `build` leaves in the folder; of several processes, the first builds."""
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             unfinished = folder.with_suffix(".unfinished")
