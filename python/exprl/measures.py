@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from exprl import config
 from exprl.checkpoint import RunState
 from exprl.judge import Judge, JudgeStats
 from exprl.loss import LossStats
@@ -35,6 +36,17 @@ def of_step(
     if judged is not None:
         row |= _judge(scored, judged)
     return row
+
+
+def alarms(row: Mapping[str, float], advantage: config.Advantage) -> Iterator[str]:
+    """What a user should know now rather than after the run."""
+    single = row["steps/single_rate"]
+    if single > 0.5 and advantage.kind == "delta" and advantage.single_segment == "zero":
+        yield (
+            f"{single:.0%} of the rollouts have one step only, and learn nothing from it"
+            " (advantage.single_segment = 'zero'): look at the prompt's delimiter, or choose"
+            " 'score' or 'group'"
+        )
 
 
 def since(before: JudgeStats | None, judge: Judge | None) -> JudgeStats | None:

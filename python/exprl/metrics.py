@@ -188,6 +188,10 @@ class Progress:
             row.append(f"{text:>{width}}", style=style)
         self._print(row)
 
+    def warn(self, text: str) -> None:
+        """Print a warning between the rows."""
+        self._print(Text(f"warning: {text}", style="yellow"))
+
     def _end_phase(self) -> None:
         if self._phase is not None:
             self._bar.remove_task(self._phase[1])

@@ -64,6 +64,8 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
             if cfg.logging.save_rollouts:
                 record.write(parts.run_dir, state.step - 1, scored, values)
             progress.step(state.step, cfg.train.steps, row)
+            for alarm in measures.alarms(row, cfg.advantage):
+                progress.warn(alarm)
 
             failure = reason_to_stop(cfg, state, scored)
             due = state.step % cfg.train.checkpoint_every == 0 or state.step == cfg.train.steps

@@ -1,0 +1,82 @@
+"""A step's row of metrics, on hand-made rollouts."""
+
+import math
+
+import numpy as np
+import pytest
+
+from exprl import config, measures
+from exprl.checkpoint import RunState
+from exprl.types import Message, Problem, Prompt, Rollout, Scored, Segment
+
+
+def problem(name, answer="1"):
+    return Problem(name, Prompt(name, (Message("user", "?"),)), "ref", answer, "math")
+
+
+def scored(name, grades, scores, *, finish="stop", correct=None, tokens=4, masked=False):
+    rollout = Rollout(
+        name,
+        0,
+        np.zeros(1, np.int32),
+        np.zeros(tokens, np.int32),
+        np.zeros(tokens, np.float32),
+        finish,
+        0,
+    )
+    segments = tuple(Segment(i, i + 1, "x") for i in range(max(1, len(scores))))
+    return Scored(rollout, segments, tuple(grades), tuple(scores), correct, masked)
+
+
+TWO = (problem("a"), problem("b"))
+
+
+def row(items, state=None, problems=TWO):
+    return measures.of_step(items, [], problems, state or RunState(), None)
+
+
+def test_the_reward_is_the_last_score_and_missing_ones_do_not_count():
+    values = row(
+        [
+            scored("a", (5, 1), (1.0, 0.0)),
+            scored("a", (5, 5), (1.0, 1.0)),
+            scored("b", (5, None), (1.0, None)),
+            scored("b", (), (), finish="failed"),
+        ]
+    )
+    assert values["reward/mean"] == 0.5
+    assert values["reward/std"] == 0.5
+    assert values["reward/excluded_rate"] == 0.5
+    assert values["rollout/failed_rate"] == 0.25
+
+
+def test_the_histogram_is_over_the_grades_that_were_given():
+    values = row([scored("a", (5, 5, 1), (1.0, 1.0, 0.0)), scored("a", (None, 3), (None, 0.5))])
+    assert [values[f"reward/hist_{g}"] for g in range(1, 6)] == [0.25, 0.0, 0.25, 0.0, 0.5]
+
+
+def test_coverage_is_the_share_of_problems_never_solved():
+    assert row([scored("a", (5,), (1.0,))], RunState(solved={"a"}))["reward/unsolved"] == 0.5
+    without = row([scored("a", (5,), (1.0,))], problems=(problem("a", None),))
+    assert "reward/unsolved" not in without
+
+
+def test_a_step_with_nothing_to_measure_says_nan_and_not_zero():
+    values = row([scored("a", (), (), finish="failed")])
+    assert math.isnan(values["reward/mean"])
+    assert math.isnan(values["policy/loss"])
+    assert values["policy/updates"] == 0
+
+
+@pytest.mark.parametrize(
+    ("rate", "advantage", "alarms"),
+    [
+        (0.6, {}, 1),
+        (0.5, {}, 0),
+        (0.6, {"single_segment": "score"}, 0),
+        (0.6, {"kind": "group"}, 0),
+    ],
+)
+def test_single_steps_raise_an_alarm_where_delta_learns_nothing_from_them(rate, advantage, alarms):
+    found = list(measures.alarms({"steps/single_rate": rate}, config.Advantage(**advantage)))
+    assert len(found) == alarms
