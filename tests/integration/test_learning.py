@@ -6,11 +6,14 @@ reference that the judge sees, the grades themselves.
 """
 
 import dataclasses
+from itertools import accumulate
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from exprl import config, examine, metrics, prepare, train
+from exprl.judge import RuleJudge
 from exprl.rollout import Engine, load_tokenizer
 
 pytestmark = pytest.mark.engine
@@ -94,27 +97,40 @@ def test_a_mutant_does_not_learn(engine, tmp_path, monkeypatch, advantages, over
 
 
 def test_failed_grades_are_counted_and_the_run_goes_on(engine, tmp_path):
-    """20 % of the judge's replies hold no grade: a rollout with one among its steps is out."""
+    """20 % of the contents never get a grade: a rollout with one among its steps is out.
+
+    The judge's own count of the contents that it left without a grade is the truth.
+    """
     steps = 2
-    outcome = run(
-        engine,
-        tmp_path / "run",
-        "judge.fault_no_grade_rate=0.2",
-        "judge.max_missing_rate=1.0",
-        f"train.steps={steps}",
-    )
-    from pyarrow import parquet
+    with RuleJudge("division", no_grade_rate=0.2) as server:
+        outcome = run(
+            engine,
+            tmp_path / "run",
+            "judge.kind=server",
+            f"judge.endpoints=['{server.url}']",
+            f"judge.model={server.model}",
+            "judge.max_missing_rate=1.0",
+            f"train.steps={steps}",
+        )
+        counted = server.stats()
+    assert 0.15 < counted["no_grade"] / counted["distinct"] < 0.25
 
     assert len(outcome.rows) == steps
+    ungraded_contents = set()
     for step, row in enumerate(outcome.rows):
         table = parquet.read_table(tmp_path / "run" / "rollouts" / f"step-{step:05d}.parquet")
-        rollouts = table.to_pylist()
-        ungraded = [r for r in rollouts if r["finish_reason"] == "stop" and None in r["grades"]]
+        judged = [r for r in table.to_pylist() if r["finish_reason"] == "stop"]
+        ungraded = [r for r in judged if None in r["grades"]]
         assert row["judge/missing"] == len(ungraded) > 0
-        assert all(a is None for r in ungraded for a in r["advantages"])
-        grades = [g for r in rollouts if r["finish_reason"] == "stop" for g in r["grades"]]
-        share = sum(g is None for g in grades) / len(grades)
-        assert 0.1 < share < 0.3
+        for one in ungraded:
+            assert set(one["advantages"]) == {None}
+            texts = accumulate(one["segments"])
+            ungraded_contents |= {
+                (one["problem_id"], text)
+                for text, grade in zip(texts, one["grades"], strict=True)
+                if grade is None
+            }
+    assert len(ungraded_contents) == counted["no_grade"]
 
 
 def test_a_missing_rate_above_the_limit_stops_the_run_after_a_checkpoint(engine, tmp_path):
