@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # The interpreter must be one that outlives .venv, so .venv's own is not looked at.
 PATH=${PATH#"$PWD/.venv/bin:"}
 unset VIRTUAL_ENV
-export UV_PYTHON_DOWNLOADS=never PIP_DISABLE_PIP_VERSION_CHECK=1
+export UV_PYTHON_DOWNLOADS=never PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
 fail() {
     printf 'error: %s\n' "$@" >&2
