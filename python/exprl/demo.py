@@ -68,7 +68,7 @@ def _clear(run_dir: Path) -> None:
 
 
 def _report(summary: dict[str, Any], run_dir: Path) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     table = Table("fresh problems", "before", "after", title="What it learned")
     for k in KS:
         values = (summary[f"pass_at_{k}_{when}"] for when in ("before", "after"))
@@ -97,7 +97,7 @@ def _report(summary: dict[str, Any], run_dir: Path) -> None:
 def colored_rollout(run_dir: Path) -> Text:
     """The first step's rollout whose advantages differ most, one line for each of its steps.
 
-    Text is never read as markup: what a policy writes cannot colour or link anything.
+    What a policy writes is neither read as markup nor sent as a control sequence.
     """
     from pyarrow import parquet
 
@@ -110,7 +110,7 @@ def colored_rollout(run_dir: Path) -> Text:
         row["segments"], row["grades"], row["advantages"], strict=True
     ):
         style = "green" if advantage > 0 else "red" if advantage < 0 else "default"
-        shown = segment.replace("\n", "\\n")
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in segment)
         text.append(f"  {grade if grade else '-':>5}  {advantage:+9.2f}  {shown}\n", style=style)
     return text
 

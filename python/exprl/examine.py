@@ -25,18 +25,19 @@ FILE_NAME = "eval.jsonl"
 EVAL_SEED_OFFSET = 1 << 32
 
 
-def due(cfg: config.Config, step: int) -> bool:
-    """Whether step `step` ends with an evaluation: before training, every so often, at the end."""
+def run_if_due(cfg: config.Config, parts: Parts, step: int, progress: Progress) -> None:
+    """Evaluate before training, every so often, and at the end."""
     every = cfg.eval.every
-    return step in (0, cfg.train.steps) or (every is not None and step % every == 0)
+    if step in (0, cfg.train.steps) or (every is not None and step % every == 0):
+        run(cfg, parts, step, progress)
 
 
-def run(cfg: config.Config, parts: Parts, step: int) -> None:
+def run(cfg: config.Config, parts: Parts, step: int, progress: Progress) -> None:
     """Evaluate the policy after `step` steps, unless RUN/eval.jsonl has it already."""
     if not parts.held_out or any(e.step == step for e in read(parts.run_dir)):
         return
     result = evaluate.evaluate(
-        parts.engine,
+        _Watched(parts.engine, progress),
         parts.held_out,
         cfg.eval,
         decode=lambda rollout: decode(parts.splitter, rollout),
@@ -47,6 +48,8 @@ def run(cfg: config.Config, parts: Parts, step: int) -> None:
     )
     with (parts.run_dir / FILE_NAME).open("a", encoding="utf-8") as file:
         file.write(json.dumps(result.to_json()) + "\n")
+    rates = "  ".join(f"pass@{k} {result.at(k):.3f}" for k in result.ks)
+    progress.note(f"after {step} steps, on {len(parts.held_out)} held-out problems: {rates}")
 
 
 def read(run_dir: Path) -> list[Evaluation]:
@@ -121,7 +124,7 @@ class _Watched:
 
     def sample(self, prompts: Any, n: int, *rest: Any) -> Any:
         for done, rollout in enumerate(self._engine.sample(prompts, n, *rest), 1):
-            self._progress.phase("sample", done, len(prompts) * n)
+            self._progress.phase("evaluate", done, len(prompts) * n)
             yield rollout
 
 

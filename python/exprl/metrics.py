@@ -188,6 +188,11 @@ class Progress:
             row.append(f"{text:>{width}}", style=style)
         self._print(row)
 
+    def note(self, text: str) -> None:
+        """Print a line between the rows."""
+        self._end_phase()
+        self._print(Text(text, style="cyan"))
+
     def warn(self, text: str) -> None:
         """Print a warning between the rows."""
         self._print(Text(f"warning: {text}", style="yellow"))

@@ -36,9 +36,8 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
         NumericsError: train.max_bad_steps optimizer steps in a row were not finite.
     """
     with MetricsLog(parts.run_dir, cfg.logging, state.step) as log, interruptible() as interrupt:
-        if state.step == 0:
-            examine.run(cfg, parts, 0)
         while state.step < cfg.train.steps:
+            examine.run_if_due(cfg, parts, state.step, progress)
             clock = Clock()
             counted = parts.judge.stats() if parts.judge else None
             problems = step_problems(cfg, parts, state.step)
@@ -74,10 +73,9 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
                 checkpoint.save(parts.run_dir, state, parts.policy, parts.tokenizer, keep)
             if failure:
                 raise failure
-            if examine.due(cfg, state.step):
-                examine.run(cfg, parts, state.step)
             if interrupt.wanted:
                 return INTERRUPTED
+        examine.run_if_due(cfg, parts, state.step, progress)
     return 0
 
 

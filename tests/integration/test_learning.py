@@ -47,7 +47,7 @@ def run(engine, run_dir, *overrides):
     cfg = settings(run_dir, *overrides)
     with metrics.Progress() as progress, prepare.opened(cfg, engine) as (parts, state):
         assert train.train(without_eval(cfg), without_held_out(parts), state, progress) == 0
-        examine.run(cfg, parts, state.step)
+        examine.run(cfg, parts, state.step, progress)
     [after] = examine.read(run_dir)
     return Outcome(metrics.read(run_dir), after.at(1))
 
@@ -189,7 +189,7 @@ def test_stale_weights_stop_the_run(engine, tmp_path, monkeypatch):
 
 def test_eval_gives_the_base_no_solved_problem(engine, tmp_path):
     cfg = settings(tmp_path / "run", "eval.samples=64")
-    with prepare.opened(cfg, engine) as (parts, _):
-        examine.run(cfg, parts, 0)
+    with metrics.Progress() as progress, prepare.opened(cfg, engine) as (parts, _):
+        examine.run(cfg, parts, 0, progress)
     [base] = examine.read(tmp_path / "run")
     assert base.at(64) <= 0.07
