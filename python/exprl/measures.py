@@ -61,14 +61,15 @@ def since(before: JudgeStats | None, judge: Judge | None) -> JudgeStats | None:
 
 
 def _rewards(scored: Sequence[Scored]) -> dict[str, float]:
-    """A rollout's reward is its last score; the histogram counts the judge's grades."""
-    finals = [s.scores[-1] for s in scored if not s.missing and not s.masked]
-    rewards = np.array([x for x in finals if x is not None])
+    """A rollout's reward is the mean of its scores; the histogram counts the judge's grades."""
+    given = [[x for x in s.scores if x is not None] for s in scored if not s.missing | s.masked]
+    rewards = np.array([_mean(scores) for scores in given])
     verified = [s.correct for s in scored if s.correct is not None]
     grades = Counter(g for s in scored for g in s.grades if g is not None)
     row = {
         "reward/mean": _mean(rewards),
         "reward/std": float(rewards.std()) if len(rewards) else float("nan"),
+        "reward/final": _mean([scores[-1] for scores in given]),
         "reward/excluded_rate": _mean([s.missing or s.masked for s in scored]),
     }
     if verified:

@@ -35,7 +35,7 @@ def row(items, state=None, problems=TWO):
     return measures.of_step(items, [], problems, state or RunState(), None)
 
 
-def test_the_reward_is_the_last_score_and_missing_ones_do_not_count():
+def test_the_reward_is_the_mean_score_and_missing_rollouts_do_not_count():
     values = row(
         [
             scored("a", (5, 1), (1.0, 0.0)),
@@ -44,8 +44,9 @@ def test_the_reward_is_the_last_score_and_missing_ones_do_not_count():
             scored("b", (), (), finish="failed"),
         ]
     )
-    assert values["reward/mean"] == 0.5
-    assert values["reward/std"] == 0.5
+    assert values["reward/mean"] == 0.75  # of 0.5 and 1
+    assert values["reward/std"] == 0.25
+    assert values["reward/final"] == 0.5  # of 0 and 1
     assert values["reward/excluded_rate"] == 0.5
     assert values["rollout/failed_rate"] == 0.25
 
