@@ -5,7 +5,6 @@ import multiprocessing
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from exprl import checkpoint, config
 from exprl.checkpoint import RunState
@@ -18,24 +17,6 @@ class Tokenizer:
 
     def save_pretrained(self, folder):
         (folder / "tokenizer.json").write_text("{}")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("base")
-    shape = Qwen3Config(
-        vocab_size=16,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        tie_word_embeddings=True,
-    )
-    Qwen3ForCausalLM(shape).save_pretrained(folder)
-    return str(folder)
 
 
 def policy(base, weights=None):
@@ -56,22 +37,22 @@ def weights_of(one):
     return torch.cat([p.detach().flatten() for p in one.model.parameters()])
 
 
-def test_a_loaded_run_goes_on_exactly_as_if_it_had_not_stopped(base, tmp_path):
-    through = policy(base)
+def test_a_loaded_run_goes_on_exactly_as_if_it_had_not_stopped(tiny_qwen3, tmp_path):
+    through = policy(tiny_qwen3)
     step(through)
     state = RunState(step=1, policy_version=1, solved={"b", "a"}, rollouts=8, ungraded=2)
     folder = checkpoint.save(tmp_path, state, through, Tokenizer(), keep=2)
     assert checkpoint.load_state(folder) == state
 
-    resumed = policy(base, str(folder))
+    resumed = policy(tiny_qwen3, str(folder))
     resumed.load_optimizer(folder / checkpoint.TRAINER, 1)
     step(through), step(resumed)
     assert torch.equal(weights_of(through), weights_of(resumed))
     assert resumed.version == 2
 
 
-def test_only_the_newest_are_kept_and_half_a_checkpoint_is_none(base, tmp_path):
-    one = policy(base)
+def test_only_the_newest_are_kept_and_half_a_checkpoint_is_none(tiny_qwen3, tmp_path):
+    one = policy(tiny_qwen3)
     for number in (1, 2, 10):
         checkpoint.save(tmp_path, RunState(step=number), one, Tokenizer(), keep=2)
     (tmp_path / "checkpoints" / ".partial-step-00011").mkdir()

@@ -1,0 +1,202 @@
+"""The policy: packed log-probs are those of each sequence alone; a step is AdamW on the loss."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from exprl import attention, config, weights
+from exprl.batch import pack
+from exprl.errors import ConfigError, EngineError
+from exprl.policy import Policy
+from exprl.types import Rollout, Scored, Segment
+
+TEMPERATURE = 0.7
+NO_KL = config.Loss(kl_coef=0.0)
+
+
+@pytest.fixture
+def policy(tiny_qwen3):
+    return load(tiny_qwen3)
+
+
+def load(path, *, needs_reference=False, **model):
+    return Policy(
+        config.Model(path=path, dtype="float32", **model),
+        config.Optim(lr=1e-2, max_grad_norm=1e9),
+        temperature=TEMPERATURE,
+        needs_reference=needs_reference,
+    )
+
+
+def rollouts(count=5):
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        n = int(rng.integers(3, 12))
+        rollout = Rollout(
+            "p",
+            i,
+            rng.integers(0, 16, 4).astype(np.int32),
+            rng.integers(0, 16, n).astype(np.int32),
+            np.full(n, -2.0, np.float32),
+            "stop",
+            0,
+        )
+        yield Scored(rollout, (Segment(0, 2, "a"), Segment(2, n, "b")), (5, 1), (1.0, 0.0), None)
+
+
+def batches(micro_batch_tokens=1000, advantages=(1.0, -1.0), mini_batches=1):
+    items = list(rollouts())
+    return pack(
+        items,
+        [np.array(advantages)] * len(items),
+        mini_batches=mini_batches,
+        micro_batch_tokens=micro_batch_tokens,
+        aggregation="token_mean",
+        max_response_tokens=12,
+    )
+
+
+def alone(model, scored):
+    """Log-probs of a rollout's tokens by a plain forward of that sequence only."""
+    ids = np.concatenate([scored.rollout.prompt_ids, scored.rollout.token_ids])
+    tokens = torch.from_numpy(ids).long()[None]
+    prompt = len(scored.rollout.prompt_ids)
+    logp = (model(tokens).logits[0] / TEMPERATURE).log_softmax(-1)
+    return logp[prompt - 1 : -1].gather(1, tokens[0, prompt:, None])[:, 0]
+
+
+def plain(path):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager").float()
+
+
+def test_packed_log_probs_are_those_of_each_sequence_alone(policy, tiny_qwen3):
+    [[batch]] = batches()
+    model = plain(tiny_qwen3)
+    with torch.no_grad():
+        expected = torch.cat([alone(model, s) for s in rollouts()])
+    torch.testing.assert_close(policy.trainer_logp(batch), expected, rtol=0, atol=1e-5)
+
+
+def test_the_gradient_is_that_of_the_written_out_objective(policy, tiny_qwen3):
+    """On-policy and without KL the loss's gradient is that of -mean(A * logp)."""
+    [micro] = batches()
+    model = plain(tiny_qwen3)
+    logp = torch.cat([alone(model, s) for s in rollouts()])
+    advantages = torch.cat(
+        [torch.tensor([1.0] * 2 + [-1.0] * (len(s.rollout.token_ids) - 2)) for s in rollouts()]
+    )
+    (-(advantages * logp).mean()).backward()
+    norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm().item()
+    stats = policy.update(micro, None, NO_KL)
+    assert stats.grad_norm == pytest.approx(norm, rel=1e-4)
+    assert not stats.skipped
+    assert policy.version == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "micro_batch_tokens"),
+    [({"gradient_checkpointing": True}, 1000), ({}, 16)],
+    ids=["gradient checkpointing", "one rollout per micro-batch"],
+)
+def test_memory_settings_do_not_change_the_step(tiny_qwen3, model, micro_batch_tokens):
+    plain_policy, other = load(tiny_qwen3), load(tiny_qwen3, **model)
+    [whole], [cut] = batches(), batches(micro_batch_tokens)
+    plain_policy.update(whole, None, NO_KL), other.update(cut, None, NO_KL)
+    for (name, a), (_, b) in zip(plain_policy.weights(), other.weights(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5, msg=name)
+
+
+def test_a_step_towards_good_steps_makes_them_likelier(policy):
+    [[batch]] = batches()
+    before = policy.trainer_logp(batch)
+    policy.update([batch], None, NO_KL)
+    change = policy.trainer_logp(batch) - before
+    good = torch.from_numpy(batch.seg_adv[batch.seg_id] > 0)
+    assert change[good].mean() > 0 > change[~good].mean()
+
+
+def test_kl_pulls_towards_the_frozen_initial_policy(tiny_qwen3):
+    one = load(tiny_qwen3, needs_reference=True)
+    [[batch]] = batches()
+    initial = one.reference_logp(batch)
+    torch.testing.assert_close(initial, one.trainer_logp(batch))
+    for _ in range(3):
+        stats = one.update([batch], None, config.Loss(kl_coef=0.1))
+    assert stats.loss.kl > 0
+    torch.testing.assert_close(one.reference_logp(batch), initial, rtol=0, atol=0)
+
+
+def test_a_non_finite_loss_skips_the_step_and_says_so(policy):
+    [micro] = batches(advantages=(np.inf, -1.0))
+    before = copy.deepcopy(dict(policy.weights()))
+    stats = policy.update(micro, None, NO_KL)
+    assert stats.skipped
+    assert policy.version == 0
+    assert all(torch.equal(before[name], value) for name, value in policy.weights())
+
+
+def test_warm_up_is_linear(tiny_qwen3):
+    one = Policy(
+        config.Model(path=tiny_qwen3, dtype="float32"),
+        config.Optim(lr=0.4, warmup_steps=4),
+        temperature=1.0,
+        needs_reference=False,
+    )
+    [micro] = batches()
+    rates = [one.update(micro, None, NO_KL).lr for _ in range(5)]
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
+
+
+def test_weights_carry_the_tied_head_by_name(policy):
+    assert "lm_head.weight" in dict(policy.weights())
+
+
+def test_bf16_keeps_fp32_master_weights(tiny_qwen3):
+    one = Policy(
+        config.Model(path=tiny_qwen3, dtype="bfloat16"),
+        config.Optim(),
+        temperature=1.0,
+        needs_reference=False,
+    )
+    assert {p.dtype for p in one.model.parameters()} == {torch.float32}
+    assert {value.dtype for _, value in one.weights()} == {torch.bfloat16}
+    [micro] = batches()
+    assert not one.update(micro, None, NO_KL).skipped
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_packed_attention_is_attention_within_each_sequence(window):
+    lengths = [5, 1, 7]
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(1, 4, sum(lengths), 8, generator=generator)
+    k, v = (torch.randn(1, 2, sum(lengths), 8, generator=generator) for _ in range(2))
+    cu_seqlens = torch.tensor([0, 5, 6, 13], dtype=torch.int32)
+    out, _ = attention.packed_attention(
+        torch.nn.Module(), q, k, v, None, cu_seq_lens_q=cu_seqlens, max_length_q=7,
+        sliding_window=window,
+    )  # fmt: skip
+    position = torch.arange(sum(lengths))
+    sequence = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))
+    distance = position[:, None] - position[None, :]
+    mask = (sequence[:, None] == sequence[None, :]) & (distance >= 0)
+    if window:
+        mask &= distance < window
+    expected = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    torch.testing.assert_close(out, expected.transpose(1, 2))
+
+
+def test_a_model_that_is_not_there_is_a_config_error():
+    with pytest.raises(ConfigError, match=r"model\.path = 'no/such-model'"):
+        load("no/such-model")
+
+
+@pytest.mark.parametrize("gap", [0.06, float("nan"), float("inf")])
+def test_an_engine_that_disagrees_with_the_trainer_stops_the_run(gap):
+    with pytest.raises(EngineError, match=r"rollout\.sync_gap_limit = 0\.05"):
+        weights.prove(gap, 0.05, version=3)
+    weights.prove(0.049, 0.05, version=3)
