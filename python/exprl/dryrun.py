@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from exprl.types import Problem
 GIB = 2**30
 # What the trainer keeps per parameter: fp32 weight, gradient and two AdamW moments.
 TRAINER_BYTES = 16
+CONNECT_TIMEOUT_S = 10.0
 
 
 def report(cfg: config.Config) -> int:
@@ -43,11 +45,40 @@ def report(cfg: config.Config) -> int:
     )
     console.print(f"memory     {_memory(cfg)}")
     if prepare.uses_judge(cfg):
+        for endpoint in cfg.judge.endpoints:
+            console.print(f"server     {check_endpoint(endpoint, cfg.judge)}")
         console.print(f"judge      {_ask_judge(cfg, problems[0])}")
     for warning in warnings(cfg):
         console.print(f"[yellow]warning[/]    {warning}")
     console.print("ready: nothing was trained or written")
     return 0
+
+
+def check_endpoint(endpoint: str, judge: config.Judge) -> str:
+    """Ask one judge server which models it serves.
+
+    Raises:
+        JudgeError: it does not answer, or serves other models.
+    """
+    import httpx
+
+    key = os.environ.get(judge.api_key_env) if judge.api_key_env else None
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    url = f"{endpoint.rstrip('/')}/models"
+    try:
+        reply = httpx.get(url, headers=headers, timeout=CONNECT_TIMEOUT_S).raise_for_status()
+        served = [str(model["id"]) for model in reply.json()["data"]]
+    except httpx.HTTPError as error:
+        raise JudgeError(f"judge.endpoints: {url} does not answer: {error}") from None
+    except (ValueError, KeyError, TypeError):
+        raise JudgeError(
+            f"judge.endpoints: {url} does not list models; is it an OpenAI-compatible server?"
+        ) from None
+    if judge.model not in served:
+        raise JudgeError(
+            f"judge.model = {judge.model!r}, but {endpoint} serves {', '.join(served) or 'nothing'}"
+        )
+    return f"{endpoint} serves {judge.model}"
 
 
 def warnings(cfg: config.Config) -> Iterator[str]:
