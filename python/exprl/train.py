@@ -148,8 +148,10 @@ def update(
     updates: list[UpdateStats] = []
     for mini, logp in zip(batches, before, strict=True):
         updates.append(policy.update(mini, logp, cfg.loss))
-        gap = updates[0].loss.logp_gap / max(1, updates[0].loss.tokens)
-        weights.prove(gap, cfg.rollout.sync_gap_limit, parts.engine.policy_version)
+        first = updates[0]
+        if not first.skipped:  # a non-finite step is counted by `advance`, and has no gap
+            gap = first.loss.logp_gap / first.loss.tokens
+            weights.prove(gap, cfg.rollout.sync_gap_limit, parts.engine.policy_version)
     return updates
 
 
