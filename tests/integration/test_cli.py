@@ -167,3 +167,38 @@ def test_bad_input_of_judge_score_names_line_and_field(repo, tmp_path, text, mes
     result = exprl(repo, "judge", "score", str(tmp_path / "in.jsonl"), "--rules", "numbers")
     assert result.returncode == 2
     assert message in result.stderr
+
+
+@pytest.mark.engine
+def test_eval_measures_any_model_under_a_config(repo, tmp_path):
+    result = exprl(
+        repo,
+        *("eval", "examples/division/base", "--config", "configs/division_process.toml"),
+        *("-n", "4", "-k", "1", "-k", "4", "--out", str(tmp_path / "out.json")),
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    measured = json.loads((tmp_path / "out.json").read_text())
+    assert measured["model"] == "examples/division/base"
+    assert [o["n"] for o in measured["outcomes"]] == [4] * 32
+    assert measured["pass_at"]["4"]["value"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-n", "4", "-k", "5"], "pass@5 needs at least as many samples: -n 5"),
+        (["-n", "4", "--data", "none.jsonl"], "none.jsonl"),
+    ],
+)
+def test_eval_refuses_what_cannot_be_measured(repo, words, message):
+    base = ("examples/division/base", "--config", "configs/division_process.toml")
+    result = exprl(repo, "eval", *base, *words)
+    assert result.returncode == 2
+    assert message in result.stderr
+
+
+def test_eval_of_a_model_folder_asks_for_a_config(repo):
+    result = exprl(repo, "eval", "examples/division/base")
+    assert result.returncode == 2
+    assert "--config" in result.stderr
