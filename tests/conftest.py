@@ -4,6 +4,7 @@ Markers: `engine` starts the real vLLM engine; `gpu` needs a CUDA device and is 
 """
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,11 @@ REPO = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("EXPRL_SHARED_DATA", REPO.parent / "shared" / "data"))
 # Looked up as a file: asking torch would import it into the light tests.
 HAS_GPU = Path("/dev/nvidia0").exists()
+
+# A shell that starts the tests in the background ignores SIGINT for them and their children, and the
+# tests of Ctrl-C would wait for ever. A handler is not inherited over exec; "ignored" is.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Models this small are several times faster on one thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

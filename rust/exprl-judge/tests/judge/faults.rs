@@ -278,7 +278,11 @@ async fn cancelling_drops_the_sockets_and_marks_the_rest() {
     for id in 0..10 {
         job.push(&item(id, &["trace"])).await.unwrap();
     }
-    while server.connections() < 4 {
+    let ok = Status::ALL
+        .iter()
+        .position(|status| *status == Status::Ok)
+        .unwrap();
+    while server.connections() < 4 || judge.stats().statuses[ok] == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     job.cancel();
