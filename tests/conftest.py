@@ -15,8 +15,8 @@ SHARED_DATA = Path(os.environ.get("EXPRL_SHARED_DATA", REPO.parent / "shared" / 
 # Looked up as a file: asking torch would import it into the light tests.
 HAS_GPU = Path("/dev/nvidia0").exists()
 
-# A shell that starts the tests in the background ignores SIGINT for them and their children, and the
-# tests of Ctrl-C would wait for ever. A handler is not inherited over exec; "ignored" is.
+# A shell that starts the tests in the background ignores SIGINT for them and their children, and
+# the tests of Ctrl-C would wait for ever. A handler is not inherited over exec; "ignored" is.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
