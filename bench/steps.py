@@ -128,8 +128,9 @@ def main() -> None:
         print(f"{row.extra['exprl_times_faster']:,.0f} times faster than {row.name}")
     build = seconds(lambda: Splitter(tokenizer.to_str(), DELIMITER), repeats=3)
     print(f"once per run: {min(build):.2f} s to build the table of {VOCABULARY:,} entries")
-    if rows[1].extra["exprl_times_faster"] < BAR:
-        raise SystemExit(f"the bar is {BAR} times")
+    short = [row.name for row in rows[1:] if row.extra["exprl_times_faster"] < BAR]
+    if short:
+        raise SystemExit(f"below the bar of {BAR} times: {', '.join(short)}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from types import TracebackType
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, Self
 
 from exprl import _core
 from exprl.errors import ConfigError, JudgeError
@@ -204,7 +204,25 @@ class JudgeStats:
     latency_p99_s: float
 
 
-class Judge:
+class _Closes:
+    """What is used in a `with` block is closed at its end."""
+
+    def close(self) -> None:
+        """Give up what is held; a second call does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Judge(_Closes):
     """Servers, queues and ledger; jobs share them. Closing it cancels its jobs.
 
     Raises:
@@ -245,17 +263,6 @@ class Judge:
         if self._last_stats is None:
             self._last_stats = self.stats()
             self._core.close()
-
-    def __enter__(self) -> Judge:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> NoReturn:
         raise JudgeError("a Judge cannot be pickled; send its settings and open one there")
@@ -348,7 +355,7 @@ class Job:
         raise JudgeError("a Job cannot be pickled; send its items, or its results")
 
 
-class RuleJudge:
+class RuleJudge(_Closes):
     """A judge that grades by rule, served on loopback by this process: for rehearsals and tests.
 
     Args:
@@ -403,17 +410,6 @@ class RuleJudge:
     def close(self) -> None:
         """Close the listener and every connection; a second call does nothing."""
         self._core.close()
-
-    def __enter__(self) -> RuleJudge:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> NoReturn:
         raise JudgeError("a RuleJudge cannot be pickled; send its url")
