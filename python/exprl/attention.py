@@ -2,12 +2,13 @@
 
 Sequences lie end to end in one row, [1, heads, L, head_dim]; token i sees only earlier tokens of
 its own sequence. On a GPU in half precision that is torch's variable-length flash kernel;
-elsewhere one `scaled_dot_product_attention` per sequence.
+elsewhere one `scaled_dot_product_attention` for every run of sequences of one length.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from typing import Any
 
 import torch
@@ -60,21 +61,29 @@ def packed_attention(
     del module, attention_mask
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
         return _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window)
-    lengths = cu_seq_lens_q.diff().tolist()
-    parts = zip(*(t.split(lengths, dim=2) for t in (query, key, value)), strict=True)
-    outputs = [_one(q, k, v, scaling, sliding_window) for q, k, v in parts]
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    runs = [
+        (length, len(list(run))) for length, run in itertools.groupby(cu_seq_lens_q.diff().tolist())
+    ]
+    sizes = [length * count for length, count in runs]
+    parts = zip(runs, *(t[0].split(sizes, dim=1) for t in (query, key, value)), strict=True)
+    outputs = [_run(count, q, k, v, scaling, sliding_window) for (_, count), q, k, v in parts]
+    return torch.cat(outputs)[None], None
 
 
-def _one(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, window: int | None) -> Tensor:
+def _run(
+    count: int, q: Tensor, k: Tensor, v: Tensor, scaling: float | None, window: int | None
+) -> Tensor:
+    """`count` sequences of one length: q [Hq, count * n, D], to [count * n, Hq, D]."""
+    q, k, v = (t.unflatten(1, (count, -1)).transpose(0, 1) for t in (q, k, v))
     length = q.shape[2]
     mask = None
     if window is not None and window < length:
         mask = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
         mask = mask.triu(1 - window)
-    return functional.scaled_dot_product_attention(
+    out = functional.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
     )
+    return out.transpose(1, 2).flatten(0, 1)
 
 
 def _varlen(

@@ -141,10 +141,11 @@ def segment_advantages(cfg: config.Config, scored: Sequence[Scored]) -> list[Flo
 def update(
     cfg: config.Config, parts: Parts, batches: Sequence[Sequence[TrainBatch]]
 ) -> list[UpdateStats]:
-    """One optimizer step per mini-batch; log-probs from before the first anchor the ratios."""
+    """One optimizer step per mini-batch; log-probs from before the first anchor the later ones."""
     policy = parts.policy
-    anchored = len(batches) > 1
-    before = [[policy.trainer_logp(b) for b in mini] if anchored else None for mini in batches]
+    before = [
+        [policy.trainer_logp(b) for b in mini] if i else None for i, mini in enumerate(batches)
+    ]
     updates: list[UpdateStats] = []
     for mini, logp in zip(batches, before, strict=True):
         updates.append(policy.update(mini, logp, cfg.loss))

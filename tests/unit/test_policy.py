@@ -171,17 +171,17 @@ def test_bf16_keeps_fp32_master_weights(tiny_qwen3):
 
 @pytest.mark.parametrize("window", [None, 3])
 def test_packed_attention_is_attention_within_each_sequence(window):
-    lengths = [5, 1, 7]
+    lengths = [5, 5, 1, 7, 7, 7]
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(1, 4, sum(lengths), 8, generator=generator)
     k, v = (torch.randn(1, 2, sum(lengths), 8, generator=generator) for _ in range(2))
-    cu_seqlens = torch.tensor([0, 5, 6, 13], dtype=torch.int32)
+    cu_seqlens = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
     out, _ = attention.packed_attention(
         torch.nn.Module(), q, k, v, None, cu_seq_lens_q=cu_seqlens, max_length_q=7,
         sliding_window=window,
     )  # fmt: skip
     position = torch.arange(sum(lengths))
-    sequence = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))
+    sequence = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     distance = position[:, None] - position[None, :]
     mask = (sequence[:, None] == sequence[None, :]) & (distance >= 0)
     if window:
