@@ -27,6 +27,7 @@
 
 mod dispatch;
 mod error;
+mod hints;
 mod job;
 mod ledger;
 mod metrics;

@@ -1,7 +1,7 @@
 //! What a failure means: again at once, again elsewhere, pause the server, or give up.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// A pause after a 429 that names no time.
 const DEFAULT_PAUSE: Duration = Duration::from_secs(1);
@@ -103,16 +103,6 @@ fn remedy(code: u16, message: &str) -> &'static str {
         404 => "; check that the endpoint ends in /v1 and that the server has this model",
         _ => "",
     }
-}
-
-/// Reads `Retry-After` (RFC 9110, 10.2.3): seconds, or a date.
-pub(crate) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
-    let value = value.trim();
-    if let Ok(seconds) = value.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
-    }
-    let date = httpdate::parse_http_date(value).ok()?;
-    Some(date.duration_since(now).unwrap_or_default())
 }
 
 /// Decorrelated jitter: uniform in [base, 3 x previous], capped ("Exponential Backoff and Jitter",
@@ -263,22 +253,6 @@ mod tests {
         };
         assert_eq!(fault.action(), Action::Pause(Duration::from_secs(7)));
         assert_eq!(status(429).action(), Action::Pause(DEFAULT_PAUSE));
-    }
-
-    #[test]
-    fn retry_after_is_read_as_seconds_and_as_a_date() {
-        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
-        assert_eq!(retry_after(" 3 ", now), Some(Duration::from_secs(3)));
-        assert_eq!(retry_after("0.5", now), Some(Duration::from_millis(500)));
-        let date = "Sun, 06 Nov 1994 08:50:07 GMT";
-        assert_eq!(retry_after(date, now), Some(Duration::from_secs(30)));
-        assert_eq!(
-            retry_after("Sun, 06 Nov 1994 08:00:00 GMT", now),
-            Some(Duration::ZERO)
-        );
-        for bad in ["", "soon", "-1", "nan", "inf"] {
-            assert_eq!(retry_after(bad, now), None, "{bad}");
-        }
     }
 
     #[test]

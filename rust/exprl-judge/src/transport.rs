@@ -3,8 +3,9 @@
 //! Redirects are not followed, so the key goes to the configured servers only. Dropping the future
 //! of an exchange closes its socket: the server sees it and can stop generating.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -19,7 +20,8 @@ use tokio::time::timeout;
 use tower_service::Service;
 
 use crate::error::Error;
-use crate::policy::{Fault, retry_after};
+use crate::hints;
+use crate::policy::Fault;
 use crate::request::Body;
 use crate::settings::{Secret, Settings, chat_uri};
 
@@ -35,6 +37,16 @@ pub(crate) struct Server {
     uri: Uri,
     host: HeaderValue,
     idle: Mutex<Vec<SendRequest<Body>>>,
+}
+
+/// A reply, and what its head told.
+pub(crate) struct Answer {
+    /// The body of a 200 answer.
+    pub(crate) body: Bytes,
+    /// From the request to the first byte of the reply.
+    pub(crate) first_byte: Duration,
+    /// The server's limits are used up for so long.
+    pub(crate) pause: Option<Duration>,
 }
 
 /// How to reach servers: TLS, the key, the timeouts.
@@ -117,8 +129,15 @@ impl Transport {
         })
     }
 
-    /// Posts a body; gives the body of a 200 answer.
-    pub(crate) async fn post(&self, server: &Server, body: Body) -> Result<Bytes, Fault> {
+    /// Posts a body; gives a 200 answer. `begun` becomes true when the first byte of any answer is
+    /// there.
+    pub(crate) async fn post(
+        &self,
+        server: &Server,
+        body: Body,
+        begun: &AtomicBool,
+    ) -> Result<Answer, Fault> {
+        let started = Instant::now();
         let (mut sender, reused) = match server.reuse().await {
             Some(sender) => (sender, true),
             None => (self.connect(server).await?, false),
@@ -130,12 +149,18 @@ impl Transport {
             Ok(Err(error)) => return Err(Fault::Broken(chain(&error))),
             Ok(Ok(response)) => response,
         };
+        begun.store(true, Ordering::Relaxed);
+        let first_byte = started.elapsed();
         let (head, body) = response.into_parts();
         let bytes = self.read(body).await?;
         server.put_back(sender);
         let head = Response::from_parts(head, ());
         if head.status() == hyper::StatusCode::OK {
-            Ok(bytes)
+            Ok(Answer {
+                body: bytes,
+                first_byte,
+                pause: hints::pause(head.headers(), SystemTime::now()),
+            })
         } else {
             Err(self.refusal(&head, &bytes))
         }
@@ -201,10 +226,6 @@ impl Transport {
     }
 
     fn refusal(&self, head: &Response<()>, body: &[u8]) -> Fault {
-        let after = head
-            .headers()
-            .get(header::RETRY_AFTER)
-            .and_then(|value| value.to_str().ok());
         let text = String::from_utf8_lossy(body);
         let said = serde_json::from_str::<Value>(&text).ok().and_then(|value| {
             let message = [
@@ -224,7 +245,7 @@ impl Transport {
             .map_or(said.clone(), |secret| secret.remove_from(&said));
         Fault::Status {
             code: head.status().as_u16(),
-            retry_after: after.and_then(|value| retry_after(value, SystemTime::now())),
+            retry_after: hints::pause(head.headers(), SystemTime::now()),
             message: said
                 .chars()
                 .filter(|c| !c.is_control())

@@ -1,6 +1,7 @@
 //! One exchange with a server, and what its outcome means for the request and for the server.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::{Call, Dispatcher};
@@ -8,6 +9,7 @@ use crate::job::Stop;
 use crate::metrics::count;
 use crate::policy::{Action, Fault, backoff};
 use crate::reply::Reply;
+use crate::transport::Answer;
 
 /// What the attempt leaves to do.
 enum Next {
@@ -59,14 +61,23 @@ impl Dispatcher {
             None => call.body.clone(),
             Some(reply) => call.body.continued(&reply.text, &self.composer.ask_again),
         };
-        let answer =
-            self.transport
-                .post(server, body)
-                .await
-                .and_then(|bytes| match &mut call.reply {
-                    None => Reply::read(&bytes, self.readout).map(|reply| call.reply = Some(reply)),
-                    Some(reply) => reply.repair(&bytes),
-                });
+        let answer = self
+            .transport
+            .post(server, body, &AtomicBool::new(false))
+            .await;
+        if let Ok(Answer {
+            first_byte, pause, ..
+        }) = answer
+        {
+            tracing::trace!(server = %server.name, first_byte_s = first_byte.as_secs_f64(), "judge answered");
+            if let Some(pause) = pause {
+                self.pause(lane, pause);
+            }
+        }
+        let answer = answer.and_then(|answer| match &mut call.reply {
+            None => Reply::read(&answer.body, self.readout).map(|reply| call.reply = Some(reply)),
+            Some(reply) => reply.repair(&answer.body),
+        });
         if let Err(fault) = answer {
             return Ok(self.weigh(lane, call, fault));
         }
