@@ -200,6 +200,39 @@ class Advantage(Section):
     )
 
 
+Confinement = Literal[
+    "network",
+    "reading",
+    "writing",
+    "signals",
+    "processes",
+    "memory",
+    "disk",
+    "leftovers",
+]
+CONFINEMENTS: tuple[Confinement, ...] = get_args(Confinement)
+
+
+class Sandbox(Section):
+    """What a program that the policy wrote may use, and what it must be kept from."""
+
+    timeout_s: float = Field(10.0, gt=0.0, description="wall clock of a program with its tests")
+    cpu_s: int = Field(5, gt=0, description="CPU seconds of each of its processes")
+    memory_mb: int = Field(1024, ge=64, description="of one process, and of all together")
+    disk_mb: int = Field(32, gt=0, description="of the files that it writes, gone afterwards")
+    processes: int = Field(16, gt=0, description="processes and threads at a time")
+    open_files: int = Field(64, ge=16)
+    output_kb: int = Field(256, gt=0, description="of each output stream; more stops it")
+    workers: int | None = Field(None, gt=0, description="programs at a time; None = one per core")
+    python: str | None = Field(
+        None, description="interpreter with the packages that programs may import; None = none"
+    )
+    require: tuple[Confinement, ...] = Field(
+        CONFINEMENTS,
+        description="what must hold, or a run with code does not start (exprl doctor shows it)",
+    )
+
+
 class Loss(Section):
     """The token-level objective (method.md, Objective)."""
 
@@ -283,6 +316,7 @@ class Config(Section):
     judge: Judge = Judge()
     reward: Reward = Reward()
     advantage: Advantage = Advantage()
+    sandbox: Sandbox = Sandbox()
     loss: Loss = Loss()
     optim: Optim = Optim()
     train: Train = Train()

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
+from exprl import config
+from exprl.sandbox import Sandbox
+
 # distribution, what it is for, and the remedy where it is missing
 PARTS = (
     ("torch", "trainer", "extra `cpu` or `gpu`"),
@@ -40,6 +43,16 @@ def report() -> None:
     for name, meaning in _machine():
         machine.add_row(name, meaning)
     console.print(machine)
+    console.print(_sandbox())
+
+
+def _sandbox() -> Table:
+    """What a program that a model wrote is kept from here, as one that tries finds it."""
+    table = Table("sandbox", "holds", "found by trying", title="programs that a model wrote")
+    for held in Sandbox(config.Sandbox(require=())).held:
+        holds = "yes" if held.holds else "[yellow]no"
+        table.add_row(held.name, holds, held.found)
+    return table
 
 
 def _machine() -> Iterator[tuple[str, str]]:

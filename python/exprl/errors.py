@@ -23,3 +23,7 @@ class EngineError(ExprlError):
 
 class NumericsError(ExprlError):
     """A number that must be finite is not, or two numerics that must agree do not."""
+
+
+class SandboxError(ExprlError):
+    """A program that a model wrote could not be run under confinement."""
