@@ -19,10 +19,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exprl.errors import ConfigError, DataError
-from exprl.policy import Policy
+
+if TYPE_CHECKING:  # it loads torch, which the readers of a run do without
+    from exprl.policy import Policy
 
 FORMAT = 1
 TRAINER = "trainer"
@@ -69,15 +71,15 @@ def save(run_dir: Path, state: RunState, policy: Policy, tokenizer: Any, keep: i
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     _fsync(parent)
-    for old in _all(run_dir)[:-keep]:
+    for old in folders(run_dir)[:-keep]:
         shutil.rmtree(old)
     return folder
 
 
 def latest(run_dir: Path) -> Path | None:
     """The newest whole checkpoint; None where there is none."""
-    folders = _all(run_dir)
-    return folders[-1] if folders else None
+    whole = folders(run_dir)
+    return whole[-1] if whole else None
 
 
 def load_state(folder: Path) -> RunState:
@@ -115,7 +117,8 @@ def locked(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def _all(run_dir: Path) -> list[Path]:
+def folders(run_dir: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
     return sorted((run_dir / "checkpoints").glob("step-*"), key=lambda p: int(p.name[5:]))
 
 

@@ -1,4 +1,4 @@
-"""Problems with answers, to pass@k with intervals."""
+"""Problems with answers, to pass@k and majority vote with intervals."""
 
 from __future__ import annotations
 
@@ -10,9 +10,19 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from exprl import config, verify
+from exprl import config, verify, votes
 from exprl.errors import ConfigError
-from exprl.types import Problem, Prompt, Rollout
+from exprl.estimates import (
+    LEVEL,
+    MOST_VOTES,
+    bootstrap_interval,
+    majority_curve,
+    pass_at_k,
+    pass_curve,
+    percentiles,
+    resampled_means,
+)
+from exprl.types import Float64Array, Int64Array, Problem, Prompt, Rollout
 
 
 class Sampler(Protocol):
@@ -29,59 +39,6 @@ class Sampler(Protocol):
         """Yield n rollouts of each prompt, in any order."""
 
 
-def pass_at_k(n: int, c: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of k samples is right: 1 - C(n-c, k) / C(n, k).
-
-    Integers to the last division, so it is exact to float64 for any n. Chen et al. 2021
-    (arXiv 2107.03374), equation 1.
-
-    Args:
-        n: samples drawn.
-        c: right ones among them.
-        k: samples that a user would draw.
-
-    Raises:
-        ValueError: not 0 <= c <= n and 1 <= k <= n.
-
-    >>> pass_at_k(n=4, c=1, k=2)
-    0.5
-    """
-    if not 0 <= c <= n or not 1 <= k <= n:
-        raise ValueError(
-            f"pass@k with n = {n}, c = {c}, k = {k}: needs 0 <= c <= n and 1 <= k <= n"
-            " (draw at least k samples)"
-        )
-    every = math.comb(n, k)
-    return (every - math.comb(n - c, k)) / every
-
-
-def bootstrap_interval(
-    values: Sequence[float], samples: int = 2000, level: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `values`, one value per problem.
-
-    Args:
-        values: [problems], finite.
-        samples: resamplings of the problems.
-        level: share of the resampled means inside the interval.
-        seed: of the resampling; the same seed gives the same interval.
-
-    Raises:
-        ValueError: no values, a value that is not finite, or a level outside (0, 1).
-    """
-    array = np.asarray(values, dtype=np.float64)
-    if array.size == 0 or not np.isfinite(array).all() or not 0.0 < level < 1.0 or samples < 1:
-        raise ValueError(
-            f"bootstrap over {array.size} values (finite: {bool(np.isfinite(array).all())}),"
-            f" samples = {samples}, level = {level}: needs finite values, samples >= 1 and"
-            " 0 < level < 1"
-        )
-    generator = np.random.Generator(np.random.Philox(key=seed))
-    means = [generator.choice(array, array.size).mean() for _ in range(samples)]
-    low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
-    return float(low), float(high)
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What the samples of one problem came to.
@@ -89,17 +46,58 @@ class Outcome:
     n: samples that count: crashed ones are not among them, overlong ones are.
     c: right ones; an overlong sample is wrong.
     overlong: samples cut by length.
+    wrong_votes: samples of each distinct wrong answer, largest first; samples beyond c and these
+        name no answer. None where answers cannot be compared with each other (code).
     """
 
     problem_id: str
     n: int
     c: int
     overlong: int
+    wrong_votes: tuple[int, ...] | None = None
+
+    @property
+    def blank(self) -> int:
+        """Wrong samples that name no answer, and so do not vote."""
+        return self.n - self.c - sum(self.wrong_votes or ())
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A rate for k = 1..K with its interval, and over how many problems it is taken.
+
+    values, low, high: [K]; NaN where no problem has k samples.   problems: [K].
+    """
+
+    values: Float64Array
+    low: Float64Array
+    high: Float64Array
+    problems: Int64Array
+
+    @classmethod
+    def of(cls, values: Float64Array, level: float = LEVEL) -> Self:
+        """Means over problems of `values` [P, K], NaN where a problem has fewer than k samples."""
+        low, high = percentiles(resampled_means(values), level)
+        known = (~np.isnan(values)).sum(axis=0)
+        with np.errstate(invalid="ignore"):
+            means = np.nansum(values, axis=0) / known
+        return cls(means, low, high, known)
+
+    def at(self, k: int) -> dict[str, float | int] | None:
+        """One point as plain JSON values; None where no problem has k samples."""
+        if not 1 <= k <= len(self.values) or self.problems[k - 1] == 0:
+            return None
+        return {
+            "value": float(self.values[k - 1]),
+            "low": float(self.low[k - 1]),
+            "high": float(self.high[k - 1]),
+            "problems": int(self.problems[k - 1]),
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """pass@k of one checkpoint on held-out problems.
+    """pass@k and majority vote of one checkpoint on held-out problems.
 
     step: training steps behind the weights.
     samples: rollouts asked for per problem; a problem with n below it had crashes.
@@ -121,8 +119,26 @@ class Evaluation:
     @property
     def overlong_rate(self) -> float:
         """Share of the counted rollouts that were cut by length; NaN if none counts."""
-        counted = sum(outcome.n for outcome in self.outcomes)
-        return sum(o.overlong for o in self.outcomes) / counted if counted else math.nan
+        return self._share([o.overlong for o in self.outcomes])
+
+    @property
+    def blank_rate(self) -> float:
+        """Share of the counted rollouts that name no answer; NaN where answers are not compared."""
+        if any(o.wrong_votes is None for o in self.outcomes):
+            return math.nan
+        return self._share([o.blank for o in self.outcomes])
+
+    def pass_values(self) -> Float64Array:
+        """pass@k of each problem, [P, samples]; NaN where a problem has fewer than k samples."""
+        return self._values([pass_curve(o.n, o.c) for o in self.outcomes])
+
+    def majority_values(self) -> Float64Array | None:
+        """maj@k of each problem, [P, samples]; None where answers are not compared."""
+        if any(o.wrong_votes is None or o.n > MOST_VOTES for o in self.outcomes):
+            return None
+        return self._values(
+            [majority_curve(o.c, o.wrong_votes or (), o.blank) for o in self.outcomes]
+        )
 
     def values(self, k: int) -> list[float]:
         """pass@k of each problem that has at least k counted samples.
@@ -143,19 +159,24 @@ class Evaluation:
         """Mean pass@k over the problems of `values`."""
         return float(np.mean(self.values(k)))
 
-    def interval(self, k: int, level: float = 0.95) -> tuple[float, float]:
+    def interval(self, k: int, level: float = LEVEL) -> tuple[float, float]:
         """Bootstrap interval of `at(k)` over problems."""
         return bootstrap_interval(self.values(k), level=level)
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain JSON values; `problems` of a k counts those it is taken over.
 
-        A k for which crashes left no problem is null.
+        A k for which crashes left no problem is null; so is all that answers were not compared for.
         """
-        largest = max((outcome.n for outcome in self.outcomes), default=0)
-        rates = {str(k): self._rate(k) if k <= largest else None for k in self.ks}
-        overlong_rate = None if math.isnan(self.overlong_rate) else self.overlong_rate
-        measured = {"pass_at": rates, "failed": self.failed, "overlong_rate": overlong_rate}
+        passed, voted = Curve.of(self.pass_values()), self.majority_values()
+        majority = None if voted is None else Curve.of(voted)
+        measured = {
+            "pass_at": {str(k): passed.at(k) for k in self.ks},
+            "maj_at": {str(k): majority.at(k) if majority else None for k in self.ks},
+            "failed": self.failed,
+            "overlong_rate": _known(self.overlong_rate),
+            "blank_rate": _known(self.blank_rate),
+        }
         fields = asdict(self)
         outcomes = fields.pop("outcomes")
         return fields | measured | {"ks": list(self.ks), "outcomes": list(outcomes)}
@@ -169,12 +190,18 @@ class Evaluation:
             samples=tree["samples"],
             temperature=tree["temperature"],
             ks=tuple(tree["ks"]),
-            outcomes=tuple(Outcome(**outcome) for outcome in tree["outcomes"]),
+            outcomes=tuple(_outcome(outcome) for outcome in tree["outcomes"]),
         )
 
-    def _rate(self, k: int) -> dict[str, float | int]:
-        low, high = self.interval(k)
-        return {"value": self.at(k), "low": low, "high": high, "problems": len(self.values(k))}
+    def _values(self, curves: Sequence[Float64Array]) -> Float64Array:
+        values = np.full((len(curves), self.samples), np.nan)
+        for row, curve in zip(values, curves, strict=True):
+            row[: len(curve)] = curve
+        return values
+
+    def _share(self, counts: Sequence[int]) -> float:
+        counted = sum(outcome.n for outcome in self.outcomes)
+        return sum(counts) / counted if counted else math.nan
 
 
 def evaluate(
@@ -187,6 +214,7 @@ def evaluate(
     seed: int,
     step: int,
     ks: Sequence[int],
+    keep: Callable[[Problem, Rollout, str, bool], object] | None = None,
 ) -> Evaluation:
     """Sample every problem and verify the answers.
 
@@ -197,6 +225,7 @@ def evaluate(
         seed: of the sampling.
         step: training steps behind the engine's weights.
         ks: k of the report, each at most settings.samples.
+        keep: told of every rollout that counts, with its text and whether it is right.
 
     Raises:
         ConfigError: a k exceeds settings.samples.
@@ -210,6 +239,7 @@ def evaluate(
             )
     by_id = {problem.id: problem for problem in problems}
     n, c, overlong = Counter[str](), Counter[str](), Counter[str]()
+    wrong: dict[str, list[str]] = {key: [] for key in by_id}  # answers
     for rollout in engine.sample(
         [problem.prompt for problem in problems],
         settings.samples,
@@ -218,10 +248,22 @@ def evaluate(
         settings.max_response_tokens or max_response_tokens,
     ):
         key = rollout.problem_id
-        n[key] += rollout.finish_reason != "failed"
+        if rollout.finish_reason == "failed":
+            continue
+        text = decode(rollout)
+        right = rollout.finish_reason == "stop" and _right(text, by_id[key])
+        n[key] += 1
+        c[key] += right
         overlong[key] += rollout.finish_reason == "length"
-        c[key] += rollout.finish_reason == "stop" and _right(decode(rollout), by_id[key])
-    outcomes = (Outcome(key, n[key], c[key], overlong[key]) for key in by_id)
+        answer = verify.final_answer(text)
+        if not right and answer is not None and rollout.finish_reason == "stop":
+            wrong[key].append(answer)
+        if keep is not None:
+            keep(by_id[key], rollout, text, right)
+    outcomes = (
+        Outcome(key, n[key], c[key], overlong[key], _votes(wrong[key], problem.domain))
+        for key, problem in by_id.items()
+    )
     return Evaluation(
         step=step,
         seed=seed,
@@ -236,3 +278,16 @@ def _right(text: str, problem: Problem) -> bool:
     if problem.answer is None:
         raise ConfigError(f"problem {problem.id!r} has no answer to evaluate against")
     return verify.is_correct(text, problem.answer, problem.domain)
+
+
+def _votes(wrong: Sequence[str], domain: str) -> tuple[int, ...] | None:
+    return None if domain in votes.DOMAINS_WITHOUT_VOTES else votes.sizes(wrong, domain)
+
+
+def _outcome(tree: Mapping[str, Any]) -> Outcome:
+    wrong = tree.get("wrong_votes")
+    return Outcome(**{**tree, "wrong_votes": None if wrong is None else tuple(wrong)})
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

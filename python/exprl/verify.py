@@ -71,13 +71,22 @@ def is_correct(text: str, answer: str, domain: str) -> bool:
     if domain == "code":
         raise DataError("domain 'code' cannot be verified by comparing answers")
     found = final_answer(text)
+    if found is not None:
+        return same(found, answer, domain)
+    tail = text[-TAIL:].strip()
+    return domain not in EXACT_DOMAINS and bool(tail) and _equal_by_math(tail, answer)
+
+
+def same(found: str, answer: str, domain: str) -> bool:
+    r"""Whether two final answers, such as `final_answer` gives, are one answer.
+
+    >>> same(r"\dfrac{1}{2}", r"\frac12 ", "division")
+    False
+    """
     if domain in EXACT_DOMAINS:
-        return found is not None and found.strip() == answer.strip()
-    if found is None:
-        tail = text[-TAIL:].strip()
-        return bool(tail) and _equal_by_math(tail, answer)
-    normal = _normal(found)
-    if normal and normal == _normal(answer):
+        return found.strip() == answer.strip()
+    normal = normalized(found)
+    if normal and normal == normalized(answer):
         return True
     return 0 < len(normal) <= LONGEST_ANSWER and _equal_by_math(
         rf"\boxed{{{found.strip()}}}", answer
@@ -113,7 +122,7 @@ def final_answer(text: str) -> str | None:
     return hashes.group(1) if hashes else None
 
 
-def _normal(answer: str) -> str:
+def normalized(answer: str) -> str:
     """The text without what only sets it: spaces, dollars, a final full stop."""
     text = _SPACING.sub("", answer).removesuffix(".").strip("$")
     return text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")

@@ -31,7 +31,9 @@ def test_the_command_line_is_light():
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", [(), ("train",), ("eval",), ("judge",), ("config",)])
+@pytest.mark.parametrize(
+    "command", [(), ("train",), ("eval",), ("compare",), ("judge",), ("config",)]
+)
 def test_every_command_explains_itself(repo, command):
     result = exprl(repo, *command, "--help")
     assert result.returncode == 0
@@ -171,17 +173,30 @@ def test_bad_input_of_judge_score_names_line_and_field(repo, tmp_path, text, mes
 
 @pytest.mark.engine
 def test_eval_measures_any_model_under_a_config(repo, tmp_path):
-    result = exprl(
-        repo,
-        *("eval", "examples/division/base", "--config", "configs/division_process.toml"),
-        *("-n", "4", "-k", "1", "-k", "4", "--out", str(tmp_path / "out.json")),
-        timeout=300,
+    base = "examples/division/base"
+    words = (
+        *("eval", base, base, "--config", "configs/division_process.toml"),
+        *("-n", "4", "-k", "1", "-k", "4", "--set", "eval.data.limit=8"),
+        *("--out", str(tmp_path / "out.json"), "--plot", str(tmp_path / "out.png")),
     )
+    result = exprl(repo, *words, "--rollouts", str(tmp_path / "rollouts"), timeout=300)
     assert result.returncode == 0, result.stderr
     measured = json.loads((tmp_path / "out.json").read_text())
-    assert measured["model"] == "examples/division/base"
-    assert [o["n"] for o in measured["outcomes"]] == [4] * 32
-    assert measured["pass_at"]["4"]["value"] == 0.0
+    first, second = measured["evaluations"]
+    assert first["model"] == base
+    assert [o["n"] for o in first["outcomes"]] == [4] * 8
+    assert list(first["pass_at"]) == ["1", "2", "3", "4"]
+    assert first["pass_at"]["4"]["value"] == first["maj_at"]["4"]["value"] == 0.0
+    assert first["outcomes"] == second["outcomes"]  # same seeds, same weights
+    [comparison] = measured["comparisons"]
+    assert comparison["differences"][0]["difference"] == 0.0
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    lines = (tmp_path / "rollouts" / "00-examples-division-base.jsonl").read_text().splitlines()
+    assert len(lines) == 32
+    assert json.loads(lines[0]).keys() >= {"id", "problem", "reference", "trace", "correct"}
+    again = exprl(repo, *words, timeout=60)
+    assert again.returncode == 0, again.stderr
+    assert "measured before" in again.stderr
 
 
 @pytest.mark.parametrize(

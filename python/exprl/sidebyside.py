@@ -1,0 +1,311 @@
+"""`exprl eval`: several models on the same problems, to one table, one picture and one JSON file.
+
+Each model is measured in a process of its own where there are several, so that the engine of one
+leaves nothing on the GPU for the next. With --out, what an earlier, interrupted call has measured
+is not measured again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from exprl import compare, config, data, evaluate, examine, plots, targets
+from exprl.compare import Comparison
+from exprl.errors import ConfigError, DataError, EngineError
+from exprl.evaluate import Curve, Evaluation
+from exprl.metrics import Progress
+from exprl.targets import Target
+from exprl.types import Problem, Rollout
+
+# What must agree for two evaluations to be about the same thing.
+SAME = ("eval.data", "eval.samples", "eval.temperature", "eval.max_response_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One model to measure, and where its rollouts go (None: nowhere)."""
+
+    target: Target
+    cfg: config.Config
+    rollouts: Path | None
+
+
+def command(
+    names: Sequence[str],
+    *,
+    data_path: str | None = None,
+    samples: int | None = None,
+    ks: Sequence[int] = (),
+    config_file: Path | None = None,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    plot: Path | None = None,
+    rollouts: Path | None = None,
+) -> list[Evaluation]:
+    """Evaluate run folders, checkpoints or models; print, compare with the first, write.
+
+    Raises:
+        ConfigError: nothing says what to evaluate on, the models would be asked different
+            questions, or a k exceeds the samples.
+        DataError: the problems cannot be used.
+        EngineError: vLLM did not start, or its process died.
+    """
+    jobs = plan(names, data_path, samples, config_file, overrides, rollouts)
+    most = jobs[0].cfg.eval.samples
+    ks = tuple(ks) or examine.default_ks(most)
+    if max(ks) > most or min(ks) < 1:
+        raise ConfigError(f"pass@{max(ks)} needs at least as many samples: -n {max(ks)}")
+    problems = _problems(jobs[0].cfg)
+    earlier = _earlier(out)
+    rows: list[dict[str, Any]] = []
+    for job in jobs:
+        key = _key(job, problems)
+        row = earlier.get(key)
+        if row is None or (job.rollouts is not None and not job.rollouts.exists()):
+            measured = _measure_apart(job) if len(jobs) > 1 else measure(job)
+            names_row = {"model": job.target.name, "weights": job.target.weights, "key": key}
+            row = names_row | measured.to_json()
+        else:
+            Console(stderr=True).print(Text(f"{job.target.name}: measured before, from {out}"))
+        rows.append(row)
+        _write(out, rows, ())
+    evaluations = [Evaluation.from_json(row) for row in rows]
+    comparisons = _comparisons(jobs, evaluations, ks)
+    _write(out, rows, comparisons)
+    named = list(zip([job.target.name for job in jobs], evaluations, strict=True))
+    show(named, ks)
+    for one in comparisons:
+        compare.show(one)
+    if plot:
+        plots.pass_at_k(named, plot)
+    return evaluations
+
+
+def plan(
+    names: Sequence[str],
+    data_path: str | None,
+    samples: int | None,
+    config_file: Path | None,
+    overrides: Sequence[str],
+    rollouts: Path | None,
+) -> list[Measurement]:
+    """What to measure, under which config; all of it refused where the questions would differ.
+
+    A run brings its config; a plain model takes `config_file`, or that of the first run named.
+    """
+    found = [targets.find(name) for name in names]
+    runs = [target.run_dir / "config.toml" for target in found if target.run_dir]
+    if not (config_file or runs):
+        raise ConfigError(
+            f"{names[0]} is not a run folder: name a config with --config, for columns and lengths"
+        )
+    jobs = []
+    for i, target in enumerate(found):
+        own = target.run_dir / "config.toml" if target.run_dir else None
+        cfg = targets.eval_config(
+            target, config_file or own or runs[0], data_path, samples, overrides
+        )
+        keep = rollouts / f"{i:02d}-{_file_name(target.name)}.jsonl" if rollouts else None
+        jobs.append(Measurement(target, cfg, keep))
+    first = jobs[0]
+    for job in jobs[1:]:
+        differ = [
+            f"{key}: {x!r} and {y!r}"
+            for key, (x, y) in compare.config_differences(first.cfg, job.cfg).items()
+            if key.startswith(SAME)
+        ]
+        lengths = [_longest(one.cfg) for one in (first, job)]
+        if lengths[0] != lengths[1]:
+            differ.append(f"rollout.max_response_tokens: {lengths[0]} and {lengths[1]}")
+        if differ:
+            raise ConfigError(
+                f"{first.target.name} and {job.target.name} would be evaluated differently; choose"
+                " for all of them with --data, -n, --set or --config"
+                + "".join(f"\n  {line}" for line in differ)
+            )
+    return jobs
+
+
+def measure(job: Measurement) -> Evaluation:
+    """Sample and verify in this process; the JSON form reports every k up to n."""
+    from exprl.prepare import fitting, set_threads
+    from exprl.rollout import Engine, load_tokenizer
+    from exprl.steps import Splitter
+
+    cfg = job.cfg
+    set_threads(cfg.train.torch_threads)
+    tokenizer = load_tokenizer(cfg.model)
+    problems = _problems(cfg)
+    kept = fitting(problems, tokenizer, cfg.rollout.max_prompt_tokens)
+    if not kept:
+        raise DataError(
+            f"none of the {len(problems)} problems has a prompt of at most"
+            f" rollout.max_prompt_tokens = {cfg.rollout.max_prompt_tokens} tokens"
+        )
+    engine = Engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=job.target.weights)
+    splitter = Splitter(tokenizer.backend_tokenizer.to_str(), cfg.reward.delimiter)
+    lines: list[str] = []
+
+    def keep(problem: Problem, rollout: Rollout, text: str, correct: bool) -> None:
+        lines.append(json.dumps(_line(problem, rollout, text, correct)))
+
+    with Progress() as progress:
+        if len(kept) < len(problems):
+            progress.warn(f"{len(problems) - len(kept)} problems with longer prompts are left out")
+        result = evaluate.evaluate(
+            examine.watched(engine, progress),
+            kept,
+            cfg.eval,
+            decode=lambda rollout: examine.decode(splitter, rollout),
+            max_response_tokens=cfg.rollout.max_response_tokens,
+            seed=cfg.seed + examine.EVAL_SEED_OFFSET,
+            step=job.target.step,
+            ks=range(1, cfg.eval.samples + 1),
+            keep=keep if job.rollouts else None,
+        )
+    if job.rollouts:
+        job.rollouts.parent.mkdir(parents=True, exist_ok=True)
+        job.rollouts.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return result
+
+
+def show(
+    named: Sequence[tuple[str, Evaluation]], ks: Sequence[int], console: Console | None = None
+) -> None:
+    """Print one column per model: pass@k, maj@k, and what did not count."""
+    console = console or Console(highlight=False)
+    samples = ", ".join(sorted({str(e.samples) for _, e in named}))
+    table = Table("", title=f"n = {samples}, intervals of 95 % over problems")
+    for name, _ in named:
+        table.add_column(Text(name))
+    passed = [Curve.of(e.pass_values()) for _, e in named]
+    voted = [None if v is None else Curve.of(v) for v in (e.majority_values() for _, e in named)]
+    for k in ks:
+        table.add_row(f"pass@{k}", *(_cell(curve, k, e) for curve, (_, e) in _zip(passed, named)))
+    for k in ks:
+        table.add_row(f"maj@{k}", *(_cell(curve, k, e) for curve, (_, e) in _zip(voted, named)))
+    table.add_row("crashed", *(str(e.failed) for _, e in named))
+    table.add_row("cut by length", *(f"{e.overlong_rate:.1%}" for _, e in named))
+    table.add_row("name no answer", *(f"{e.blank_rate:.1%}" for _, e in named))
+    console.print(table)
+
+
+def _zip(curves: Sequence[Curve | None], named: Sequence[Any]) -> Any:
+    return zip(curves, named, strict=True)
+
+
+def _cell(curve: Curve | None, k: int, evaluation: Evaluation) -> str:
+    point = curve.at(k) if curve else None
+    if point is None:
+        return "-"
+    of = len(evaluation.outcomes)
+    fewer = f" ({point['problems']} of {of} problems)" if point["problems"] != of else ""
+    return f"{point['value']:.4f}  {point['low']:.4f} .. {point['high']:.4f}{fewer}"
+
+
+def _comparisons(
+    jobs: Sequence[Measurement], evaluations: Sequence[Evaluation], ks: Sequence[int]
+) -> list[Comparison]:
+    """Every later model against the first."""
+    trained = [
+        targets.config_of(job.target.run_dir) if job.target.run_dir else None for job in jobs
+    ]
+    first = trained[0]
+    return [
+        compare.compare(
+            evaluations[0],
+            evaluation,
+            ks,
+            names=(jobs[0].target.name, job.target.name),
+            settings=compare.config_differences(first, cfg) if first and cfg else {},
+        )
+        for job, evaluation, cfg in list(zip(jobs, evaluations, trained, strict=True))[1:]
+    ]
+
+
+def _measure_apart(job: Measurement) -> Evaluation:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(measure, job).result()
+        except BrokenProcessPool:
+            raise EngineError(
+                f"the process that evaluated {job.target.name} died; its reason, or the kernel's"
+                " out-of-memory killer, stands above"
+            ) from None
+
+
+def _longest(cfg: config.Config) -> int:
+    return cfg.eval.max_response_tokens or cfg.rollout.max_response_tokens
+
+
+def _problems(cfg: config.Config) -> list[Problem]:
+    assert cfg.eval.data is not None, "targets.eval_config sets it"
+    problems = data.load_problems(cfg.eval.data)
+    data.require_answers(problems)
+    return problems
+
+
+def _line(problem: Problem, rollout: Rollout, text: str, correct: bool) -> dict[str, Any]:
+    return {
+        "id": f"{problem.id}/{rollout.index}",
+        "problem_id": problem.id,
+        "problem": problem.question,
+        "reference": problem.reference,
+        "trace": text,
+        "domain": problem.domain,
+        "correct": correct,
+        "finish_reason": rollout.finish_reason,
+    }
+
+
+def _key(job: Measurement, problems: Sequence[Problem]) -> str:
+    """What a measurement depends on: weights, problems, sampling."""
+    cfg = job.cfg
+    files = sorted(Path(job.target.weights).glob("*.safetensors"))
+    parts = [
+        str(Path(job.target.weights).resolve() if files else job.target.weights),
+        [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files],
+        [repr((p.prompt, p.answer, p.domain)) for p in problems],
+        cfg.eval.model_dump(mode="json", exclude={"data", "every"}),
+        cfg.rollout.max_response_tokens,
+        cfg.rollout.max_prompt_tokens,
+        cfg.model.model_dump(mode="json"),
+        cfg.seed,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _earlier(out: Path | None) -> dict[str, dict[str, Any]]:
+    if out is None or not out.exists():
+        return {}
+    try:
+        rows = json.loads(out.read_text(encoding="utf-8"))["evaluations"]
+        return {row["key"]: row for row in rows}
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"{out} exists and is not a result of exprl eval; choose another --out"
+        ) from None
+
+
+def _write(out: Path | None, rows: Sequence[Any], comparisons: Sequence[Comparison]) -> None:
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        pairs = [one.to_json() for one in comparisons]
+        examine.write_json(out, {"evaluations": list(rows), "comparisons": pairs})
+
+
+def _file_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-._@" else "-" for c in name).strip("-.")[-80:]

@@ -1,0 +1,116 @@
+"""What a user calls a model (`runs/a`, `runs/a@step-10`, a hub id), to weights and config."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from exprl import checkpoint, config
+from exprl.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model to measure.
+
+    name: as the user wrote it.
+    weights: folder or hub id in Hugging Face format.
+    run_dir: the run that it belongs to; None for a model that is no run's.
+    step: training steps behind the weights; 0 for a model that is no run's.
+    """
+
+    name: str
+    weights: str
+    run_dir: Path | None
+    step: int
+
+
+def find(name: str) -> Target:
+    """Resolve a name: a run folder (its newest checkpoint), RUN@step-N, a checkpoint or a model.
+
+    RUN@step-0 is the model that the run started from.
+
+    Raises:
+        ConfigError: a run has no such checkpoint; says which it has.
+    """
+    folder, _, step = name.rpartition("@")
+    if folder and is_run(Path(folder)) and not Path(name).exists():
+        return _at_step(name, Path(folder), step)
+    path = Path(name)
+    if is_run(path):
+        newest = checkpoint.latest(path)
+        if newest is None:
+            raise ConfigError(f"{name} is a run without a whole checkpoint yet")
+        return Target(name, str(newest), path, _step(newest))
+    if path.parent.name == "checkpoints" and is_run(path.parent.parent):
+        return Target(name, name, path.parent.parent, _step(path))
+    return Target(name, name, None, 0)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether the folder is a run's."""
+    return (folder / "config.toml").is_file()
+
+
+def config_of(run_dir: Path) -> config.Config:
+    """The resolved config of a run.
+
+    Raises:
+        ConfigError: RUN/config.toml is missing or unusable.
+    """
+    return config.load(run_dir / "config.toml")
+
+
+def eval_config(
+    target: Target, source: Path, data: str | None, samples: int | None, overrides: Sequence[str]
+) -> config.Config:
+    """The config to evaluate a target under: a file's, with the target's weights and the options.
+
+    Args:
+        source: TOML file.
+        data: problems with answers; None takes eval.data of the file.
+        samples: n; None takes eval.samples of the file.
+
+    Raises:
+        ConfigError: nothing says which problems to evaluate on, or the config is unusable.
+    """
+    try:
+        tree = tomllib.loads(source.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{source}: not a readable TOML file: {error}") from None
+    changes = [f"model.path={json.dumps(target.weights)}", *overrides]
+    if samples is not None:
+        changes.append(f"eval.samples={samples}")
+    section = tree.setdefault("eval", {})
+    if not isinstance(section.get("data"), dict):
+        if data is None:
+            raise ConfigError(f"{source} has no eval.data: name the problems with --data")
+        section["data"] = dict(tree.get("data", {}))
+    if data is not None:
+        changes.append(f"eval.data.path={json.dumps(data)}")
+    return config.build(config.overridden(tree, changes), str(source))
+
+
+def _at_step(name: str, run_dir: Path, step: str) -> Target:
+    digits = step.removeprefix("step-")
+    if not digits.isdecimal():
+        raise ConfigError(f"{name}: after @ stands a step, such as {run_dir}@step-10")
+    number = int(digits)
+    if number == 0:
+        return Target(name, config_of(run_dir).model.path, run_dir, 0)
+    folder = run_dir / "checkpoints" / f"step-{number:05d}"
+    if not folder.is_dir():
+        kept = [_step(path) for path in checkpoint.folders(run_dir)]
+        has = f"it has {', '.join(f'@step-{n}' for n in [0, *kept])}"
+        raise ConfigError(f"{run_dir} has no checkpoint of step {number}; {has}")
+    return Target(name, str(folder), run_dir, number)
+
+
+def _step(folder: Path) -> int:
+    digits = folder.name.removeprefix("step-")
+    if not digits.isdecimal():
+        raise ConfigError(f"{folder} is not a checkpoint: its name is not step-NNNNN")
+    return int(digits)
