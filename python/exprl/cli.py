@@ -235,10 +235,10 @@ def judge_score(
 def judge_serve(
     rules: Annotated[str, typer.Option(help="division or numbers")],
     port: Annotated[int, typer.Option(help="on 127.0.0.1; 0 takes a free one")] = 8001,
+    rate_limit_rate: Annotated[float, typer.Option(help="share first answered with 429")] = 0.0,
+    error_rate: Annotated[float, typer.Option(help="share first answered with 500")] = 0.0,
     no_grade_rate: Annotated[float, typer.Option(help="share of contents never graded")] = 0.0,
     random_rate: Annotated[float, typer.Option(help="share of contents graded at random")] = 0.0,
-    error_rate: Annotated[float, typer.Option(help="share first answered with 500")] = 0.0,
-    rate_limit_rate: Annotated[float, typer.Option(help="share first answered with 429")] = 0.0,
     latency_ms: Annotated[int, typer.Option(help="before an answer")] = 0,
     seed: Annotated[int, typer.Option(help="decides which contents are hit")] = 0,
 ) -> None:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self, TypedDict, Unpack
 
 from exprl import _core
 from exprl.errors import ConfigError, JudgeError
@@ -355,17 +355,47 @@ class Job:
         raise JudgeError("a Job cannot be pickled; send its items, or its results")
 
 
+class Faults(TypedDict, total=False):
+    """What goes wrong at a `RuleJudge`, and how slow it is; see there."""
+
+    seed: int
+    rate_limit_rate: float
+    retry_after_s: int
+    error_rate: float
+    cut_rate: float
+    hang_rate: float
+    no_grade_rate: float
+    prose_rate: float
+    random_rate: float
+    doubt: float
+    latency_ms: int
+    jitter_ms: int
+    token_ms: int
+
+
 class RuleJudge(_Closes):
     """A judge that grades by rule, served on loopback by this process: for rehearsals and tests.
+
+    What a request meets is decided by its content and the seed, so every run meets the same.
+    Shares are of distinct contents.
 
     Args:
         rules: `division` or `numbers`.
         port: 0 takes a free one.
-        no_grade_rate: share of contents that never get a grade.
-        random_rate: share of contents graded at random.
-        error_rate: share of contents whose first request is answered 500.
-        rate_limit_rate: share of contents whose first request is answered 429.
+        rate_limit_rate: share whose first request is answered 429.
+        retry_after_s: the `Retry-After` of a 429.
+        error_rate: share answered 500 once.
+        cut_rate: share whose answer is cut once, half-way.
+        hang_rate: share that once gets no answer, or half of one, for ever.
+        no_grade_rate: share that never gets a grade.
+        prose_rate: share graded in words, without a score line; a re-ask gets the digit.
+        random_rate: share graded at random.
+        doubt: probability of the neighbouring grades, seen in log-probabilities alone.
         latency_ms: before an answer.
+        jitter_ms: on top of it, at most.
+        token_ms: between two tokens of a streamed answer.
+        slots: requests answered at once; the others wait. None is no limit.
+        max_model_len: tokens of prompt and reply; a request for more is answered 400.
         seed: decides which contents are hit.
     """
 
@@ -374,22 +404,16 @@ class RuleJudge(_Closes):
         rules: str,
         port: int = 0,
         *,
-        no_grade_rate: float = 0.0,
-        random_rate: float = 0.0,
-        error_rate: float = 0.0,
-        rate_limit_rate: float = 0.0,
-        latency_ms: int = 0,
-        seed: int = 0,
+        slots: int | None = None,
+        max_model_len: int | None = None,
+        **faults: Unpack[Faults],
     ) -> None:
         self._core = _core.RuleJudge(
             rules,
             port=port,
-            no_grade_rate=no_grade_rate,
-            random_rate=random_rate,
-            error_rate=error_rate,
-            rate_limit_rate=rate_limit_rate,
-            latency_ms=latency_ms,
-            seed=seed,
+            slots=slots,
+            max_model_len=max_model_len,
+            faults=json.dumps(faults),
         )
 
     @property

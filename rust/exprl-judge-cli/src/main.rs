@@ -118,24 +118,48 @@ struct ServeArgs {
     /// Port on 127.0.0.1; 0 takes a free one
     #[arg(long, default_value_t = 8001)]
     port: u16,
-    /// Share of contents that never get a grade
-    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
-    no_grade_rate: f64,
-    /// Share of contents graded at random
-    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
-    random_rate: f64,
-    /// Share of contents whose first request is answered 500
-    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
-    error_rate: f64,
     /// Share of contents whose first request is answered 429
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     rate_limit_rate: f64,
+    /// Retry-After of a 429, in seconds
+    #[arg(long, default_value_t = 1, value_name = "S")]
+    retry_after_s: u32,
+    /// Share of contents that are answered 500 once
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    error_rate: f64,
+    /// Share of contents whose answer is cut once, half-way
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    cut_rate: f64,
+    /// Share of contents that once get no answer, or half of one, for ever
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    hang_rate: f64,
+    /// Share of contents that never get a grade
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    no_grade_rate: f64,
+    /// Share of contents graded in words, without a score line; a re-ask gets the digit
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    prose_rate: f64,
+    /// Share of contents graded at random
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    random_rate: f64,
+    /// Probability of the neighbouring grades, seen in log-probabilities alone
+    #[arg(long, default_value_t = 0.0, value_name = "P")]
+    doubt: f64,
     /// Milliseconds before an answer
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_name = "MS")]
     latency_ms: u64,
     /// Milliseconds on top of it, at most
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_name = "MS")]
     jitter_ms: u64,
+    /// Milliseconds between two tokens of a streamed answer
+    #[arg(long, default_value_t = 0, value_name = "MS")]
+    token_ms: u64,
+    /// Requests answered at once, at most; the others wait
+    #[arg(long, value_name = "N")]
+    slots: Option<usize>,
+    /// Tokens of prompt and reply, at most; a request for more is answered 400
+    #[arg(long, value_name = "TOKENS")]
+    max_model_len: Option<usize>,
     /// Decides which contents are hit
     #[arg(long, default_value_t = 0)]
     seed: u64,

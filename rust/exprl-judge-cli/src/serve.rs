@@ -13,15 +13,22 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<ExitCode, Error> {
         RulesArg::Numbers => Rule::Numbers,
     });
     config.listen.set_port(args.port);
+    config.slots = args.slots;
+    config.max_model_len = args.max_model_len;
     config.faults = Faults {
         seed: args.seed,
-        too_many_requests_rate: args.rate_limit_rate,
-        server_error_rate: args.error_rate,
+        rate_limit_rate: args.rate_limit_rate,
+        retry_after_s: args.retry_after_s,
+        error_rate: args.error_rate,
+        cut_rate: args.cut_rate,
+        hang_rate: args.hang_rate,
         no_grade_rate: args.no_grade_rate,
+        prose_rate: args.prose_rate,
         random_rate: args.random_rate,
+        doubt: args.doubt,
         latency_ms: args.latency_ms,
         jitter_ms: args.jitter_ms,
-        ..Faults::default()
+        token_ms: args.token_ms,
     };
     let model = config.model.clone();
     let mut terminate = signal(SignalKind::terminate())?;

@@ -1,7 +1,7 @@
 //! The rehearsal judge, over the wire.
 #![cfg(feature = "rehearsal")]
 
-use exprl_judge::rehearsal::{Config, Error, Faults, Handle, Rule, serve};
+use exprl_judge::rehearsal::{Config, Error, Faults, Handle, Rule, Stats, serve};
 use exprl_rubric::{FenceKey, Reading, Rubric, View, read_grade};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -9,6 +9,7 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const DIVISION: &str = "5)106973=";
 const DIVISION_REFERENCE: &str = r"5*021394+3=106973###\boxed{021394r3}";
@@ -412,67 +413,148 @@ async fn usage_counts_four_bytes_as_a_token_and_max_tokens_cuts() {
     let cut = post(&judge, &request).await.json();
     assert_eq!(cut["choices"][0]["finish_reason"], "length");
     assert_eq!(cut["usage"]["completion_tokens"], 2);
-    assert_eq!(
-        cut["choices"][0]["message"]["content"]
-            .as_str()
-            .unwrap()
-            .len(),
-        8
-    );
+    let text = |answer: &Value| {
+        let text = &answer["choices"][0]["message"]["content"];
+        text.as_str().unwrap().to_owned()
+    };
+    assert!(text(&whole).starts_with(&text(&cut)) && text(&cut).len() < 16);
 }
 
-#[tokio::test]
-async fn a_stream_joins_to_the_same_reply() {
-    let judge = start(Rule::Division).await;
-    let mut request = ask_division(View::Prefix, RIGHT[0]);
-    let whole = post(&judge, &request).await.content();
-    request["stream"] = json!(true);
-    request["stream_options"] = json!({"include_usage": true});
-    let answer = post(&judge, &request).await;
-    let events: Vec<&str> = answer
-        .text
+/// The events of a stream before `[DONE]`.
+fn events(text: &str) -> Vec<Value> {
+    let mut events: Vec<&str> = text
         .split("\n\n")
         .filter_map(|event| event.strip_prefix("data: "))
         .collect();
-    assert_eq!(events.last(), Some(&"[DONE]"));
-    let events: Vec<Value> = events[..events.len() - 1]
-        .iter()
-        .map(|event| serde_json::from_str(event).unwrap())
-        .collect();
+    assert_eq!(events.pop(), Some("[DONE]"));
+    let events = events.into_iter().map(serde_json::from_str);
+    events.map(Result::unwrap).collect()
+}
+
+#[tokio::test]
+async fn a_stream_joins_to_the_same_reply_a_token_at_a_time() {
+    let judge = start(Rule::Division).await;
+    let mut request = ask_division(View::Prefix, RIGHT[0]);
+    request["logprobs"] = json!(true);
+    request["top_logprobs"] = json!(3);
+    let whole = post(&judge, &request).await.json();
+    request["stream"] = json!(true);
+    request["stream_options"] = json!({"include_usage": true});
+    let events = events(&post(&judge, &request).await.text);
     let joined: String = events
         .iter()
         .filter_map(|event| event["choices"][0]["delta"]["content"].as_str())
         .collect();
-    assert_eq!(joined, whole);
-    assert!(
-        events.last().unwrap()["usage"]["total_tokens"]
-            .as_u64()
-            .unwrap()
-            > 0
+    assert_eq!(whole["choices"][0]["message"]["content"], joined);
+    let logprobs: Vec<Value> = events
+        .iter()
+        .filter_map(|event| event["choices"][0]["logprobs"]["content"].as_array())
+        .flatten()
+        .cloned()
+        .collect();
+    assert_eq!(
+        whole["choices"][0]["logprobs"]["content"],
+        json!(logprobs),
+        "log-probabilities come with their tokens"
     );
+    assert_eq!(
+        whole["usage"]["completion_tokens"],
+        json!(logprobs.len()),
+        "a token of the reply is a token in the usage"
+    );
+    assert_eq!(events.last().unwrap()["usage"], whole["usage"]);
+    assert_eq!(events.last().unwrap()["choices"], json!([]));
+    request.as_object_mut().unwrap().remove("stream_options");
+    let text = post(&judge, &request).await.text;
+    assert!(!text.contains("\"usage\""), "not asked for");
 }
 
 #[tokio::test]
-async fn log_probabilities_are_those_of_a_certain_judge() {
-    let judge = start(Rule::Division).await;
-    let mut request = ask_division(View::Prefix, RIGHT[0]);
-    request["logprobs"] = json!(true);
-    let answer = post(&judge, &request).await.json();
-    let tokens = answer["choices"][0]["logprobs"]["content"]
-        .as_array()
-        .unwrap();
-    let joined: String = tokens
-        .iter()
-        .map(|token| token["token"].as_str().unwrap())
-        .collect();
+async fn log_probabilities_show_the_doubt_at_the_digit_and_nowhere_else() {
+    for (doubt, expected) in [
+        (0.0, [("5", 1.0), ("1", 0.0), ("2", 0.0)]),
+        (0.25, [("5", 0.75), ("4", 0.25), ("1", 0.0)]),
+    ] {
+        let judge = start_with(Faults {
+            doubt,
+            ..Faults::default()
+        })
+        .await;
+        let mut request = ask_division(View::Prefix, RIGHT[0]);
+        request["logprobs"] = json!(true);
+        request["top_logprobs"] = json!(3);
+        let answer = post(&judge, &request).await.json();
+        let tokens = answer["choices"][0]["logprobs"]["content"]
+            .as_array()
+            .unwrap();
+        let (digit, others) = tokens.split_last().unwrap();
+        for ((token, p), entry) in expected
+            .iter()
+            .zip(digit["top_logprobs"].as_array().unwrap())
+        {
+            assert_eq!(entry["token"], *token);
+            let listed = entry["logprob"].as_f64().unwrap().exp();
+            assert!((listed - p).abs() < 1e-12, "{entry}");
+        }
+        assert!(others.iter().all(|token| token["logprob"] == 0.0));
+    }
+}
+
+#[tokio::test]
+async fn a_reply_keeps_to_the_form_that_it_is_given() {
+    let judge = start_with(Faults {
+        prose_rate: 1.0,
+        ..Faults::default()
+    })
+    .await;
+    let plain = ask_division(View::Prefix, RIGHT[0]);
+    let prose = post(&judge, &plain).await.content();
+    assert!(prose.ends_with("five out of five."), "{prose}");
+    assert_eq!(read_grade(&prose), Reading::Absent);
+    let with = |field: &str, value: Value| {
+        let mut request = plain.clone();
+        request[field] = value;
+        request
+    };
+    let json = with("response_format", json!({"type": "json_object"}));
     assert_eq!(
-        joined,
-        answer["choices"][0]["message"]["content"].as_str().unwrap()
+        read_grade(&post(&judge, &json).await.content()),
+        Reading::Grade(5)
     );
-    assert_eq!(
-        tokens[1]["top_logprobs"][0],
-        json!({"token": "5", "logprob": 0.0, "bytes": [53]})
+    let choice = |choice: Value| with("structured_outputs", json!({"choice": choice}));
+    let digits = choice(json!(["1", "2", "3", "4", "5"]));
+    assert_eq!(post(&judge, &digits).await.content(), "5");
+    let words = choice(json!(["yes", "no"]));
+    assert_eq!(post(&judge, &words).await.content(), "yes");
+
+    let mut again = digits.clone();
+    let begun = json!({"role": "assistant", "content": format!("{prose}\nScore:")});
+    again["messages"].as_array_mut().unwrap().push(begun);
+    again["continue_final_message"] = json!(true);
+    let refused = post(&judge, &again).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    assert!(refused.text.contains("add_generation_prompt"));
+    again["add_generation_prompt"] = json!(false);
+    assert_eq!(post(&judge, &again).await.content(), "5");
+    assert_eq!((judge.stats().prose, judge.stats().re_asks), (1, 1));
+}
+
+#[tokio::test]
+async fn a_request_longer_than_the_context_is_refused_as_vllm_does() {
+    let config = Config {
+        max_model_len: Some(100),
+        ..Config::new(Rule::Division)
+    };
+    let judge = serve(config).await.unwrap();
+    let refused = post(&judge, &ask_division(View::Prefix, RIGHT[0])).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    assert!(
+        refused
+            .text
+            .contains("maximum context length is 100 tokens")
     );
+    let models = send(&judge, Method::GET, "/v1/models", "").await.json();
+    assert_eq!(models["data"][0]["max_model_len"], 100);
 }
 
 #[tokio::test]
@@ -577,6 +659,15 @@ async fn the_other_routes_answer() {
         send(&judge, Method::GET, "/stats", "").await.json()["requests"],
         0
     );
+    let metrics = send(&judge, Method::GET, "/metrics", "").await.text;
+    for line in [
+        "# TYPE rules:requests_total counter",
+        r#"rules:requests_total{model_name="rules-numbers"} 0"#,
+        r#"rules:grades_total{model_name="rules-numbers",grade="5"} 0"#,
+        r#"vllm:num_requests_running{model_name="rules-numbers"} 0"#,
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line}");
+    }
     assert_eq!(
         send(&judge, Method::GET, "/v1/nothing", "").await.status,
         StatusCode::NOT_FOUND
@@ -686,9 +777,9 @@ async fn the_fence_does_not_change_the_fate() {
 #[tokio::test]
 async fn transient_faults_pass_after_one_attempt_each() {
     let faults = Faults {
-        too_many_requests_rate: 1.0,
+        rate_limit_rate: 1.0,
         retry_after_s: 2,
-        server_error_rate: 1.0,
+        error_rate: 1.0,
         ..Faults::default()
     };
     let judge = start_with(faults).await;
@@ -705,10 +796,113 @@ async fn transient_faults_pass_after_one_attempt_each() {
     assert_eq!(grade(&judge, &request).await, 5);
     assert_eq!(grade(&judge, &request).await, 5);
     let stats = judge.stats();
-    assert_eq!(
-        (stats.too_many_requests, stats.server_errors, stats.distinct),
-        (1, 1, 1)
+    assert_eq!((stats.rate_limits, stats.errors, stats.distinct), (1, 1, 1));
+}
+
+/// What comes on a connection until it ends or, for so long, nothing more does.
+async fn raw(judge: &Handle, request: &Value) -> (String, bool) {
+    let body = request.to_string();
+    let mut stream = tokio::net::TcpStream::connect(judge.addr()).await.unwrap();
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: judge\r\ncontent-length: {}\r\n\r\n",
+        body.len()
     );
+    stream.write_all((head + &body).as_bytes()).await.unwrap();
+    let mut got = Vec::new();
+    let wait = std::time::Duration::from_millis(300);
+    let ended = tokio::time::timeout(wait, stream.read_to_end(&mut got)).await;
+    (String::from_utf8(got).unwrap(), ended.is_ok())
+}
+
+async fn until(judge: &Handle, reached: impl Fn(&Stats) -> bool) {
+    for _ in 0..200 {
+        if reached(&judge.stats()) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("{:?}", judge.stats());
+}
+
+#[tokio::test]
+async fn a_cut_answer_ends_with_its_connection_half_way() {
+    for stream in [false, true] {
+        let judge = start_with(Faults {
+            cut_rate: 1.0,
+            ..Faults::default()
+        })
+        .await;
+        let mut request = ask_division(View::Prefix, RIGHT[0]);
+        request["stream"] = json!(stream);
+        let (got, ended) = raw(&judge, &request).await;
+        assert!(ended && got.starts_with("HTTP/1.1 200 OK"), "{got}");
+        assert!(
+            !got.contains(if stream { "[DONE]" } else { "usage" }),
+            "{got}"
+        );
+        request["stream"] = json!(false);
+        assert_eq!(grade(&judge, &request).await, 5);
+        assert_eq!((judge.stats().cuts, judge.stats().abandoned), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_hung_answer_stops_before_or_in_the_middle_and_the_client_leaves() {
+    let mut begun = 0;
+    for seed in 0..6 {
+        let judge = start_with(Faults {
+            seed,
+            hang_rate: 1.0,
+            ..Faults::default()
+        })
+        .await;
+        let request = ask_division(View::Prefix, RIGHT[0]);
+        let (got, ended) = raw(&judge, &request).await;
+        assert!(!ended, "{got}");
+        begun += usize::from(!got.is_empty());
+        assert_eq!(grade(&judge, &request).await, 5);
+        until(&judge, |stats| {
+            (stats.hangs, stats.abandoned, stats.in_flight) == (1, 1, 0)
+        })
+        .await;
+    }
+    assert!((1..6).contains(&begun), "{begun} of 6 began");
+}
+
+#[tokio::test]
+async fn a_paced_stream_that_its_client_leaves_is_seen_as_abandoned() {
+    let judge = start_with(Faults {
+        token_ms: 40,
+        ..Faults::default()
+    })
+    .await;
+    let mut request = ask_division(View::Prefix, RIGHT[0]);
+    request["stream"] = json!(true);
+    let (got, ended) = raw(&judge, &request).await;
+    assert!(!ended && got.contains("data: {"), "{got}");
+    until(&judge, |stats| stats.abandoned == 1).await;
+}
+
+#[tokio::test]
+async fn slots_bound_what_is_answered_at_once() {
+    let config = Config {
+        slots: Some(1),
+        faults: Faults {
+            latency_ms: 40,
+            ..Faults::default()
+        },
+        ..Config::new(Rule::Division)
+    };
+    let judge = serve(config).await.unwrap();
+    let started = std::time::Instant::now();
+    let requests: Vec<Value> = contents(3).collect();
+    tokio::join!(
+        post(&judge, &requests[0]),
+        post(&judge, &requests[1]),
+        post(&judge, &requests[2])
+    );
+    assert!(started.elapsed().as_millis() >= 120);
+    assert_eq!(judge.stats().most_in_flight, 3);
 }
 
 #[tokio::test]

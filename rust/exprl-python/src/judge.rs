@@ -416,34 +416,26 @@ pub struct RuleJudge {
 
 #[pymethods]
 impl RuleJudge {
+    /// `faults`: the fields of the Rust crate's `Faults`, as a JSON object.
     #[new]
-    #[pyo3(signature = (rules, *, port, no_grade_rate, random_rate, error_rate, rate_limit_rate, latency_ms, seed))]
-    #[expect(clippy::too_many_arguments, reason = "Python names each of them")]
+    #[pyo3(signature = (rules, *, port, slots, max_model_len, faults))]
     fn new(
         py: Python<'_>,
         rules: &str,
         port: u16,
-        no_grade_rate: f64,
-        random_rate: f64,
-        error_rate: f64,
-        rate_limit_rate: f64,
-        latency_ms: u64,
-        seed: u64,
+        slots: Option<usize>,
+        max_model_len: Option<usize>,
+        faults: &str,
     ) -> PyResult<Self> {
         let rule: Rule = rules
             .parse()
             .map_err(|_| unknown("rules", rules, "division, numbers"))?;
         let mut config = rehearsal::Config::new(rule);
         config.listen.set_port(port);
-        config.faults = Faults {
-            seed,
-            too_many_requests_rate: rate_limit_rate,
-            server_error_rate: error_rate,
-            no_grade_rate,
-            random_rate,
-            latency_ms,
-            ..Faults::default()
-        };
+        config.slots = slots;
+        config.max_model_len = max_model_len;
+        config.faults = serde_json::from_str::<Faults>(faults)
+            .map_err(|error| ConfigError::new_err(format!("rule judge: {error}")))?;
         let model = config.model.clone();
         let (runtime, handle) = py.detach(|| -> PyResult<_> {
             let runtime = runtime(1)?;

@@ -1,11 +1,14 @@
 //! A judge that grades by rule, behind the same wire as a real one: for tests, the demo and rehearsals.
 //!
-//! `POST /v1/chat/completions`, `GET /v1/models`, `GET /health`, `GET /stats`. It reads the request as a
-//! judge would, from the layout of `exprl-rubric`, and answers in words that end with `Score: n`.
+//! `POST /v1/chat/completions`, `GET /v1/models`, `/health`, `/metrics` and `/stats`. It reads the request
+//! as a judge would, from the layout of `exprl-rubric`, and answers in words that end with `Score: n`:
+//! whole or streamed, with log-probabilities, as JSON or as one of the choices that it is given.
 
+mod body;
 mod division;
 mod faults;
 mod numbers;
+mod reply;
 mod rule;
 mod server;
 mod stats;
@@ -15,7 +18,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
 use stats::Book;
@@ -35,6 +38,10 @@ pub struct Config {
     pub model: String,
     /// What goes wrong, and how slowly.
     pub faults: Faults,
+    /// Requests answered at once, at most; the others wait. `None` is no limit.
+    pub slots: Option<usize>,
+    /// Tokens of prompt and reply, at most; a request for more is answered 400, as vLLM does.
+    pub max_model_len: Option<usize>,
     /// A longer request body is answered 413.
     pub max_body_bytes: usize,
 }
@@ -48,6 +55,8 @@ impl Config {
             rule,
             model: format!("rules-{rule}"),
             faults: Faults::default(),
+            slots: None,
+            max_model_len: None,
             max_body_bytes: 16 << 20,
         }
     }
@@ -115,6 +124,7 @@ impl Handle {
 #[derive(Debug)]
 struct Shared {
     config: Config,
+    slots: Option<Semaphore>,
     book: Mutex<Book>,
 }
 
@@ -133,6 +143,9 @@ pub async fn serve(config: Config) -> Result<Handle, Error> {
     let listener = TcpListener::bind(addr).await.map_err(failed)?;
     let addr = listener.local_addr().map_err(failed)?;
     let shared = Arc::new(Shared {
+        slots: config
+            .slots
+            .map(|slots| Semaphore::new(slots.clamp(1, Semaphore::MAX_PERMITS))),
         config,
         book: Mutex::default(),
     });

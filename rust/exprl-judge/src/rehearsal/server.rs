@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use exprl_rubric::{ParsedRequest, parse_request};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::server::conn::http1;
@@ -19,11 +19,17 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::Shared;
-use super::stats::Outage;
-use super::wire::ChatRequest;
+use super::body::{End, Pieces, Presence};
+use super::faults::{Fate, Outage};
+use super::reply::Reply;
+use super::rule::Judgement;
+use super::wire::{ChatRequest, Form};
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const COMPLETIONS: &str = "/v1/chat/completions";
+const JSON: &str = "application/json";
+
+type Answer = Response<Either<Pieces, Full<Bytes>>>;
 
 /// Serves connections until the sender of `stopped` is gone; then closes them all.
 pub(super) async fn accept(
@@ -66,22 +72,27 @@ async fn serve_connection(stream: tokio::net::TcpStream, shared: Arc<Shared>) {
     }
 }
 
-async fn route(request: Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
+async fn route(request: Request<Incoming>, shared: &Arc<Shared>) -> Answer {
     match (request.method(), request.uri().path()) {
         (&Method::POST, COMPLETIONS) => complete(request.into_body(), shared).await,
         (&Method::GET, "/v1/models") => {
-            let model = json!({"id": shared.config.model, "object": "model", "owned_by": "exprl"});
-            json_response(
-                StatusCode::OK,
-                json!({"object": "list", "data": [model]}).to_string(),
-            )
+            let config = &shared.config;
+            let model = json!({
+                "id": config.model, "object": "model", "owned_by": "exprl", "max_model_len": config.max_model_len,
+            });
+            let list = json!({"object": "list", "data": [model]});
+            text(StatusCode::OK, JSON, list.to_string())
         }
-        (&Method::GET, "/health") => json_response(StatusCode::OK, "{}".into()),
+        (&Method::GET, "/health") => text(StatusCode::OK, JSON, "{}".into()),
+        (&Method::GET, "/metrics") => {
+            let metrics = shared.book().stats.metrics(&shared.config.model);
+            text(StatusCode::OK, "text/plain; version=0.0.4", metrics)
+        }
         (&Method::GET, "/stats") => match serde_json::to_string(&shared.book().stats) {
-            Ok(stats) => json_response(StatusCode::OK, stats),
+            Ok(stats) => text(StatusCode::OK, JSON, stats),
             Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         },
-        (_, COMPLETIONS | "/v1/models" | "/health" | "/stats") => refuse(
+        (_, COMPLETIONS | "/v1/models" | "/health" | "/metrics" | "/stats") => refuse(
             StatusCode::METHOD_NOT_ALLOWED,
             "use POST for completions, GET for the rest",
         ),
@@ -89,79 +100,105 @@ async fn route(request: Request<Incoming>, shared: &Shared) -> Response<Full<Byt
     }
 }
 
-async fn complete(body: Incoming, shared: &Shared) -> Response<Full<Bytes>> {
-    shared.book().stats.requests += 1;
-    let read = read(body, shared).await;
-    let (request, question) = match read {
+async fn complete(body: Incoming, shared: &Arc<Shared>) -> Answer {
+    let presence = Presence::new(shared.clone());
+    let (request, question) = match read(body, shared).await {
         Ok(read) => read,
         Err((status, message)) => {
             shared.book().stats.bad_requests += 1;
-            return refuse(status, &message);
+            return presence.answer(refuse(status, &message));
         }
     };
+    let config = &shared.config;
     let parsed = parse_request(&question);
     let content = content_hash(&question, parsed.as_ref());
-    let fate = shared.config.faults.fate(&content);
-    let outage = shared.book().attempt(content, fate);
+    let fate = config.faults.fate(&content);
+    let outage = shared.book().attempt(content, &fate);
+    // Never closed, so it cannot fail; a server without slots has as many as it is asked for.
+    let _slot = match &shared.slots {
+        Some(slots) => slots.acquire().await.ok(),
+        None => None,
+    };
     tokio::time::sleep(Duration::from_millis(fate.delay_ms)).await;
-    match outage {
-        Some(Outage::TooManyRequests) => {
-            let mut response = refuse(
-                StatusCode::TOO_MANY_REQUESTS,
-                "rehearsed: too many requests",
-            );
-            let wait = HeaderValue::from(shared.config.faults.retry_after_s);
-            response.headers_mut().insert(RETRY_AFTER, wait);
-            return response;
+    let end = match outage {
+        None => End::Whole,
+        Some(Outage::Cut) => End::Cut,
+        Some(Outage::Stall) => End::Stall,
+        // The client's going away ends it.
+        Some(Outage::Silence) => std::future::pending().await,
+        Some(Outage::Error) => {
+            let error = "rehearsed: server error";
+            return presence.answer(refuse(StatusCode::INTERNAL_SERVER_ERROR, error));
         }
-        Some(Outage::ServerError) => {
-            return refuse(StatusCode::INTERNAL_SERVER_ERROR, "rehearsed: server error");
-        }
-        None => {}
-    }
-
-    let re_ask = request.is_re_ask();
-    let judgement = parsed
-        .as_ref()
-        .map(|parsed| shared.config.rule.judge(parsed));
-    let (text, grade) = match judgement {
-        None => (
-            "This is not a grading request, so there is nothing to grade.".to_owned(),
-            None,
-        ),
-        Some(_) if fate.no_grade => (
-            "I would rather discuss this solution than grade it.".to_owned(),
-            None,
-        ),
-        Some(judgement) => {
-            let (grade, reason) = match fate.random_grade {
-                Some(grade) => (grade, "I did not look closely.".to_owned()),
-                None => (judgement.grade, judgement.reason),
-            };
-            let text = if re_ask {
-                grade.to_string()
-            } else {
-                format!("{reason}\nScore: {grade}")
-            };
-            (text, Some(grade))
+        Some(Outage::RateLimit) => {
+            let error = "rehearsed: too many requests";
+            let mut answer = refuse(StatusCode::TOO_MANY_REQUESTS, error);
+            let wait = HeaderValue::from(config.faults.retry_after_s);
+            answer.headers_mut().insert(RETRY_AFTER, wait);
+            return presence.answer(answer);
         }
     };
-    let reply = request.reply(text);
-
-    let mut book = shared.book();
-    book.stats.not_grading += u64::from(parsed.is_none());
-    book.stats.re_asks += u64::from(re_ask);
-    book.stats.prompt_tokens += reply.prompt_tokens;
-    book.stats.completion_tokens += reply.completion_tokens;
-    if let Some(grade) = grade {
-        book.stats.grades[usize::from(grade) - 1] += 1;
-    }
-    drop(book);
-    if request.wants_stream() {
+    let (words, grade) = match &parsed {
+        None => (
+            "This is not a grading request, so there is nothing to grade.".into(),
+            None,
+        ),
+        Some(parsed) => say(config.rule.judge(parsed), &fate, request.form()),
+    };
+    let reply = Reply::new(&request, &words, grade, config.faults.doubt);
+    count(shared, &request, &reply, grade, parsed.is_some());
+    let (kind, body) = if request.wants_stream() {
+        let pace = Duration::from_millis(config.faults.token_ms);
         let events = reply.events(request.wants_usage());
-        return response(StatusCode::OK, "text/event-stream", events);
+        (
+            "text/event-stream",
+            Pieces::events(events, pace, end, presence),
+        )
+    } else {
+        (JSON, Pieces::whole(reply.completion(), end, presence))
+    };
+    answer(StatusCode::OK, kind, Either::Left(body))
+}
+
+/// The reply to a grading request, and the grade in it.
+fn say(judgement: Judgement, fate: &Fate, form: Form<'_>) -> (String, Option<u8>) {
+    if fate.no_grade {
+        return (
+            "I would rather discuss this solution than grade it.".into(),
+            None,
+        );
     }
-    json_response(StatusCode::OK, reply.completion())
+    let (grade, reason) = match fate.random_grade {
+        Some(grade) => (grade, "I did not look closely.".to_owned()),
+        None => (judgement.grade, judgement.reason),
+    };
+    let digit = grade.to_string();
+    let words = match form {
+        Form::Digit => digit,
+        Form::Choice(choices) if choices.contains(&digit) => digit,
+        Form::Choice(choices) => return (choices.first().cloned().unwrap_or_default(), None),
+        Form::Json => json!({"reasoning": reason, "score": grade}).to_string(),
+        Form::Free if fate.prose => {
+            let word = ["one", "two", "three", "four", "five"][usize::from(grade) - 1];
+            return (
+                format!("{reason} I would give this {word} out of five."),
+                None,
+            );
+        }
+        Form::Free => format!("{reason}\nScore: {grade}"),
+    };
+    (words, Some(grade))
+}
+
+fn count(shared: &Shared, request: &ChatRequest, reply: &Reply, grade: Option<u8>, grading: bool) {
+    let stats = &mut shared.book().stats;
+    stats.not_grading += u64::from(!grading);
+    stats.re_asks += u64::from(request.is_re_ask());
+    stats.prompt_tokens += reply.prompt_tokens as u64;
+    stats.completion_tokens += reply.completion_tokens() as u64;
+    if let Some(grade) = grade {
+        stats.grades[usize::from(grade) - 1] += 1;
+    }
 }
 
 /// The request and the text of its question, or the status and the reason to refuse it.
@@ -192,6 +229,16 @@ async fn read(
             request.model
         );
         return Err((StatusCode::NOT_FOUND, message));
+    }
+    if let Some(longest) = shared.config.max_model_len {
+        let (prompt, reply) = (request.prompt_tokens(), request.most_tokens().unwrap_or(0));
+        if prompt + reply > longest {
+            return Err(bad(format!(
+                "This model's maximum context length is {longest} tokens. However, you requested {} tokens \
+                 ({prompt} in the messages, {reply} in the completion).",
+                prompt + reply
+            )));
+        }
     }
     let question = request
         .question()
@@ -225,25 +272,24 @@ fn content_hash(question: &str, parsed: Option<&ParsedRequest<'_>>) -> [u8; 32] 
 }
 
 /// An error in the format of `OpenAI`'s API.
-fn refuse(status: StatusCode, message: &str) -> Response<Full<Bytes>> {
+fn refuse(status: StatusCode, message: &str) -> Answer {
     let kind = if status.is_server_error() {
         "server_error"
     } else {
         "invalid_request_error"
     };
     let error = json!({"error": {"message": message, "type": kind, "code": status.as_u16()}});
-    json_response(status, error.to_string())
+    text(status, JSON, error.to_string())
 }
 
-fn json_response(status: StatusCode, body: String) -> Response<Full<Bytes>> {
-    response(status, "application/json", body)
+fn text(status: StatusCode, kind: &'static str, body: String) -> Answer {
+    answer(status, kind, Either::Right(Full::new(body.into())))
 }
 
-fn response(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
+fn answer(status: StatusCode, kind: &'static str, body: Either<Pieces, Full<Bytes>>) -> Answer {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
 }

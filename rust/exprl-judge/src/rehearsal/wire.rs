@@ -1,24 +1,29 @@
-//! The `OpenAI` chat completion format, as far as a judge is asked for it.
-
-use std::time::{SystemTime, UNIX_EPOCH};
+//! The `OpenAI` chat completion format with vLLM's additions, as far as a judge is asked for it.
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-/// Tokens are counted as four bytes each, rounded up: there is no tokenizer here.
+/// Prompt tokens are counted as four bytes each, rounded up: there is no tokenizer here.
 const BYTES_PER_TOKEN: usize = 4;
+/// The limit of `OpenAI`'s API.
+const MOST_TOP_LOGPROBS: u8 = 20;
 
 /// A request; fields that a rule has no use for are ignored.
 #[derive(Deserialize)]
 pub(super) struct ChatRequest {
     pub(super) model: String,
-    pub(super) messages: Vec<Message>,
+    messages: Vec<Message>,
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     logprobs: Option<bool>,
-    #[serde(alias = "max_completion_tokens")]
+    top_logprobs: Option<u8>,
     max_tokens: Option<usize>,
+    max_completion_tokens: Option<usize>,
     n: Option<u32>,
+    add_generation_prompt: Option<bool>,
+    continue_final_message: Option<bool>,
+    structured_outputs: Option<StructuredOutputs>,
+    response_format: Option<ResponseFormat>,
 }
 
 #[derive(Deserialize)]
@@ -26,8 +31,20 @@ struct StreamOptions {
     include_usage: Option<bool>,
 }
 
+/// vLLM's constraints on the reply.
 #[derive(Deserialize)]
-pub(super) struct Message {
+struct StructuredOutputs {
+    choice: Option<Vec<String>>,
+    json: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct ResponseFormat {
+    r#type: String,
+}
+
+#[derive(Deserialize)]
+struct Message {
     role: String,
     content: Content,
 }
@@ -51,6 +68,26 @@ impl Message {
             Content::Parts(parts) => parts.iter().map(|part| part.text.as_str()).collect(),
         }
     }
+
+    fn len(&self) -> usize {
+        match &self.content {
+            Content::Text(text) => text.len(),
+            Content::Parts(parts) => parts.iter().map(|part| part.text.len()).sum(),
+        }
+    }
+}
+
+/// How a reply may look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form<'a> {
+    /// Anything.
+    Free,
+    /// The rest of a reply that ends with `Score:`.
+    Digit,
+    /// One of these.
+    Choice(&'a [String]),
+    /// A JSON object.
+    Json,
 }
 
 impl ChatRequest {
@@ -58,16 +95,24 @@ impl ChatRequest {
     pub(super) fn read(body: &[u8]) -> Result<Self, String> {
         let request: Self = serde_json::from_slice(body)
             .map_err(|e| format!("the body is not a chat completion request: {e}"))?;
-        if request.messages.is_empty() {
-            return Err("messages is empty".into());
-        }
-        if request.n.is_some_and(|n| n != 1) {
-            return Err("n must be 1: a rule gives one answer".into());
-        }
-        if request.max_tokens == Some(0) {
-            return Err("max_tokens must be at least 1".into());
-        }
-        Ok(request)
+        let wrong = if request.messages.is_empty() {
+            "messages is empty"
+        } else if request.n.is_some_and(|n| n != 1) {
+            "n must be 1: a rule gives one answer"
+        } else if request.most_tokens() == Some(0) {
+            "max_tokens must be at least 1"
+        } else if request.top_logprobs.is_some() && request.logprobs != Some(true) {
+            "top_logprobs needs logprobs to be true"
+        } else if request.top_logprobs > Some(MOST_TOP_LOGPROBS) {
+            "top_logprobs must be at most 20"
+        } else if request.continues() && request.add_generation_prompt != Some(false) {
+            "continue_final_message needs add_generation_prompt to be false"
+        } else if request.continues() && !request.ends_with_assistant() {
+            "continue_final_message needs a last message of the assistant"
+        } else {
+            return Ok(request);
+        };
+        Err(wrong.into())
     }
 
     pub(super) fn wants_stream(&self) -> bool {
@@ -76,146 +121,73 @@ impl ChatRequest {
 
     /// Whether a stream ends with the token counts.
     pub(super) fn wants_usage(&self) -> bool {
-        self.stream_options
-            .as_ref()
-            .is_some_and(|options| options.include_usage == Some(true))
+        let options = self.stream_options.as_ref();
+        options.is_some_and(|options| options.include_usage == Some(true))
+    }
+
+    /// How many alternatives to list at each token; `None` without log-probabilities.
+    pub(super) fn top_logprobs(&self) -> Option<usize> {
+        (self.logprobs == Some(true)).then(|| usize::from(self.top_logprobs.unwrap_or(0)))
+    }
+
+    pub(super) fn most_tokens(&self) -> Option<usize> {
+        self.max_completion_tokens.or(self.max_tokens)
+    }
+
+    pub(super) fn prompt_tokens(&self) -> usize {
+        let bytes: usize = self.messages.iter().map(Message::len).sum();
+        bytes.div_ceil(BYTES_PER_TOKEN)
     }
 
     /// The first user message: what is to be judged.
     pub(super) fn question(&self) -> Option<String> {
-        self.messages
-            .iter()
+        let mut messages = self.messages.iter();
+        messages
             .find(|message| message.role == "user")
             .map(Message::text)
     }
 
     /// Whether the reply is begun already and wants its digit.
     pub(super) fn is_re_ask(&self) -> bool {
-        self.messages.last().is_some_and(|message| {
-            message.role == "assistant" && message.text().trim_end().ends_with("Score:")
-        })
-    }
-
-    /// The answer to this request, cut at its `max_tokens`.
-    pub(super) fn reply(&self, mut text: String) -> Reply {
-        let prompt_bytes = self
+        let last = self
             .messages
-            .iter()
-            .map(|message| message.text().len())
-            .sum();
-        let limit = self
-            .max_tokens
-            .unwrap_or(usize::MAX)
-            .saturating_mul(BYTES_PER_TOKEN);
-        let finish_reason = if text.len() > limit { "length" } else { "stop" };
-        text.truncate(text.floor_char_boundary(limit));
-        Reply {
-            prompt_tokens: tokens(prompt_bytes),
-            completion_tokens: tokens(text.len()),
-            text,
-            finish_reason,
-            logprobs: self.logprobs == Some(true),
-            model: self.model.clone(),
+            .last()
+            .filter(|message| message.role == "assistant");
+        last.is_some_and(|message| message.text().trim_end().ends_with("Score:"))
+    }
+
+    pub(super) fn form(&self) -> Form<'_> {
+        if let Some(choice) = self
+            .structured_outputs
+            .as_ref()
+            .and_then(|s| s.choice.as_ref())
+        {
+            return Form::Choice(choice);
         }
-    }
-}
-
-fn tokens(bytes: usize) -> u64 {
-    bytes.div_ceil(BYTES_PER_TOKEN) as u64
-}
-
-/// An answer of status 200.
-pub(super) struct Reply {
-    pub(super) text: String,
-    pub(super) prompt_tokens: u64,
-    pub(super) completion_tokens: u64,
-    finish_reason: &'static str,
-    logprobs: bool,
-    model: String,
-}
-
-impl Reply {
-    /// One JSON object.
-    pub(super) fn completion(&self) -> String {
-        let message = json!({"role": "assistant", "content": self.text});
-        let mut body = self.object(
-            "chat.completion",
-            "message",
-            &message,
-            Some(self.finish_reason),
-        );
-        body["usage"] = self.usage();
-        body.to_string()
-    }
-
-    /// The same as server-sent events, a line of the reply in each.
-    pub(super) fn events(&self, include_usage: bool) -> String {
-        let chunk =
-            |delta: Value, finish| self.object("chat.completion.chunk", "delta", &delta, finish);
-        let mut events = vec![chunk(json!({"role": "assistant", "content": ""}), None)];
-        events.extend(
-            self.text
-                .split_inclusive('\n')
-                .map(|line| chunk(json!({"content": line}), None)),
-        );
-        events.push(chunk(json!({}), Some(self.finish_reason)));
-        if include_usage {
-            let mut last = chunk(json!({}), None);
-            last["choices"] = json!([]);
-            last["usage"] = self.usage();
-            events.push(last);
-        }
-        let mut lines: Vec<_> = events
-            .iter()
-            .map(|event| format!("data: {event}\n\n"))
-            .collect();
-        lines.push("data: [DONE]\n\n".into());
-        lines.concat()
-    }
-
-    fn object(&self, kind: &str, field: &str, content: &Value, finish: Option<&str>) -> Value {
-        let created = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |t| t.as_secs());
-        let logprobs = if self.logprobs && field == "message" {
-            self.token_logprobs()
+        let guided = self
+            .structured_outputs
+            .as_ref()
+            .is_some_and(|s| s.json.is_some());
+        let format = self
+            .response_format
+            .as_ref()
+            .map(|format| format.r#type.as_str());
+        if guided || matches!(format, Some("json_object" | "json_schema")) {
+            Form::Json
+        } else if self.is_re_ask() {
+            Form::Digit
         } else {
-            Value::Null
-        };
-        let mut choice = json!({"index": 0, "finish_reason": finish, "logprobs": logprobs});
-        choice[field] = content.clone();
-        json!({
-            "id": format!("chatcmpl-{}", &blake3::hash(self.text.as_bytes()).to_hex()[..24]),
-            "object": kind,
-            "created": created,
-            "model": self.model,
-            "choices": [choice],
-        })
+            Form::Free
+        }
     }
 
-    /// A rule is certain of each token: the last character is one token, what is before it another.
-    fn token_logprobs(&self) -> Value {
-        let last = self.text.char_indices().next_back().map_or(0, |(at, _)| at);
-        let token = |text: &str| {
-            let token = json!({"token": text, "logprob": 0.0, "bytes": text.as_bytes()});
-            let mut entry = token.clone();
-            entry["top_logprobs"] = json!([token]);
-            entry
-        };
-        let (before, digit) = self.text.split_at(last);
-        let content: Vec<Value> = [before, digit]
-            .into_iter()
-            .filter(|text| !text.is_empty())
-            .map(token)
-            .collect();
-        json!({"content": content})
+    fn continues(&self) -> bool {
+        self.continue_final_message == Some(true)
     }
 
-    fn usage(&self) -> Value {
-        json!({
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
-        })
+    fn ends_with_assistant(&self) -> bool {
+        self.messages
+            .last()
+            .is_some_and(|message| message.role == "assistant")
     }
 }
