@@ -2,7 +2,7 @@
 The Rust core of exprl.
 """
 
-from typing import Final, SupportsFloat, SupportsIndex, final
+from typing import Final, SupportsIndex, final
 
 import numpy
 import numpy.typing
@@ -83,13 +83,13 @@ class RuleJudge:
         rules: str,
         *,
         port: SupportsIndex,
-        no_grade_rate: SupportsFloat | SupportsIndex,
-        random_rate: SupportsFloat | SupportsIndex,
-        error_rate: SupportsFloat | SupportsIndex,
-        rate_limit_rate: SupportsFloat | SupportsIndex,
-        latency_ms: SupportsIndex,
-        seed: SupportsIndex,
-    ) -> RuleJudge: ...
+        slots: SupportsIndex | None,
+        max_model_len: SupportsIndex | None,
+        faults: str,
+    ) -> RuleJudge:
+        """
+        `faults`: the fields of the Rust crate's `Faults`, as a JSON object.
+        """
     def close(self, /) -> None:
         """
         Closes the listener and every connection; a second call does nothing.
