@@ -200,6 +200,8 @@ def judge_score(
     ] = None,
     delimiter: Annotated[str, typer.Option(help="starts a step of the trace")] = "###",
     concurrency: Annotated[int, typer.Option(help="requests in flight per server")] = 64,
+    rpm: Annotated[int | None, typer.Option(help="requests per minute, at most", min=1)] = None,
+    tpm: Annotated[int | None, typer.Option(help="tokens per minute, at most", min=1)] = None,
     ledger: Annotated[Path | None, typer.Option(help="folder that keeps every grade")] = None,
     api_key_env: Annotated[
         str | None, typer.Option(help="environment variable that holds the key")
@@ -222,6 +224,8 @@ def judge_score(
         model=model,
         view=_one_of("--view", view, grade.VIEWS),
         concurrency=concurrency,
+        rpm=rpm,
+        tpm=tpm,
         ledger=str(ledger) if ledger else None,
         api_key_env=api_key_env,
     )

@@ -162,6 +162,8 @@ class Judge(Section):
     temperature: float = Field(0.0, ge=0.0)
     max_tokens: int = Field(2048, gt=0)
     concurrency: int = Field(64, gt=0, description="requests in flight per server")
+    rpm: int | None = Field(None, gt=0, description="requests per minute over all servers, at most")
+    tpm: int | None = Field(None, gt=0, description="tokens per minute over all servers, at most")
     attempts: int = Field(4, gt=0, description="tries of one request, over all servers")
     deadline_s: float = Field(1800.0, gt=0.0, description="for all grades of one step")
     max_missing_rate: float = Field(

@@ -32,6 +32,21 @@ Status = Literal[
 
 
 @dataclass(frozen=True, slots=True)
+class Prices:
+    """What a million tokens cost, in any currency.
+
+    Attributes:
+        prompt: prompt tokens that were not cached.
+        cached: prompt tokens found in the server's prefix cache.
+        completion: tokens of replies.
+    """
+
+    prompt: float
+    cached: float
+    completion: float
+
+
+@dataclass(frozen=True, slots=True)
 class JudgeSettings:
     """How to judge. API keys are named here, never held, so this can be printed and pickled.
 
@@ -45,6 +60,13 @@ class JudgeSettings:
         temperature: of the judge's sampling.
         max_tokens: of a reply.
         concurrency: requests in flight per server, at most.
+        kv_tokens: tokens that a server's KV cache holds: what is judged there at once fits into it.
+            None asks each server's `/metrics` (vLLM tells); 0 sets no such bound.
+        rpm: requests per minute over all servers, at most.
+        tpm: tokens per minute, prompts and replies, over all servers, at most: estimated when a
+            request leaves, corrected by the usage that the server reports.
+        hedge: share of requests that may go to a second server when the first is late, at most.
+        prices: what tokens cost; None reports no cost.
         attempts: requests sent for one grade when servers fail, at most (429 does not count).
         retry_budget: share of all requests that may be retries, beside a reserve for the start.
         reask: ask once more, after `Score:`, if a reply holds no grade.
@@ -72,6 +94,11 @@ class JudgeSettings:
     temperature: float = 0.0
     max_tokens: int = 2048
     concurrency: int = 64
+    kv_tokens: int | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    hedge: float = 0.02
+    prices: Prices | None = None
     attempts: int = 4
     retry_budget: float = 0.1
     reask: bool = True
@@ -173,12 +200,16 @@ class JudgeStats:
         shared: verdicts that an equal request in flight gave.
         retries: requests sent again after a fault.
         reasks: requests for a missing grade.
-        rate_limit_pauses: pauses of a server after a 429, or a 503 with Retry-After.
+        hedges: requests sent to a second server because the first was late.
+        hedges_won: hedges that answered first.
+        rate_limit_pauses: pauses of a server after a 429, a 503 with Retry-After, or a limit that
+            is used up.
         readout_fallbacks: grades for which the expected readout had no usable log-probs.
         statuses: verdicts by status.
         prompt_tokens: as the servers counted.
         completion_tokens: as the servers counted.
         cached_tokens: prompt tokens found in prefix caches.
+        cost: of these tokens; None without prices.
         ledger_replies: distinct replies in the ledger.
         ledger_corrupt: ledger records that were damaged on disk and are asked for again.
         in_flight: requests in flight now.
@@ -191,12 +222,15 @@ class JudgeStats:
     shared: int
     retries: int
     reasks: int
+    hedges: int
+    hedges_won: int
     rate_limit_pauses: int
     readout_fallbacks: int
     statuses: Mapping[Status, int]
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    cost: float | None
     ledger_replies: int
     ledger_corrupt: int
     in_flight: int
@@ -257,6 +291,18 @@ class Judge(_Closes):
         if self._last_stats is not None:
             return self._last_stats
         return JudgeStats(**self._core.stats())
+
+    def prometheus(self) -> str:
+        """The counters and more, per server, in Prometheus' text format 0.0.4."""
+        return self._core.prometheus()
+
+    def serve_metrics(self, port: int = 0) -> str:
+        """Serve `prometheus` on 127.0.0.1 until `close`; returns the page's URL.
+
+        Args:
+            port: 0 takes a free one.
+        """
+        return self._core.serve_metrics(port)
 
     def close(self) -> None:
         """Cancel what is unfinished and free the ledger; a second call does nothing."""

@@ -172,6 +172,8 @@ def open_judge(cfg: config.Config, run_dir: Path) -> Iterator[Judge]:
                     temperature=settings.temperature,
                     max_tokens=settings.max_tokens,
                     concurrency=settings.concurrency,
+                    rpm=settings.rpm,
+                    tpm=settings.tpm,
                     attempts=settings.attempts,
                     deadline_s=settings.deadline_s,
                     ledger=settings.ledger or str(run_dir / "ledger"),

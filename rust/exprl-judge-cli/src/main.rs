@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use exprl_judge::{Readout, ScoreMap, Settings, View};
+use exprl_judge::{Prices, Readout, ScoreMap, Settings, View};
 
 /// Grade many model outputs with an LLM judge behind OpenAI-compatible servers.
 #[derive(Parser)]
@@ -75,6 +75,21 @@ struct ScoreArgs {
     /// Requests in flight per server, at most
     #[arg(long, default_value_t = 64)]
     concurrency: usize,
+    /// Requests per minute over all servers, at most
+    #[arg(long, value_name = "N")]
+    rpm: Option<u32>,
+    /// Tokens per minute, prompts and replies, over all servers, at most
+    #[arg(long, value_name = "N")]
+    tpm: Option<u64>,
+    /// Tokens that a server's KV cache holds; without it vLLM is asked, 0 sets no such bound
+    #[arg(long, value_name = "N")]
+    kv_tokens: Option<u64>,
+    /// Share of requests that may go to a second server when the first is late, at most
+    #[arg(long, default_value_t = 0.02, value_name = "SHARE")]
+    hedge: f64,
+    /// Price of a million prompt, cached and completion tokens, such as 0.3,0.03,1.2: reports the cost
+    #[arg(long, value_name = "P,C,R", value_parser = prices)]
+    prices: Option<Prices>,
     /// Folder where replies are kept; the same command again sends only what is missing
     #[arg(long, value_name = "DIR")]
     ledger: Option<PathBuf>,
@@ -215,6 +230,23 @@ enum Error {
     Io(#[from] std::io::Error),
 }
 
+/// Reads `--prices`.
+fn prices(text: &str) -> Result<Prices, String> {
+    let numbers: Vec<f64> = text
+        .split(',')
+        .map(|number| number.trim().parse())
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("{error}; write it like 0.3,0.03,1.2"))?;
+    let [prompt, cached, completion] = numbers[..] else {
+        return Err("give three: prompt, cached, completion; write it like 0.3,0.03,1.2".into());
+    };
+    Ok(Prices {
+        prompt,
+        cached,
+        completion,
+    })
+}
+
 impl ScoreArgs {
     fn settings(&self) -> Result<Settings, Error> {
         let rubric = self.rubric.as_ref().map(|path| {
@@ -245,6 +277,11 @@ impl ScoreArgs {
             },
             rubric: rubric.transpose()?,
             concurrency: self.concurrency,
+            rpm: self.rpm,
+            tpm: self.tpm,
+            kv_tokens: self.kv_tokens,
+            hedge: self.hedge,
+            prices: self.prices,
             ledger: self.ledger.clone(),
             revision: self.revision.clone(),
             attempts: self.attempts,

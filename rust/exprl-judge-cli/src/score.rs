@@ -118,15 +118,19 @@ fn summary(stats: &Stats, verdicts: usize, missing: usize, started: Instant) {
         .collect();
     eprintln!(
         "exprl-judge: {verdicts} verdicts ({}), {missing} without a grade; {} requests sent, {} from the ledger, \
-         {} retries, {} re-asks; {} prompt tokens ({} cached), {} completion tokens; {:.1} s",
+         {} retries, {} re-asks, {} hedges; {} prompt tokens ({} cached), {} completion tokens{}; {:.1} s",
         statuses.join(", "),
         stats.requests_sent,
         stats.from_ledger,
         stats.retries,
         stats.reasks,
+        stats.hedges,
         stats.prompt_tokens,
         stats.cached_tokens,
         stats.completion_tokens,
+        stats
+            .cost
+            .map_or(String::new(), |cost| format!(", cost {cost:.4}")),
         started.elapsed().as_secs_f64(),
     );
 }

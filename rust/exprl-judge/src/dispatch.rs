@@ -5,25 +5,30 @@
 //! server's window until the exchange ends; it never waits for another task.
 
 mod attempt;
+mod hedge;
+mod probe;
 mod settle;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use exprl_rubric::{FenceKey, Readout, ScoreMap};
+use exprl_rubric::{FenceKey, Readout, ScoreMap, View};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::Error;
+use crate::estimate::{Lateness, TokenEstimate};
 use crate::job::{JobState, Stop, Ticket};
 use crate::ledger::{self, Key, Ledger};
+use crate::limits::Limits;
 use crate::metrics::{Metrics, Stats, count};
 use crate::policy::{Breaker, Fault, RetryBudget};
 use crate::reply::Reply;
 use crate::request::{Body, Composer};
-use crate::schedule::Schedule;
+use crate::schedule::{Need, Pass, Schedule};
 use crate::settings::Settings;
 use crate::transport::{Server, Transport};
 use crate::types::{Item, Verdict};
@@ -36,6 +41,8 @@ struct Call {
     ticket: Ticket,
     key: Key,
     body: Body,
+    /// Tokens that were reserved for it when it left.
+    reserved: u64,
     /// HTTP requests sent for it.
     sent: u32,
     /// Failures that count against `Settings::attempts`.
@@ -68,6 +75,10 @@ pub(crate) struct Dispatcher {
     /// Requests queued or in flight by key, with those that wait for their answer.
     flights: Mutex<HashMap<Key, Vec<Follower>>>,
     budget: RetryBudget,
+    /// How many more hedges may be sent; `None` without hedging.
+    hedges: Option<RetryBudget>,
+    /// Servers are asked for the size of their KV cache when the first request leaves.
+    ask_capacity: AtomicBool,
     room: Arc<Semaphore>,
     room_size: u32,
     metrics: Metrics,
@@ -84,6 +95,11 @@ pub(crate) struct Dispatcher {
 struct Queues {
     schedule: Schedule<Call>,
     breakers: Vec<Breaker>,
+    lateness: Vec<Lateness>,
+    limits: Limits,
+    estimate: TokenEstimate,
+    /// When the limits let the next request leave, if somebody waits for that.
+    limited_until: Option<Instant>,
     /// When a server last answered, or the first request left.
     last_answer: Option<Instant>,
 }
@@ -106,7 +122,10 @@ impl Dispatcher {
             })?,
         };
         let seeds = servers.iter().map(|server| seed(server.name.as_bytes()));
-        let schedule = Schedule::new(seeds, settings.concurrency);
+        let mut schedule = Schedule::new(seeds, settings.concurrency);
+        if let Some(tokens) = settings.kv_tokens.filter(|&tokens| tokens > 0) {
+            (0..servers.len()).for_each(|lane| schedule.set_capacity(lane, Some(tokens)));
+        }
         let breakers = servers.iter().map(|_| Breaker::default()).collect();
         let room_size = u32::try_from(settings.queue_bytes / QUEUE_UNIT)
             .unwrap_or(u32::MAX >> 4)
@@ -119,13 +138,19 @@ impl Dispatcher {
             queues: Mutex::new(Queues {
                 schedule,
                 breakers,
+                lateness: servers.iter().map(|_| Lateness::default()).collect(),
+                limits: Limits::new(settings.rpm, settings.tpm),
+                estimate: TokenEstimate::new(settings.max_tokens),
+                limited_until: None,
                 last_answer: None,
             }),
             flights: Mutex::default(),
             budget: RetryBudget::new(settings.retry_budget, reserve),
+            hedges: (settings.hedge > 0.0).then(|| RetryBudget::new(settings.hedge, 0)),
+            ask_capacity: AtomicBool::new(settings.kv_tokens.is_none()),
             room: Arc::new(Semaphore::new(room_size as usize)),
             room_size,
-            metrics: Metrics::default(),
+            metrics: Metrics::new(servers.len(), settings.prices),
             jobs: Mutex::default(),
             handle,
             servers,
@@ -148,6 +173,18 @@ impl Dispatcher {
             },
             None => stats,
         }
+    }
+
+    pub(crate) fn prometheus(&self) -> String {
+        let stats = self.stats();
+        let now = Instant::now();
+        let lanes: Vec<_> = {
+            let queues = self.queues();
+            let names = self.servers.iter().map(|server| &*server.name);
+            let lanes = (0..self.servers.len()).map(|lane| queues.schedule.state(lane, now));
+            names.zip(lanes).collect()
+        };
+        self.metrics.page(&stats, &lanes)
     }
 
     /// Starts a job's clock.
@@ -206,6 +243,7 @@ impl Dispatcher {
                 ticket,
                 key: request.key,
                 body: request.body,
+                reserved: 0,
                 sent: 0,
                 failed: 0,
                 resent: false,
@@ -274,9 +312,13 @@ impl Dispatcher {
         let Some(job) = leaving.first().map(|call| call.ticket.job.clone()) else {
             return;
         };
-        self.queues()
-            .schedule
-            .push(affinity, leaving, Instant::now());
+        {
+            let mut queues = self.queues();
+            let need = queues.need(&leaving, self.composer.view());
+            queues
+                .schedule
+                .push(affinity, need, leaving, Instant::now());
+        }
         // The job may have stopped after it was asked and before its requests were queued.
         if job.stopped().is_some() {
             self.withdraw(&job);
@@ -288,17 +330,17 @@ impl Dispatcher {
     /// Starts every request that may leave now.
     fn pump(self: &Arc<Self>) {
         loop {
-            let now = Instant::now();
-            let next = {
-                let mut queues = self.queues();
-                let next = queues.schedule.next(now);
-                if next.is_some() {
-                    queues.last_answer.get_or_insert(now);
+            let leave = self.queues().leave(Instant::now());
+            match leave {
+                Leave::Now(pass, call) => {
+                    if self.ask_capacity.swap(false, Ordering::Relaxed) {
+                        self.ask_for_capacities();
+                    }
+                    self.handle.spawn(self.clone().carry(pass, call));
                 }
-                next
-            };
-            let Some((lane, call)) = next else { return };
-            self.handle.spawn(self.clone().carry(lane, call));
+                Leave::In(wait) => return self.pump_after(wait),
+                Leave::Nothing => return,
+            }
         }
     }
 
@@ -308,6 +350,63 @@ impl Dispatcher {
 
     fn flights(&self) -> MutexGuard<'_, HashMap<Key, Vec<Follower>>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What may leave.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once; a box would cost more"
+)]
+enum Leave {
+    Now(Pass, Call),
+    /// Nothing before the limits allow it, and nobody waits for that yet.
+    In(Duration),
+    Nothing,
+}
+
+impl Queues {
+    fn leave(&mut self, now: Instant) -> Leave {
+        if let Some(until) = self.limits.wait(now) {
+            let waited_for = self
+                .limited_until
+                .is_some_and(|waited| now < waited && waited <= until);
+            if waited_for || self.schedule.is_empty() {
+                return Leave::Nothing;
+            }
+            self.limited_until = Some(until);
+            return Leave::In(until - now);
+        }
+        let Some((pass, mut call)) = self.schedule.next(now) else {
+            return Leave::Nothing;
+        };
+        self.last_answer.get_or_insert(now);
+        if !self.limits.is_unlimited() {
+            self.reserve(&mut call, now);
+        }
+        Leave::Now(pass, call)
+    }
+
+    /// Takes what a request will use out of the limits, by estimate.
+    fn reserve(&mut self, call: &mut Call, now: Instant) {
+        let (bytes, _) = call.body.sizes();
+        call.reserved = self.estimate.prompt(bytes) + self.estimate.completion();
+        self.limits.take(call.reserved, now);
+    }
+
+    /// Tokens that a rollout's requests take in a KV cache: prefixes share all but their replies.
+    fn need(&self, calls: &[Call], view: View) -> Need {
+        let sizes = calls.iter().map(|call| call.body.sizes());
+        let head = calls.first().map_or(0, |call| call.body.sizes().1);
+        let traces = sizes.map(|(whole, head)| whole - head);
+        let trace: usize = match view {
+            View::Step => traces.sum(),
+            View::Outcome | View::Prefix => traces.max().unwrap_or(0),
+        };
+        Need {
+            shared: self.estimate.prompt(head),
+            own: self.estimate.prompt(trace) + self.estimate.completion() * calls.len() as u64,
+        }
     }
 }
 

@@ -29,6 +29,16 @@ pub enum Error {
     /// The job takes no more items.
     #[error("the job or its judge is closed: push before close(), or submit a new job")]
     Closed,
+    /// The metrics cannot be served.
+    #[error(
+        "cannot serve metrics on 127.0.0.1:{port}: {source}; choose another port, or 0 for a free one"
+    )]
+    Metrics {
+        /// The port asked for.
+        port: u16,
+        /// What the operating system says.
+        source: io::Error,
+    },
     /// The ledger's file or folder cannot be used.
     #[error("ledger {}: {source}", path.display())]
     Ledger {

@@ -27,11 +27,15 @@
 
 mod dispatch;
 mod error;
+mod estimate;
 mod hints;
 mod job;
 mod ledger;
+mod limits;
 mod metrics;
+mod metrics_server;
 mod policy;
+mod prometheus;
 #[cfg(feature = "rehearsal")]
 pub mod rehearsal;
 mod reply;
@@ -51,7 +55,8 @@ pub use error::Error;
 pub use exprl_rubric::{Readout, ScoreMap, View};
 pub use job::{Burst, Job};
 pub use metrics::Stats;
-pub use settings::Settings;
+pub use metrics_server::MetricsServer;
+pub use settings::{Prices, Settings};
 pub use types::{Graded, Item, Status, Verdict};
 
 /// A judge: servers, queues, ledger. Jobs share them; dropping the judge cancels its jobs.
@@ -76,6 +81,20 @@ impl Judge {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.dispatcher.stats()
+    }
+
+    /// The same and more, per server, in Prometheus' text format 0.0.4.
+    #[must_use]
+    pub fn prometheus(&self) -> String {
+        self.dispatcher.prometheus()
+    }
+
+    /// Serves [`prometheus`](Self::prometheus) as `GET /metrics` on `port` of 127.0.0.1 (0 takes a free
+    /// one) until what is returned is dropped.
+    pub async fn serve_metrics(&self, port: u16) -> Result<MetricsServer, Error> {
+        let dispatcher = Arc::downgrade(&self.dispatcher);
+        let text = move || Some(dispatcher.upgrade()?.prometheus());
+        metrics_server::serve(port, text).await
     }
 }
 

@@ -1,8 +1,11 @@
 //! What a failure means: again at once, again elsewhere, pause the server, or give up.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+/// The code of a 429 that no waiting cures (`OpenAI`); messages begin with their code.
+pub(crate) const QUOTA: &str = "insufficient_quota";
 /// A pause after a 429 that names no time.
 const DEFAULT_PAUSE: Duration = Duration::from_secs(1);
 /// No server may pause us for longer than this at a time; after it one request probes.
@@ -48,6 +51,9 @@ impl Fault {
         match self {
             Self::Stale => Action::Again,
             Self::Status {
+                code: 429, message, ..
+            } if message.starts_with(QUOTA) => Action::GiveUp,
+            Self::Status {
                 code: 429,
                 retry_after,
                 ..
@@ -71,6 +77,17 @@ impl Fault {
     /// The server itself is in doubt, not only this request.
     pub(crate) fn blames_server(&self) -> bool {
         !matches!(self, Self::Stale) && self.action() == Action::Elsewhere
+    }
+
+    /// The label of its outcome in metrics.
+    pub(crate) fn label(&self) -> Cow<'static, str> {
+        match self {
+            Self::Connect(_) => "connect".into(),
+            Self::Stale => "stale".into(),
+            Self::Broken(_) => "broken".into(),
+            Self::Timeout(..) => "timeout".into(),
+            Self::Status { code, .. } => code.to_string().into(),
+        }
     }
 
     /// One line for the user: what happened and, where it is known, what to change.
@@ -100,6 +117,7 @@ fn remedy(code: u16, message: &str) -> &'static str {
         }
         400 | 422 => "; the server refuses a field of the request: check model, readout and extra",
         401 | 403 => "; check the API key",
+        429 if message.starts_with(QUOTA) => "; the key has no credit left",
         404 => "; check that the endpoint ends in /v1 and that the server has this model",
         _ => "",
     }
@@ -253,6 +271,13 @@ mod tests {
         };
         assert_eq!(fault.action(), Action::Pause(Duration::from_secs(7)));
         assert_eq!(status(429).action(), Action::Pause(DEFAULT_PAUSE));
+        let broke = Fault::Status {
+            code: 429,
+            retry_after: None,
+            message: format!("{QUOTA}: You exceeded your current quota"),
+        };
+        assert_eq!(broke.action(), Action::GiveUp);
+        assert!(broke.explain().contains("credit"), "{}", broke.explain());
     }
 
     #[test]

@@ -40,6 +40,18 @@ impl std::ops::AddAssign for Usage {
     }
 }
 
+impl std::ops::Sub for Usage {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            prompt: self.prompt - other.prompt,
+            completion: self.completion - other.completion,
+            cached: self.cached - other.cached,
+        }
+    }
+}
+
 impl Reply {
     /// Reads the body of a 200 answer.
     pub(crate) fn read(body: &[u8], readout: Readout) -> Result<Self, Fault> {

@@ -28,6 +28,16 @@ impl Body {
         Self { parts, next: 0 }
     }
 
+    /// No body at all.
+    pub(crate) fn empty() -> Self {
+        Self::new([const { Bytes::new() }; 4])
+    }
+
+    /// Bytes of the whole, and of the head that its problem's requests share.
+    pub(crate) fn sizes(&self) -> (usize, usize) {
+        (self.parts.iter().map(Bytes::len).sum(), self.parts[0].len())
+    }
+
     /// The same conversation, with the judge's reply begun: it goes on after `Score:`.
     pub(crate) fn continued(&self, reply: &str, ask_again: &Bytes) -> Self {
         // An open thinking block would swallow the grade.
@@ -142,6 +152,10 @@ impl Composer {
             ask_again: end_of_body(&again),
             hasher,
         })
+    }
+
+    pub(crate) fn view(&self) -> View {
+        self.view
     }
 
     /// The requests of one rollout, in the order of its segments.

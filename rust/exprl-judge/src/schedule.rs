@@ -2,59 +2,40 @@
 //!
 //! The unit of scheduling is a rollout. Its requests (one per prefix) leave one lane back to back,
 //! so that each finds its predecessor's prompt in that server's prefix cache. Rollouts of one
-//! problem prefer one lane (rendezvous hashing), within a bound on the load (Mirrokni et al. 2016,
-//! "Consistent Hashing with Bounded Loads"): only whole rollouts spill to the next lane.
+//! problem stand together and prefer one lane (rendezvous hashing), within a bound on the load
+//! (Mirrokni et al. 2016, "Consistent Hashing with Bounded Loads"): only whole rollouts spill to the
+//! next lane. A rollout leaves the queue when the server's KV cache has room for all of it, so that
+//! those being judged do not evict each other.
 
-use std::collections::VecDeque;
+mod lane;
+
 use std::time::Instant;
 
-use crate::policy::Window;
+use lane::{Lane, Unit};
 
-/// No lane is handed more than this many times the mean load, rounded up, when a unit is placed.
+pub(crate) use lane::Need;
+
+/// No lane is handed more than this many times the mean load when a rollout is placed.
 const LOAD_BOUND: f64 = 1.25;
 
-/// A rollout's requests that have not left yet, in the order of its prefixes.
-struct Unit<R> {
-    requests: VecDeque<R>,
-    /// Some of its requests have left: the rest follows them to the same server.
-    begun: bool,
+/// A place in a server's window, from `next` or `spare` until `finish`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pass {
+    pub(crate) lane: usize,
+    /// Its rollout's number there; none for a hedge.
+    rollout: Option<u64>,
 }
 
-/// One server's queue and what is known about its state.
-struct Lane<R> {
-    /// Rendezvous seed: a hash of the server's URL, so placement survives reordering of endpoints.
-    seed: u64,
-    queue: VecDeque<Unit<R>>,
-    /// Requests queued here.
-    queued: usize,
-    in_flight: usize,
-    window: Window,
-    paused_until: Option<Instant>,
-}
-
-impl<R> Lane<R> {
-    fn load(&self) -> usize {
-        self.queued + self.in_flight
-    }
-
-    fn is_paused(&self, now: Instant) -> bool {
-        self.paused_until.is_some_and(|until| now < until)
-    }
-
-    fn has_room(&self, now: Instant) -> bool {
-        !self.is_paused(now) && self.in_flight < self.window.size()
-    }
-
-    fn pop(&mut self) -> Option<R> {
-        let unit = self.queue.front_mut()?;
-        let request = unit.requests.pop_front();
-        unit.begun = true;
-        if unit.requests.is_empty() {
-            self.queue.pop_front();
-        }
-        self.queued -= usize::from(request.is_some());
-        request
-    }
+/// What a lane looks like from outside.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LaneState {
+    pub(crate) queued: usize,
+    pub(crate) in_flight: usize,
+    pub(crate) window: usize,
+    pub(crate) paused: bool,
+    /// Tokens of the rollouts being judged, and that fit the KV cache.
+    pub(crate) held: u64,
+    pub(crate) capacity: Option<u64>,
 }
 
 /// The queues of all servers.
@@ -65,32 +46,32 @@ pub(crate) struct Schedule<R> {
 impl<R> Schedule<R> {
     /// One lane per seed, each with at most `concurrency` requests in flight.
     pub(crate) fn new(seeds: impl IntoIterator<Item = u64>, concurrency: usize) -> Self {
-        let lanes = seeds.into_iter().map(|seed| Lane {
-            seed,
-            queue: VecDeque::new(),
-            queued: 0,
-            in_flight: 0,
-            window: Window::new(concurrency),
-            paused_until: None,
-        });
+        let lanes = seeds.into_iter().map(|seed| Lane::new(seed, concurrency));
         Self {
             lanes: lanes.collect(),
         }
     }
 
+    /// So many tokens fit a server's KV cache; `None` if that is not known.
+    pub(crate) fn set_capacity(&mut self, lane: usize, tokens: Option<u64>) {
+        self.lanes[lane].capacity = tokens;
+    }
+
     /// Queues one rollout's requests on the lane that `affinity` (a hash of its problem) prefers.
-    pub(crate) fn push(&mut self, affinity: u64, requests: Vec<R>, now: Instant) -> usize {
-        let lane = self.place(affinity, requests.len(), now);
-        self.lanes[lane].queued += requests.len();
-        self.lanes[lane].queue.push_back(Unit {
-            requests: requests.into(),
-            begun: false,
-        });
+    pub(crate) fn push(
+        &mut self,
+        affinity: u64,
+        need: Need,
+        requests: Vec<R>,
+        now: Instant,
+    ) -> usize {
+        let lane = self.place(affinity, need, now);
+        self.lanes[lane].push(Unit::new(affinity, need, requests));
         lane
     }
 
     /// Puts a request back at the front, on another lane than `avoid` if one is open.
-    pub(crate) fn retry(&mut self, request: R, avoid: Option<usize>, now: Instant) {
+    pub(crate) fn retry(&mut self, request: R, tokens: u64, avoid: Option<usize>, now: Instant) {
         let lane = (0..self.lanes.len())
             .min_by_key(|&i| {
                 (
@@ -100,40 +81,52 @@ impl<R> Schedule<R> {
                 )
             })
             .unwrap_or(0);
-        self.lanes[lane].queued += 1;
-        self.lanes[lane].queue.push_front(Unit {
-            requests: [request].into(),
-            begun: true,
-        });
+        let need = Need {
+            shared: 0,
+            own: tokens,
+        };
+        self.lanes[lane].push_first(Unit::new(0, need, [request]));
     }
 
-    /// The next request that may leave, and its lane; it counts as in flight until `finish`.
-    pub(crate) fn next(&mut self, now: Instant) -> Option<(usize, R)> {
-        for index in 0..self.lanes.len() {
-            let lane = &mut self.lanes[index];
-            if lane.has_room(now)
-                && let Some(request) = lane.pop()
-            {
-                lane.in_flight += 1;
-                return Some((index, request));
+    /// The next request that may leave; it counts as in flight until `finish`.
+    pub(crate) fn next(&mut self, now: Instant) -> Option<(Pass, R)> {
+        (0..self.lanes.len()).find_map(|lane| {
+            if !self.lanes[lane].has_room(now) {
+                return None;
             }
+            if self.lanes[lane].queued == 0 {
+                // Idle: let it take a whole rollout from the longest queue.
+                self.steal(lane, now);
+            }
+            let (rollout, request) = self.lanes[lane].pop()?;
+            let rollout = Some(rollout);
+            Some((Pass { lane, rollout }, request))
+        })
+    }
+
+    /// A place for a second copy of a request, on another lane than `avoid`.
+    pub(crate) fn spare(&mut self, avoid: usize, now: Instant) -> Option<Pass> {
+        let open = |&i: &usize| i != avoid && self.lanes[i].has_room(now);
+        let lane = (0..self.lanes.len())
+            .filter(open)
+            .min_by_key(|&i| self.lanes[i].load())?;
+        self.lanes[lane].in_flight += 1;
+        Some(Pass {
+            lane,
+            rollout: None,
+        })
+    }
+
+    /// What left with this pass came back.
+    pub(crate) fn finish(&mut self, pass: Pass) {
+        let lane = &mut self.lanes[pass.lane];
+        lane.in_flight -= 1;
+        if let Some(rollout) = pass.rollout {
+            lane.release(rollout);
         }
-        // Every lane with room is idle: let one of them take a whole rollout from the longest queue.
-        let thief = (0..self.lanes.len()).find(|&i| self.lanes[i].has_room(now))?;
-        let unit = self.steal(now)?;
-        let lane = &mut self.lanes[thief];
-        lane.queued += unit.requests.len();
-        lane.queue.push_front(unit);
-        lane.in_flight += 1;
-        lane.pop().map(|request| (thief, request))
     }
 
-    /// A request that left `lane` came back.
-    pub(crate) fn finish(&mut self, lane: usize) {
-        self.lanes[lane].in_flight -= 1;
-    }
-
-    /// The server answered: its window may grow, and a pause is over.
+    /// The server answered: its window may grow.
     pub(crate) fn answered(&mut self, lane: usize) {
         self.lanes[lane].window.grow();
     }
@@ -157,20 +150,13 @@ impl<R> Schedule<R> {
 
     /// Takes out every queued request that `matches`.
     pub(crate) fn drain(&mut self, matches: impl Fn(&R) -> bool) -> Vec<R> {
-        let mut taken = Vec::new();
-        for lane in &mut self.lanes {
-            for unit in &mut lane.queue {
-                let (out, keep) = unit
-                    .requests
-                    .drain(..)
-                    .partition(|request| matches(request));
-                unit.requests = keep;
-                taken.extend::<VecDeque<R>>(out);
-            }
-            lane.queue.retain(|unit| !unit.requests.is_empty());
-            lane.queued = lane.queue.iter().map(|unit| unit.requests.len()).sum();
-        }
-        taken
+        let lanes = self.lanes.iter_mut();
+        lanes.flat_map(|lane| lane.drain(&matches)).collect()
+    }
+
+    /// Nothing is queued.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.queued == 0)
     }
 
     /// Requests that left and have not come back, over all lanes.
@@ -178,15 +164,28 @@ impl<R> Schedule<R> {
         self.lanes.iter().map(|lane| lane.in_flight).sum()
     }
 
+    pub(crate) fn state(&self, lane: usize, now: Instant) -> LaneState {
+        let lane = &self.lanes[lane];
+        LaneState {
+            queued: lane.queued,
+            in_flight: lane.in_flight,
+            window: lane.window.size(),
+            paused: lane.is_paused(now),
+            held: lane.held,
+            capacity: lane.capacity,
+        }
+    }
+
     /// The first lane in the affinity's order whose load stays within the bound.
-    fn place(&self, affinity: u64, size: usize, now: Instant) -> usize {
+    fn place(&self, affinity: u64, need: Need, now: Instant) -> usize {
         let any_open = self.lanes.iter().any(|lane| !lane.is_paused(now));
         let mut open: Vec<usize> = (0..self.lanes.len())
             .filter(|&i| !any_open || !self.lanes[i].is_paused(now))
             .collect();
         open.sort_by_cached_key(|&i| std::cmp::Reverse(mix(affinity ^ self.lanes[i].seed)));
-        let total: usize = open.iter().map(|&i| self.lanes[i].load()).sum();
-        let bound = (LOAD_BOUND * (total + size) as f64 / open.len() as f64).ceil() as usize;
+        let size = need.own + need.shared;
+        let total: u64 = open.iter().map(|&i| self.lanes[i].load()).sum();
+        let bound = (LOAD_BOUND * (total + size) as f64 / open.len() as f64).ceil() as u64;
         let fits = open
             .iter()
             .copied()
@@ -195,20 +194,18 @@ impl<R> Schedule<R> {
         fits.or_else(least).unwrap_or(0)
     }
 
-    /// A rollout from the back of the longest queue; from a paused lane also one that has begun.
-    fn steal(&mut self, now: Instant) -> Option<Unit<R>> {
-        let victim = self
-            .lanes
-            .iter_mut()
-            .filter(|lane| {
-                lane.queue
-                    .back()
-                    .is_some_and(|unit| !unit.begun || lane.is_paused(now))
-            })
-            .max_by_key(|lane| lane.queued)?;
-        let unit = victim.queue.pop_back()?;
-        victim.queued -= unit.requests.len();
-        Some(unit)
+    /// Moves the last rollout of the longest queue to `thief`, if it has room for it.
+    fn steal(&mut self, thief: usize, now: Instant) {
+        let longest = (0..self.lanes.len())
+            .filter(|&i| i != thief && self.lanes[i].last(now).is_some())
+            .max_by_key(|&i| self.lanes[i].queued);
+        let Some(victim) = longest else { return };
+        let fits = self.lanes[victim]
+            .last(now)
+            .is_some_and(|unit| self.lanes[thief].fits(unit.affinity, unit.need));
+        if fits && let Some(unit) = self.lanes[victim].give_up(now) {
+            self.lanes[thief].push(unit);
+        }
     }
 }
 
@@ -221,7 +218,7 @@ fn mix(seed: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeSet, VecDeque};
     use std::time::Duration;
 
     use proptest::prelude::*;
@@ -232,10 +229,17 @@ mod tests {
         (0..count as u64).map(|i| mix(i + 1))
     }
 
+    fn need(own: usize) -> Need {
+        Need {
+            shared: 0,
+            own: own as u64,
+        }
+    }
+
     fn opened(count: usize, concurrency: usize) -> Schedule<(usize, usize)> {
         let mut schedule = Schedule::new(seeds(count), concurrency);
         for lane in &mut schedule.lanes {
-            lane.window = Window::opened(concurrency);
+            lane.window = crate::policy::Window::opened(concurrency);
         }
         schedule
     }
@@ -251,16 +255,16 @@ mod tests {
             let mut loads = vec![0_usize; lanes];
             for (index, &(problem, size)) in units.iter().enumerate() {
                 let requests = (0..size).map(|step| (index, step)).collect();
-                loads[schedule.push(problem, requests, now)] += size;
+                loads[schedule.push(problem, need(size), requests, now)] += size;
                 let largest = units.iter().map(|unit| unit.1).max().unwrap_or(0) as f64;
                 let mean = loads.iter().sum::<usize>() as f64 / lanes as f64;
                 let most = *loads.iter().max().unwrap() as f64;
                 prop_assert!(most <= (LOAD_BOUND * mean).ceil() + largest, "{loads:?}");
             }
             let mut seen = BTreeSet::new();
-            while let Some((lane, request)) = schedule.next(now) {
+            while let Some((pass, request)) = schedule.next(now) {
                 prop_assert!(seen.insert(request), "{request:?} left twice");
-                schedule.finish(lane);
+                schedule.finish(pass);
             }
             prop_assert_eq!(seen.len(), units.iter().map(|unit| unit.1).sum::<usize>());
             prop_assert_eq!(schedule.in_flight(), 0);
@@ -275,19 +279,20 @@ mod tests {
             let now = Instant::now();
             let mut schedule = opened(lanes, concurrency);
             for (index, &(problem, size)) in units.iter().enumerate() {
-                schedule.push(problem, (0..size).map(|step| (index, step)).collect(), now);
+                schedule.push(problem, need(size), (0..size).map(|step| (index, step)).collect(), now);
             }
             let mut home = std::collections::HashMap::new();
             let mut flying = VecDeque::new();
             loop {
-                while let Some((lane, (unit, step))) = schedule.next(now) {
+                while let Some((pass, (unit, step))) = schedule.next(now) {
+                    let lane = pass.lane;
                     let (server, next) = *home.entry(unit).or_insert((lane, 0));
                     prop_assert_eq!((server, next), (lane, step));
                     home.insert(unit, (lane, step + 1));
-                    flying.push_back(lane);
+                    flying.push_back(pass);
                 }
                 match flying.pop_front() {
-                    Some(lane) => schedule.finish(lane),
+                    Some(pass) => schedule.finish(pass),
                     None => break,
                 }
             }
@@ -301,7 +306,7 @@ mod tests {
         let homes: Vec<BTreeSet<usize>> = (0..64_u64)
             .map(|problem| {
                 (0..8)
-                    .map(|r| schedule.push(mix(problem), vec![(r, 0)], now))
+                    .map(|r| schedule.push(mix(problem), need(1), vec![(r, 0)], now))
                     .collect()
             })
             .collect();
@@ -317,13 +322,13 @@ mod tests {
         let now = Instant::now();
         let mut schedule = opened(2, 2);
         for unit in 0..8 {
-            schedule.push(unit, vec![(unit as usize, 0)], now);
+            schedule.push(unit, need(1), vec![(unit as usize, 0)], now);
         }
         schedule.pause(0, now + Duration::from_secs(5), now, false);
         let mut served = 0;
-        while let Some((lane, _)) = schedule.next(now) {
-            assert_eq!(lane, 1);
-            schedule.finish(lane);
+        while let Some((pass, _)) = schedule.next(now) {
+            assert_eq!(pass.lane, 1);
+            schedule.finish(pass);
             served += 1;
         }
         assert_eq!(served, 8);
@@ -333,9 +338,10 @@ mod tests {
     fn the_window_bounds_what_is_in_flight() {
         let now = Instant::now();
         let mut schedule = opened(1, 3);
-        schedule.push(0, (0..9).map(|step| (0, step)).collect(), now);
-        assert_eq!(std::iter::from_fn(|| schedule.next(now)).count(), 3);
-        schedule.finish(0);
+        schedule.push(0, need(9), (0..9).map(|step| (0, step)).collect(), now);
+        let left: Vec<_> = std::iter::from_fn(|| schedule.next(now)).collect();
+        assert_eq!(left.len(), 3);
+        schedule.finish(left[0].0);
         assert_eq!(std::iter::from_fn(|| schedule.next(now)).count(), 1);
     }
 
@@ -343,11 +349,14 @@ mod tests {
     fn a_retry_goes_first_and_elsewhere() {
         let now = Instant::now();
         let mut schedule = opened(2, 8);
-        schedule.push(0, vec![(0, 0)], now);
-        schedule.push(1, vec![(1, 0)], now);
-        schedule.retry((9, 9), Some(0), now);
+        schedule.push(0, need(1), vec![(0, 0)], now);
+        schedule.push(1, need(1), vec![(1, 0)], now);
+        schedule.retry((9, 9), 1, Some(0), now);
         let left: Vec<_> = std::iter::from_fn(|| schedule.next(now)).collect();
-        assert!(left.contains(&(1, (9, 9))));
+        assert!(
+            left.iter()
+                .any(|&(pass, request)| pass.lane == 1 && request == (9, 9))
+        );
     }
 
     #[test]
@@ -355,15 +364,134 @@ mod tests {
         let now = Instant::now();
         let mut schedule = opened(2, 1);
         for unit in 0..6 {
-            schedule.push(unit, vec![(unit as usize, 0), (unit as usize, 1)], now);
+            schedule.push(
+                unit,
+                need(2),
+                vec![(unit as usize, 0), (unit as usize, 1)],
+                now,
+            );
         }
         assert_eq!(schedule.drain(|&(unit, _)| unit % 2 == 0).len(), 6);
         let mut left = 0;
-        while let Some((lane, (unit, _))) = schedule.next(now) {
+        while let Some((pass, (unit, _))) = schedule.next(now) {
             assert_eq!(unit % 2, 1);
-            schedule.finish(lane);
+            schedule.finish(pass);
             left += 1;
         }
         assert_eq!(left, 6);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_judged_at_once_fits_the_cache_and_leaves_whole(
+            capacity in 5_u64..60,
+            units in prop::collection::vec((0_u64..4, 1_usize..6, 1_u64..20), 1..40),
+        ) {
+            let now = Instant::now();
+            let mut schedule = opened(2, 64);
+            for lane in 0..2 {
+                schedule.set_capacity(lane, Some(capacity));
+            }
+            for (index, &(problem, size, own)) in units.iter().enumerate() {
+                let requests = (0..size).map(|step| (index, step)).collect();
+                schedule.push(problem, Need { shared: 3, own }, requests, now);
+            }
+            let mut flying: Vec<Vec<(Pass, usize)>> = vec![Vec::new(); 2];
+            let mut seen = 0;
+            loop {
+                while let Some((pass, (unit, _))) = schedule.next(now) {
+                    flying[pass.lane].push((pass, unit));
+                    seen += 1;
+                }
+                for lane in &flying {
+                    let rollouts: BTreeSet<usize> = lane.iter().map(|&(_, unit)| unit).collect();
+                    let problems: BTreeSet<u64> = rollouts.iter().map(|&unit| units[unit].0).collect();
+                    let held = rollouts.iter().map(|&unit| units[unit].2).sum::<u64>() + 3 * problems.len() as u64;
+                    prop_assert!(held <= capacity || rollouts.len() == 1, "{held} of {capacity}");
+                }
+                // A random one comes back.
+                let Some(lane) = (0..2).find(|&lane| !flying[lane].is_empty()) else { break };
+                let index = seen % flying[lane].len();
+                let (pass, _) = flying[lane].swap_remove(index);
+                schedule.finish(pass);
+            }
+            prop_assert_eq!(seen, units.iter().map(|unit| unit.1).sum::<usize>());
+            prop_assert!(schedule.lanes.iter().all(|lane| lane.load() == 0 && lane.queued == 0));
+        }
+
+        #[test]
+        fn draining_and_pausing_lose_nothing_and_leave_nothing_behind(
+            units in prop::collection::vec((0_u64..4, 1_usize..6), 1..40),
+            leave_first in 0_usize..30,
+        ) {
+            let now = Instant::now();
+            let mut schedule = opened(3, 5);
+            for (index, &(problem, size)) in units.iter().enumerate() {
+                let requests = (0..size).map(|step| (index, step)).collect();
+                schedule.push(problem, need(size), requests, now);
+            }
+            let mut flying: Vec<_> =
+                std::iter::from_fn(|| schedule.next(now)).take(leave_first).collect();
+            schedule.pause(0, now + Duration::from_secs(1), now, false);
+            let drained = schedule.drain(|&(unit, _)| unit % 3 == 0).len();
+            let mut left = 0;
+            loop {
+                flying.extend(std::iter::from_fn(|| schedule.next(now)));
+                let Some((pass, _)) = flying.pop() else { break };
+                schedule.finish(pass);
+                left += 1;
+            }
+            prop_assert_eq!(left + drained, units.iter().map(|unit| unit.1).sum::<usize>());
+            prop_assert!(schedule.lanes.iter().all(|lane| lane.load() == 0 && lane.queued == 0));
+        }
+    }
+
+    #[test]
+    fn rollouts_of_one_problem_leave_one_after_another() {
+        let now = Instant::now();
+        let mut schedule = opened(1, 64);
+        for rollout in 0..4 {
+            for problem in 0..3 {
+                schedule.push(problem as u64, need(1), vec![(problem, rollout)], now);
+            }
+        }
+        let order: Vec<_> = std::iter::from_fn(|| schedule.next(now))
+            .map(|(_, r)| r)
+            .collect();
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        assert_eq!(order, sorted);
+    }
+
+    #[test]
+    fn after_a_breakers_rest_one_request_probes() {
+        let now = Instant::now();
+        let mut schedule = opened(1, 8);
+        schedule.push(0, need(9), (0..9).map(|step| (0, step)).collect(), now);
+        let later = now + Duration::from_secs(1);
+        schedule.pause(0, later, now, true);
+        assert!(schedule.next(now).is_none());
+        let (probe, _) = schedule.next(later).unwrap();
+        assert!(schedule.next(later).is_none(), "half-open: one request");
+        schedule.answered(0);
+        schedule.finish(probe);
+        let after: Vec<_> = std::iter::from_fn(|| schedule.next(later)).collect();
+        assert_eq!(after.len(), 2, "the window grows again");
+    }
+
+    #[test]
+    fn a_spare_place_is_on_another_open_server() {
+        let now = Instant::now();
+        let mut schedule = opened(2, 1);
+        let spare = schedule.spare(0, now).unwrap();
+        assert_eq!(spare.lane, 1);
+        assert!(schedule.spare(0, now).is_none(), "its window is full");
+        schedule.finish(spare);
+        schedule.pause(1, now + Duration::from_secs(1), now, false);
+        assert!(schedule.spare(0, now).is_none(), "it is paused");
+        assert!(
+            opened(1, 8).spare(0, now).is_none(),
+            "there is one server only"
+        );
     }
 }

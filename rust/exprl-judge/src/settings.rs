@@ -26,6 +26,17 @@ const RESERVED: [&str; 11] = [
     "structured_outputs",
 ];
 
+/// What tokens cost, per million, in any currency.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Prices {
+    /// Prompt tokens that were not cached.
+    pub prompt: f64,
+    /// Prompt tokens found in the server's prefix cache.
+    pub cached: f64,
+    /// Tokens of replies.
+    pub completion: f64,
+}
+
 /// Everything that a [`Judge`](crate::Judge) needs to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -49,6 +60,18 @@ pub struct Settings {
     pub extra: Map<String, Value>,
     /// Requests in flight per server, at most.
     pub concurrency: usize,
+    /// Tokens that a server's KV cache holds: what is judged at once there fits into it. `None` asks
+    /// each server's `/metrics` (vLLM tells); 0 sets no such bound.
+    pub kv_tokens: Option<u64>,
+    /// Requests per minute over all servers, at most.
+    pub rpm: Option<u32>,
+    /// Tokens per minute, prompts and replies, over all servers, at most: estimated when a request
+    /// leaves, corrected by the usage that the server reports.
+    pub tpm: Option<u64>,
+    /// Share of requests that may be sent to a second server when the first is late, at most.
+    pub hedge: f64,
+    /// What tokens cost; `None` reports no cost.
+    pub prices: Option<Prices>,
     /// Requests sent for one grade, at most, when servers fail (429 answers do not count).
     pub attempts: u32,
     /// Retries over all requests, at most, as a share of them; a reserve for the start is added.
@@ -95,6 +118,11 @@ impl Settings {
             max_tokens: 2048,
             extra: Map::new(),
             concurrency: 64,
+            kv_tokens: None,
+            rpm: None,
+            tpm: None,
+            hedge: 0.02,
+            prices: None,
             attempts: 4,
             retry_budget: 0.1,
             reask: true,
@@ -136,6 +164,16 @@ impl Settings {
                 format!("{} is not in 0..=10", self.retry_budget),
             );
         }
+        if !(0.0..=1.0).contains(&self.hedge) {
+            return wrong("hedge", format!("{} is no share in 0..=1", self.hedge));
+        }
+        let prices = self
+            .prices
+            .iter()
+            .flat_map(|p| [p.prompt, p.cached, p.completion]);
+        if let Some(price) = prices.into_iter().find(|price| !(0.0..1e9).contains(price)) {
+            return wrong("prices", format!("{price} is no price per million tokens"));
+        }
         if self.api_key_env.is_some() && self.api_key_file.is_some() {
             return wrong(
                 "api_key_file",
@@ -147,6 +185,8 @@ impl Settings {
             ("concurrency", self.concurrency),
             ("attempts", self.attempts as usize),
             ("queue_bytes", self.queue_bytes),
+            ("rpm", self.rpm.map_or(1, |limit| limit as usize)),
+            ("tpm", self.tpm.map_or(1, |limit| limit as usize)),
         ] {
             if value == 0 {
                 return wrong(field, "0 allows nothing; give at least 1".into());

@@ -21,7 +21,7 @@ use tower_service::Service;
 
 use crate::error::Error;
 use crate::hints;
-use crate::policy::Fault;
+use crate::policy::{Fault, QUOTA};
 use crate::request::Body;
 use crate::settings::{Secret, Settings, chat_uri};
 
@@ -166,6 +166,21 @@ impl Transport {
         }
     }
 
+    /// Fetches a page beside the API, such as `/metrics`, without the key. `None` if the server has no
+    /// such page.
+    pub(crate) async fn get(&self, server: &Server, path: &'static str) -> Option<Bytes> {
+        let mut sender = self.connect(server).await.ok()?;
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = Uri::from_static(path);
+        let headers = request.headers_mut();
+        headers.insert(header::HOST, server.host.clone());
+        let sent = timeout(self.idle_timeout, sender.send_request(request));
+        let response = sent.await.ok()?.ok()?;
+        let found = response.status() == hyper::StatusCode::OK;
+        let body = self.read(response.into_body()).await.ok()?;
+        found.then_some(body)
+    }
+
     async fn connect(&self, server: &Server) -> Result<SendRequest<Body>, Fault> {
         let connect = async {
             let io = self.connector.clone().call(server.uri.clone()).await;
@@ -238,7 +253,10 @@ impl Transport {
                 .iter()
                 .find_map(|field| field.as_str().map(str::to_owned))
         });
-        let said = said.unwrap_or_else(|| text.trim().to_owned());
+        let mut said = said.unwrap_or_else(|| text.trim().to_owned());
+        if text.contains(QUOTA) {
+            said = format!("{QUOTA}: {said}");
+        }
         let said = self
             .authorization
             .as_ref()

@@ -12,7 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use exprl_judge::rehearsal::{self, Faults, Rule};
-use exprl_judge::{Burst, Error, Graded, Item, Readout, ScoreMap, Settings, Status, Verdict, View};
+use exprl_judge::{
+    Burst, Error, Graded, Item, MetricsServer, Prices, Readout, ScoreMap, Settings, Status,
+    Verdict, View,
+};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -67,12 +70,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Open {
     runtime: Runtime,
     judge: exprl_judge::Judge,
+    /// Dropped with the judge, which closes the port.
+    metrics: Vec<MetricsServer>,
 }
 
 impl Open {
     /// Cancels all jobs, drops their sockets and frees the ledger.
     fn close(self) {
-        drop(self.judge);
+        drop((self.judge, self.metrics));
         self.runtime.shutdown_timeout(SHUTDOWN);
     }
 }
@@ -96,6 +101,7 @@ impl Judge {
             Ok(Open {
                 judge: judge.map_err(|error| raise(&error))?,
                 runtime,
+                metrics: Vec::new(),
             })
         })?;
         Ok(Self {
@@ -139,18 +145,45 @@ impl Judge {
         dict.set_item("shared", stats.shared)?;
         dict.set_item("retries", stats.retries)?;
         dict.set_item("reasks", stats.reasks)?;
+        dict.set_item("hedges", stats.hedges)?;
+        dict.set_item("hedges_won", stats.hedges_won)?;
         dict.set_item("rate_limit_pauses", stats.rate_limit_pauses)?;
         dict.set_item("readout_fallbacks", stats.readout_fallbacks)?;
         dict.set_item("statuses", statuses)?;
         dict.set_item("prompt_tokens", stats.prompt_tokens)?;
         dict.set_item("completion_tokens", stats.completion_tokens)?;
         dict.set_item("cached_tokens", stats.cached_tokens)?;
+        dict.set_item("cost", stats.cost)?;
         dict.set_item("ledger_replies", stats.ledger_replies)?;
         dict.set_item("ledger_corrupt", stats.ledger_corrupt)?;
         dict.set_item("in_flight", stats.in_flight)?;
         dict.set_item("latency_p50_s", stats.latency_p50_s)?;
         dict.set_item("latency_p99_s", stats.latency_p99_s)?;
         Ok(dict)
+    }
+
+    /// The counters in Prometheus' text format.
+    fn prometheus(&self) -> PyResult<String> {
+        check_process(self.process)?;
+        let open = lock(&self.open);
+        let open = open
+            .as_ref()
+            .ok_or_else(|| JudgeError::new_err("the judge is closed"))?;
+        Ok(open.judge.prometheus())
+    }
+
+    /// Serves the same on loopback until `close`; gives the page's URL.
+    fn serve_metrics(&self, py: Python<'_>, port: u16) -> PyResult<String> {
+        check_process(self.process)?;
+        let mut open = lock(&self.open);
+        let open = open
+            .as_mut()
+            .ok_or_else(|| JudgeError::new_err("the judge is closed"))?;
+        let server = py.detach(|| open.runtime.block_on(open.judge.serve_metrics(port)));
+        let server = server.map_err(|error| raise(&error))?;
+        let url = format!("http://{}/metrics", server.addr());
+        open.metrics.push(server);
+        Ok(url)
     }
 
     /// Cancels what is unfinished and frees the ledger; a second call does nothing.
@@ -167,8 +200,12 @@ impl Drop for Judge {
         let open = lock(&self.open).take();
         match open {
             Some(open) if std::process::id() != self.process => std::mem::forget(open),
-            Some(Open { runtime, judge }) => {
-                drop(judge);
+            Some(Open {
+                runtime,
+                judge,
+                metrics,
+            }) => {
+                drop((judge, metrics));
                 runtime.shutdown_background();
             }
             None => {}
@@ -382,6 +419,18 @@ fn read_settings(given: &Bound<'_, PyDict>) -> PyResult<Settings> {
         max_tokens: field("max_tokens")?.extract()?,
         extra,
         concurrency: field("concurrency")?.extract()?,
+        kv_tokens: field("kv_tokens")?.extract()?,
+        rpm: field("rpm")?.extract()?,
+        tpm: field("tpm")?.extract()?,
+        hedge: field("hedge")?.extract()?,
+        prices: match field("prices")? {
+            prices if prices.is_none() => None,
+            prices => Some(Prices {
+                prompt: prices.getattr("prompt")?.extract()?,
+                cached: prices.getattr("cached")?.extract()?,
+                completion: prices.getattr("completion")?.extract()?,
+            }),
+        },
         attempts: field("attempts")?.extract()?,
         retry_budget: field("retry_budget")?.extract()?,
         reask: field("reask")?.extract()?,

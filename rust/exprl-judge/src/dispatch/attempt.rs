@@ -1,15 +1,13 @@
 //! One exchange with a server, and what its outcome means for the request and for the server.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use super::{Call, Dispatcher};
-use crate::job::Stop;
+use super::{Call, Dispatcher, Queues};
 use crate::metrics::count;
-use crate::policy::{Action, Fault, backoff};
-use crate::reply::Reply;
-use crate::transport::Answer;
+use crate::policy::{Action, Fault, RetryBudget, backoff};
+use crate::reply::{Reply, Usage};
+use crate::schedule::Pass;
 
 /// What the attempt leaves to do.
 enum Next {
@@ -24,20 +22,21 @@ enum Next {
 impl Dispatcher {
     /// Takes one request through its exchange. Consumes a place in the lane's window until then;
     /// ended early by the job's stop. Never fails: what goes wrong becomes a verdict or a requeue.
-    pub(super) async fn carry(self: Arc<Self>, lane: usize, mut call: Call) {
+    pub(super) async fn carry(self: Arc<Self>, pass: Pass, mut call: Call) {
+        let mut lane = pass.lane;
         let next = loop {
             let job = call.ticket.job.clone();
             let next = tokio::select! {
-                next = self.attempt(lane, &mut call) => next,
-                stop = job.stopping() => Err(stop),
+                next = self.attempt(&mut lane, &mut call) => next,
+                _ = job.stopping() => break None,
             };
-            match next {
-                Ok(Next::Again) => {}
-                Ok(next) => break Some(next),
-                Err(_) => break None,
+            if !matches!(next, Next::Again) {
+                break Some(next);
             }
+            // Sent again in its place: it does not wait for the limits, those after it do.
+            self.queues().reserve(&mut call, Instant::now());
         };
-        self.queues().schedule.finish(lane);
+        self.queues().schedule.finish(pass);
         match next {
             Some(Next::Later { wait, elsewhere }) => self.requeue(lane, call, wait, elsewhere),
             Some(_) => self.finish(call),
@@ -46,59 +45,66 @@ impl Dispatcher {
         self.pump();
     }
 
-    /// One exchange, and what follows from it.
-    async fn attempt(self: &Arc<Self>, lane: usize, call: &mut Call) -> Result<Next, Stop> {
-        let server = &self.servers[lane];
+    /// One exchange, and what follows from it. `lane` becomes the server whose outcome counts.
+    async fn attempt(self: &Arc<Self>, lane: &mut usize, call: &mut Call) -> Next {
         let started = Instant::now();
         if call.sent == 0 {
             self.budget.deposit();
+            self.hedges.iter().for_each(RetryBudget::deposit);
         }
         call.sent += 1;
         call.first_sent.get_or_insert(started);
-        call.last_server = Some(server.name.clone());
-        count(&self.metrics.requests_sent);
+        call.last_server = Some(self.servers[*lane].name.clone());
         let body = match &call.reply {
             None => call.body.clone(),
             Some(reply) => call.body.continued(&reply.text, &self.composer.ask_again),
         };
-        let answer = self
-            .transport
-            .post(server, body, &AtomicBool::new(false))
-            .await;
-        if let Ok(Answer {
-            first_byte, pause, ..
-        }) = answer
-        {
-            tracing::trace!(server = %server.name, first_byte_s = first_byte.as_secs_f64(), "judge answered");
-            if let Some(pause) = pause {
-                self.pause(lane, pause);
+        let (bytes, _) = body.sizes();
+        let (from, answer) = self.exchange(*lane, call, body).await;
+        *lane = from;
+        call.last_server = Some(self.servers[from].name.clone());
+        let answer = answer.and_then(|answer| {
+            let before = call
+                .reply
+                .as_ref()
+                .map_or_else(Usage::default, |reply| reply.usage);
+            match &mut call.reply {
+                None => call.reply = Some(Reply::read(&answer.body, self.readout)?),
+                Some(reply) => reply.repair(&answer.body)?,
             }
-        }
-        let answer = answer.and_then(|answer| match &mut call.reply {
-            None => Reply::read(&answer.body, self.readout).map(|reply| call.reply = Some(reply)),
-            Some(reply) => reply.repair(&answer.body),
+            let usage = call
+                .reply
+                .as_ref()
+                .map_or(before, |reply| reply.usage - before);
+            Ok((answer, usage))
         });
-        if let Err(fault) = answer {
-            return Ok(self.weigh(lane, call, fault));
-        }
+        let (answer, usage) = match answer {
+            Ok(answer) => answer,
+            Err(fault) => return self.weigh(from, call, fault),
+        };
         self.metrics.answered_in(started.elapsed());
-        self.server_answered(lane);
+        self.server_answered(from, |queues| {
+            queues.lateness[from].note(answer.first_byte);
+            queues.estimate.learn(bytes, usage);
+            if usage.prompt > 0 {
+                let used = usage.prompt + usage.completion;
+                queues.limits.correct(call.reserved, used);
+            }
+        });
+        if let Some(pause) = answer.pause {
+            self.pause(from, pause);
+        }
         if self.reask && call.reply.as_ref().is_some_and(Reply::wants_reask) {
             count(&self.metrics.reasks);
-            return Ok(Next::Again);
+            return Next::Again;
         }
-        Ok(Next::Done)
+        Next::Done
     }
 
     /// Decides about a failed exchange.
     fn weigh(self: &Arc<Self>, lane: usize, call: &mut Call, fault: Fault) -> Next {
-        tracing::debug!(server = %self.servers[lane].name, fault = %fault.explain(), "judge request failed");
         let action = fault.action();
-        if fault.blames_server() {
-            self.server_failed(lane);
-        } else if matches!(fault, Fault::Status { .. }) {
-            self.server_answered(lane);
-        }
+        self.note_fault(lane, &fault);
         call.last_fault = Some(fault);
         match action {
             Action::Again if !call.resent => {
@@ -107,9 +113,8 @@ impl Dispatcher {
                 Next::Again
             }
             Action::GiveUp => Next::Done,
-            Action::Pause(pause) => {
+            Action::Pause(_) => {
                 count(&self.metrics.retries);
-                self.pause(lane, pause);
                 Next::Later {
                     wait: Duration::ZERO,
                     elsewhere: false,
@@ -130,6 +135,19 @@ impl Dispatcher {
         }
     }
 
+    /// What a fault says about its server: in doubt, to be paused, or alive.
+    pub(super) fn note_fault(self: &Arc<Self>, lane: usize, fault: &Fault) {
+        tracing::debug!(server = %self.servers[lane].name, fault = %fault.explain(), "judge request failed");
+        if fault.blames_server() {
+            self.server_failed(lane);
+        } else if let Action::Pause(pause) = fault.action() {
+            self.server_answered(lane, |_| {});
+            self.pause(lane, pause);
+        } else if matches!(fault, Fault::Status { .. }) {
+            self.server_answered(lane, |_| {});
+        }
+    }
+
     /// Sends a request back to the queue after a wait, unless its job stops first.
     fn requeue(self: &Arc<Self>, lane: usize, call: Call, wait: Duration, elsewhere: bool) {
         let dispatcher = self.clone();
@@ -139,7 +157,11 @@ impl Dispatcher {
             let job = call.ticket.job.clone();
             tokio::select! {
                 () = tokio::time::sleep(wait) => {
-                    dispatcher.queues().schedule.retry(call, avoid, Instant::now());
+                    {
+                        let mut queues = dispatcher.queues();
+                        let tokens = queues.estimate.prompt(call.body.sizes().0);
+                        queues.schedule.retry(call, tokens, avoid, Instant::now());
+                    }
                     // The job may have stopped between the wait and the queue.
                     if job.stopped().is_some() { dispatcher.withdraw(&job) } else { dispatcher.pump() }
                 }
@@ -148,8 +170,10 @@ impl Dispatcher {
         });
     }
 
-    fn server_answered(&self, lane: usize) {
+    /// The server is alive; `learn` takes more from its answer.
+    fn server_answered(&self, lane: usize, learn: impl FnOnce(&mut Queues)) {
         let mut queues = self.queues();
+        learn(&mut queues);
         queues.schedule.answered(lane);
         queues.breakers[lane].answered();
         queues.last_answer = Some(Instant::now());
@@ -189,11 +213,13 @@ impl Dispatcher {
         let now = Instant::now();
         if self.queues().schedule.pause(lane, now + pause, now, false) {
             count(&self.metrics.rate_limit_pauses);
+            let server = &self.servers[lane].name;
+            tracing::info!(%server, pause_s = pause.as_secs_f64(), "judge server asks for a pause");
         }
         self.pump_after(pause);
     }
 
-    fn pump_after(self: &Arc<Self>, wait: Duration) {
+    pub(super) fn pump_after(self: &Arc<Self>, wait: Duration) {
         let dispatcher = Arc::downgrade(self);
         // Ends after the pause; a dispatcher that is gone by then needs no pump.
         self.handle.spawn(async move {

@@ -110,6 +110,11 @@ async fn serve(stream: TcpStream, log: &Mutex<Vec<Seen>>, script: &Script) -> st
         let Some((head, body)) = read_request(&mut stream).await? else {
             return Ok(());
         };
+        if head.starts_with("get ") {
+            // The question for the size of a KV cache, which this server does not answer.
+            reply(&mut stream, 404, "", b"").await?;
+            continue;
+        }
         let seen = Seen {
             at: Instant::now(),
             head,
@@ -170,11 +175,15 @@ async fn read_request(
     let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
     let length = head
         .lines()
-        .find_map(|line| line.strip_prefix("content-length: "))
-        .unwrap();
-    let mut body = vec![0; length.trim().parse().unwrap()];
+        .find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; length.map_or(0, |length| length.trim().parse().unwrap())];
     stream.read_exact(&mut body).await?;
-    Ok(Some((head, serde_json::from_slice(&body).unwrap())))
+    let body = if body.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_slice(&body).unwrap()
+    };
+    Ok(Some((head, body)))
 }
 
 async fn reply(

@@ -1,0 +1,144 @@
+//! One exchange, or two when the first server is late: the first answer wins.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::{Call, Dispatcher};
+use crate::metrics::{ServerMetrics, count};
+use crate::policy::{Fault, RetryBudget};
+use crate::request::Body;
+use crate::schedule::Pass;
+use crate::transport::Answer;
+
+/// A request on the wire. Dropped before it has ended, it was cancelled: its socket is closed.
+struct Wire<'a> {
+    metrics: &'a ServerMetrics,
+    ended: bool,
+}
+
+impl Drop for Wire<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.metrics.failed("cancelled".into());
+        }
+    }
+}
+
+/// A hedge's place in the second server's window, given back when the hedge ends or is dropped.
+struct Spare<'a> {
+    dispatcher: &'a Arc<Dispatcher>,
+    pass: Pass,
+}
+
+impl Drop for Spare<'_> {
+    fn drop(&mut self) {
+        self.dispatcher.queues().schedule.finish(self.pass);
+        self.dispatcher.pump();
+    }
+}
+
+impl Dispatcher {
+    /// Sends a request to a server, and to a second one if no byte has come when it is late.
+    /// Gives the outcome and the server that it came from.
+    pub(super) async fn exchange(
+        self: &Arc<Self>,
+        lane: usize,
+        call: &mut Call,
+        body: Body,
+    ) -> (usize, Result<Answer, Fault>) {
+        let begun = AtomicBool::new(false);
+        let Some(patience) = self.patience(lane) else {
+            return (lane, self.send(lane, body, &begun).await);
+        };
+        let mut first = pin!(self.send(lane, body.clone(), &begun));
+        tokio::select! {
+            answer = &mut first => return (lane, answer),
+            () = tokio::time::sleep(patience) => {}
+        }
+        if begun.load(Ordering::Relaxed) {
+            return (lane, first.await);
+        }
+        let Some(spare) = self.spare(lane) else {
+            return (lane, first.await);
+        };
+        let second_lane = spare.pass.lane;
+        tracing::debug!(
+            server = %self.servers[lane].name,
+            second = %self.servers[second_lane].name,
+            after_s = patience.as_secs_f64(),
+            "judge request hedged"
+        );
+        count(&self.metrics.hedges);
+        call.sent += 1;
+        let unheard = AtomicBool::new(false);
+        let mut second = pin!(self.send(second_lane, body, &unheard));
+        // One of two that fails leaves the other; the second fault is the request's.
+        tokio::select! {
+            answer = &mut first => match answer {
+                Ok(answer) => (lane, Ok(answer)),
+                Err(fault) => {
+                    self.note_fault(lane, &fault);
+                    (second_lane, second.await)
+                }
+            },
+            answer = &mut second => match answer {
+                Ok(answer) => {
+                    count(&self.metrics.hedges_won);
+                    (second_lane, Ok(answer))
+                }
+                Err(fault) => {
+                    self.note_fault(second_lane, &fault);
+                    (lane, first.await)
+                }
+            },
+        }
+    }
+
+    /// One exchange with one server, counted.
+    fn send<'a>(
+        self: &'a Arc<Self>,
+        lane: usize,
+        body: Body,
+        begun: &'a AtomicBool,
+    ) -> impl Future<Output = Result<Answer, Fault>> + 'a {
+        count(&self.metrics.requests_sent);
+        async move {
+            let started = Instant::now();
+            let mut wire = Wire {
+                metrics: &self.metrics.servers[lane],
+                ended: false,
+            };
+            let answer = self.transport.post(&self.servers[lane], body, begun).await;
+            wire.ended = true;
+            match &answer {
+                Ok(answer) => wire.metrics.answered(started.elapsed(), answer.first_byte),
+                Err(fault) => wire.metrics.failed(fault.label()),
+            }
+            answer
+        }
+    }
+
+    /// How long a request to this server may stay without a byte before it is late; `None` if nothing could be done about it.
+    fn patience(&self, lane: usize) -> Option<Duration> {
+        let hedging = self.servers.len() > 1 && self.hedges.is_some();
+        hedging
+            .then(|| self.queues().lateness[lane].late())
+            .flatten()
+    }
+
+    /// A place for a hedge, if the budget has one and another server has room.
+    fn spare(self: &Arc<Self>, lane: usize) -> Option<Spare<'_>> {
+        let mut queues = self.queues();
+        let pass = queues.schedule.spare(lane, Instant::now())?;
+        if !self.hedges.as_ref().is_some_and(RetryBudget::withdraw) {
+            queues.schedule.finish(pass);
+            return None;
+        }
+        Some(Spare {
+            dispatcher: self,
+            pass,
+        })
+    }
+}
