@@ -63,6 +63,14 @@ class Judge:
         """
         Cancels what is unfinished and frees the ledger; a second call does nothing.
         """
+    def prometheus(self, /) -> str:
+        """
+        The counters in Prometheus' text format.
+        """
+    def serve_metrics(self, /, port: SupportsIndex) -> str:
+        """
+        Serves the same on loopback until `close`; gives the page's URL.
+        """
     def stats(self, /) -> dict:
         """
         The counters, by the names of `exprl.judge.JudgeStats`.

@@ -2,4 +2,5 @@
 
 mod dispatch;
 mod faults;
+mod limits;
 mod support;
