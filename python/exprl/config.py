@@ -14,6 +14,7 @@ import tomllib
 import types
 import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, Union, cast, get_args, get_origin
 
@@ -23,6 +24,31 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from exprl import methods
 from exprl.errors import ConfigError
 
+View = Literal["outcome", "prefix", "step"]
+RewardSource = Literal["judge", "verifier", "max", "weighted"]
+AdvantageKind = Literal["grpo", "dr_grpo", "rloo", "reinforce", "delta", "end", "group"]
+VerifierName = Literal["math", "science", "choice", "exact", "code"]
+VERIFIERS: dict[str, VerifierName] = {
+    "division": "exact",
+    "science": "science",
+    "choice": "choice",
+    "code": "code",
+}
+"""By the name of a domain; every other one has `math`."""
+Confinement = Literal[
+    "network",
+    "reading",
+    "writing",
+    "signals",
+    "processes",
+    "memory",
+    "disk",
+    "leftovers",
+]
+CONFINEMENTS: tuple[Confinement, ...] = get_args(Confinement)
+
+BOXED = "boxed"
+"""An answer_pattern that is no regular expression."""
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -76,15 +102,23 @@ class Columns(Section):
 
     problem: str = Field("problem", description="text, or a list of {role, content} messages")
     reference: str | None = Field("reference", description="step-by-step solution, hidden")
-    answer: str | None = Field("answer", description="final answer, for the verifier")
+    answer: str | None = Field(
+        "answer", description="final answer, for the verifier; of code, its unit tests"
+    )
+    entry_point: str | None = Field(
+        None, description="code: function that the tests' `check(candidate)` is called with"
+    )
+    setup: str | None = Field(
+        None, description="code: what stands before the program, e.g. HumanEval's 'prompt'"
+    )
     domain: str | None = Field(None, description="domain of each row; None = data.domain")
     id: str | None = Field(None, description="unique id of each row; None = the row number")
 
 
-class Data(Section):
-    """Where the problems come from."""
+class Source(Section):
+    """One dataset."""
 
-    path: str = Field(description="jsonl, parquet or csv file, or a hub id of a dataset")
+    path: str = Field("", description="jsonl, parquet or csv file, or a hub id of a dataset")
     split: str = Field("train", description="split of a hub dataset")
     subset: str | None = Field(
         None, description="configuration of a hub dataset, e.g. 'main' of openai/gsm8k"
@@ -94,7 +128,9 @@ class Data(Section):
     system: str | None = Field(None, description="system message before every problem")
     template: str = Field("{problem}", description="user message; {problem} is the row's text")
     answer_pattern: str | None = Field(
-        None, description=r"its first group is the answer in the column, e.g. '####\s*(.+)' (GSM8K)"
+        None,
+        description=r"its first group is the answer in the column, e.g. '####\s*(.+)' (GSM8K);"
+        r" 'boxed' takes what the last \boxed{} holds",
     )
     limit: int | None = Field(None, gt=0, description="take the first n problems only")
 
@@ -108,6 +144,8 @@ class Data(Section):
     @field_validator("answer_pattern")
     @classmethod
     def _has_a_group(cls, pattern: str | None) -> str | None:
+        if pattern == BOXED:
+            return pattern
         try:
             groups = None if pattern is None else re.compile(pattern).groups
         except re.error as error:
@@ -115,6 +153,48 @@ class Data(Section):
         if groups == 0:
             raise ValueError(r"put the answer in parentheses, e.g. '####\s*(.+)'")
         return pattern
+
+
+class MixedSource(Source):
+    """One of several datasets. What it leaves open is as in [data] itself."""
+
+    weight: float = Field(
+        1.0, gt=0.0, description="share of a step's problems, relative to the other sources"
+    )
+
+
+class Data(Source):
+    """Where the problems come from: one dataset, or several with weights."""
+
+    sources: tuple[MixedSource, ...] = Field(
+        (), description="[[data.sources]], instead of data.path"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sources_inherit(cls, values: Any) -> Any:
+        sources = values.get("sources") if isinstance(values, dict) else None
+        if not isinstance(sources, list | tuple) or not all(isinstance(x, dict) for x in sources):
+            return values
+        shared = {k: v for k, v in values.items() if k not in ("sources", "path")}
+        return values | {"sources": [_merged(shared, source) for source in sources]}
+
+    @model_validator(mode="after")
+    def _is_one_or_several(self) -> Self:
+        if bool(self.path) == bool(self.sources):
+            raise ValueError(
+                "name one dataset with path, or several with [[data.sources]], and not both"
+            )
+        for number, source in enumerate(self.sources, 1):
+            if not source.path:
+                raise ValueError(f"path of source {number} is missing")
+        return self
+
+    @property
+    def parts(self) -> tuple[MixedSource, ...]:
+        """The datasets: `sources`, or this one with weight 1."""
+        own = self.model_dump(exclude={"sources"})
+        return self.sources or (MixedSource.model_validate(own),)
 
 
 class Rollout(Section):
@@ -149,7 +229,7 @@ class Judge(Section):
     api_key_env: str | None = Field(None, description="environment variable that holds the key")
     rules: Literal["division", "numbers"] = Field("numbers", description="for kind = rules")
     rubric: str | None = Field(None, description="TOML file of a rubric; None = built in")
-    view: Literal["outcome", "prefix", "step"] = Field(
+    view: View = Field(
         "prefix", description="the whole trace once, every prefix of steps, or each step alone"
     )
     readout: Literal["text", "expected"] = Field(
@@ -181,8 +261,13 @@ class Judge(Section):
 class Reward(Section):
     """From grades to scores."""
 
-    source: Literal["judge", "verifier"] = Field(
-        "judge", description="the judge's grades, or 0/1 by the verifier (sparse reward)"
+    source: RewardSource = Field(
+        "judge",
+        description="the judge's grades, 0/1 by the verifier (sparse reward), the larger of the"
+        " two, or their mean weighted by verifier_weight",
+    )
+    verifier_weight: float = Field(
+        0.5, ge=0.0, le=1.0, description="of source = 'weighted'; the judge has the rest"
     )
     overlong: Literal["zero", "mask", "none"] = Field(
         "zero", description="a rollout cut by length: scores 0, out of the loss, or judged as it is"
@@ -193,26 +278,13 @@ class Reward(Section):
 class Advantage(Section):
     """From scores to advantages (method.md, Advantages)."""
 
-    kind: Literal["grpo", "dr_grpo", "rloo", "reinforce", "delta", "end", "group"] = "delta"
+    kind: AdvantageKind = "delta"
     single_segment: Literal["zero", "score", "group"] = Field(
         "zero", description="what `delta` gives a rollout of one segment"
     )
     compat: Literal["published"] | None = Field(
         None, description="reproduce the published code where it deviates from the paper"
     )
-
-
-Confinement = Literal[
-    "network",
-    "reading",
-    "writing",
-    "signals",
-    "processes",
-    "memory",
-    "disk",
-    "leftovers",
-]
-CONFINEMENTS: tuple[Confinement, ...] = get_args(Confinement)
 
 
 class Sandbox(Section):
@@ -233,6 +305,47 @@ class Sandbox(Section):
         CONFINEMENTS,
         description="what must hold, or a run with code does not start (exprl doctor shows it)",
     )
+
+
+class Domain(Section):
+    """What is different in one domain; a key left out is as in the run's own sections."""
+
+    verifier: VerifierName | None = Field(
+        None,
+        description="how answers are compared; None = as the domain's name says (docs/domains.md)",
+    )
+    source: RewardSource | None = Field(None, description="reward.source there")
+    verifier_weight: float | None = Field(None, ge=0.0, le=1.0)
+    view: View | None = Field(None, description="judge.view there")
+    rubric: str | None = Field(None, description="judge.rubric there")
+    advantage: AdvantageKind | None = Field(None, description="advantage.kind there")
+
+
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """How the rows of one domain are rewarded: the run's sections with the domain's laid over."""
+
+    verifier: VerifierName
+    source: RewardSource
+    verifier_weight: float
+    view: View
+    rubric: str | None
+    advantage: AdvantageKind
+
+    @property
+    def judged(self) -> bool:
+        """Whether the judge is asked."""
+        return self.source != "verifier"
+
+    @property
+    def verified(self) -> bool:
+        """Whether the reward needs the verifier."""
+        return self.source != "judge"
+
+    @property
+    def per_segment(self) -> bool:
+        """Whether every step gets a score of its own, or the rollout one."""
+        return self.source == "judge" and self.view != "outcome"
 
 
 class Loss(Section):
@@ -317,6 +430,9 @@ class Config(Section):
     rollout: Rollout = Rollout()
     judge: Judge = Judge()
     reward: Reward = Reward()
+    domains: dict[str, Domain] = Field(
+        {}, description="[domains.NAME]: what is different for the rows of a domain"
+    )
     advantage: Advantage = Advantage()
     sandbox: Sandbox = Sandbox()
     loss: Loss = Loss()
@@ -337,12 +453,7 @@ class Config(Section):
                 f" (reward.source = {self.reward.source!r}, judge.view = {self.judge.view!r});"
                 f" use one of {', '.join(allowed)}"
             )
-        if self.reward.source == "verifier" and self.data.columns.answer is None:
-            raise ValueError(
-                "reward.source = 'verifier' needs answers: set data.columns.answer to the column"
-                " that holds the final answer"
-            )
-        if self.reward.source == "judge" and self.judge.kind == "server":
+        if self.asks_judge and self.judge.kind == "server":
             if not self.judge.endpoints:
                 raise ValueError(
                     "judge.endpoints is empty: name at least one OpenAI-compatible server, e.g."
@@ -373,6 +484,62 @@ class Config(Section):
                 " a step (rollout.problems_per_step x rollout.group_size)"
             )
         return self
+
+    @model_validator(mode="after")
+    def _domains_agree(self) -> Self:
+        for name in ("", *self.domains):
+            treatment, where = self.treatment(name), f"domains.{name}: " if name else ""
+            if treatment.source in ("max", "weighted") and treatment.view != "outcome":
+                raise ValueError(
+                    f"{where}source = {treatment.source!r} joins the verifier's word with one grade"
+                    f" of the whole rollout, not with view = {treatment.view!r}; set view ="
+                    " 'outcome', and an advantage for it such as 'grpo'"
+                )
+            kinds = methods.kinds_for(treatment.per_segment)
+            if name and treatment.advantage not in kinds:
+                raise ValueError(
+                    f"domains.{name}: advantage = {treatment.advantage!r} does not fit source ="
+                    f" {treatment.source!r} with view = {treatment.view!r}; use one of"
+                    f" {', '.join(kinds)}"
+                )
+        for part in self.data.parts:
+            treatment = self.treatment(part.domain)
+            if part.columns.domain is None and part.columns.answer is None and treatment.verified:
+                raise ValueError(
+                    f"reward.source = {treatment.source!r} needs answers, and {part.path} has none:"
+                    " set data.columns.answer to the column that holds the final answer"
+                )
+        return self
+
+    def treatment(self, domain: str) -> Treatment:
+        """How the rows of a domain are rewarded."""
+        own = self.domains.get(domain, Domain())
+
+        def chosen(name: str, default: Any) -> Any:
+            value = getattr(own, name)
+            return default if value is None else value
+
+        return Treatment(
+            verifier=chosen("verifier", VERIFIERS.get(domain, "math")),
+            source=chosen("source", self.reward.source),
+            verifier_weight=chosen("verifier_weight", self.reward.verifier_weight),
+            view=chosen("view", self.judge.view),
+            rubric=chosen("rubric", self.judge.rubric),
+            advantage=chosen("advantage", self.advantage.kind),
+        )
+
+    @property
+    def treatments(self) -> dict[str, Treatment]:
+        """Of the domains that this config names, and of those that rows may name."""
+        names = {part.domain for part in self.data.parts if part.columns.domain is None}
+        if any(part.columns.domain is not None for part in self.data.parts):
+            names |= {"", *self.domains}
+        return {name: self.treatment(name) for name in sorted(names)}
+
+    @property
+    def asks_judge(self) -> bool:
+        """Whether any grade is asked for."""
+        return any(treatment.judged for treatment in self.treatments.values())
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -437,19 +604,29 @@ def json_schema() -> str:
     return json.dumps(Config.model_json_schema(), indent=2)
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def _override(tree: Any, override: str) -> None:
     key, sign, text = override.partition("=")
     if not sign or not key.strip():
         raise ConfigError(f"override {override!r} is not of the form section.key=value")
     *sections, leaf = key.strip().split(".")
     for section in sections:
-        tree = tree.setdefault(section, {})
-        if not isinstance(tree, dict):
+        below = tree.setdefault(section, {}) if isinstance(tree, dict) else _item(tree, section)
+        if not isinstance(below, dict | list):
             raise ConfigError(f"override {override!r}: {section!r} is a value, not a section")
+        tree = below
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"override {override!r}: {sections[-1]!r} is a list; name one of its sections by its"
+            f" number, 0..{len(tree) - 1}"
+        )
     try:
         tree[leaf] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         tree[leaf] = text  # a bare word is a string
+
+
+def _item(sections: list[Any], number: str) -> Any:
+    return sections[int(number)] if number.isdigit() and int(number) < len(sections) else None
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -468,6 +645,8 @@ def _without_none(value: Any) -> Any:
     """The inverse of `Section._none_is_null`."""
     if isinstance(value, dict):
         return {key: _without_none(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_without_none(below) for below in value]
     return "none" if value is None else value
 
 
@@ -490,7 +669,8 @@ def _unknown(loc: Iterable[int | str]) -> str:
     *above, leaf = [str(part) for part in loc]
     section: type[BaseModel] = Config
     for part in above:
-        section = _section_type(section.model_fields[part].annotation)
+        if part in section.model_fields:  # else the number of a list's item, or a domain's name
+            section = _section_type(section.model_fields[part].annotation)
     known = list(section.model_fields)
     close = difflib.get_close_matches(leaf, known, n=1, cutoff=0.5)
     meant = f"did you mean {'.'.join([*above, *close])}?"
@@ -499,6 +679,8 @@ def _unknown(loc: Iterable[int | str]) -> str:
 
 
 def _section_type(annotation: Any) -> type[BaseModel]:
+    if get_origin(annotation) in (tuple, dict):
+        annotation = next(a for a in reversed(get_args(annotation)) if a is not Ellipsis)
     if get_origin(annotation) in (Union, types.UnionType):
         annotation = next(a for a in get_args(annotation) if a is not type(None))
     assert issubclass(annotation, BaseModel)

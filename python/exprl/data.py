@@ -1,4 +1,4 @@
-"""Rows, to Problems: the column map, and which problems a training step takes.
+"""Rows, to Problems: the column map.
 
 Row numbers in errors count data rows from 1.
 """
@@ -8,36 +8,51 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast, get_args
 
-import numpy as np
-import numpy.typing as npt
-
 from exprl import config
 from exprl.errors import DataError
+from exprl.mixture import generator
 from exprl.rows import Row, kind, read_rows
 from exprl.types import Message, Problem, Prompt, Role
+from exprl.verify import final_answer
 
 PLAIN_TEMPLATE = "{problem}"
-DOMAINS_WITHOUT_VERIFIER = ("code",)
 _ROLES: tuple[str, ...] = get_args(Role)
 
 
 def load_problems(settings: config.Data) -> list[Problem]:
-    """Read every problem that the settings name, in file order.
+    """Read every problem that the settings name, source by source, in file order.
+
+    The ids of several sources get the source's number in front: `2/17`.
 
     Raises:
         DataError: names the file, the row and the column, and says what to change.
     """
-    rows = list(itertools.islice(read_rows(settings), settings.limit))
+    return [
+        problem
+        for index, source in enumerate(settings.parts)
+        for problem in _load(source, index, several=len(settings.parts) > 1)
+    ]
+
+
+def _load(source: config.Source, index: int, *, several: bool) -> list[Problem]:
+    rows = list(itertools.islice(read_rows(source), source.limit))
     if not rows:
-        raise DataError(f"{settings.path}: holds no rows")
-    _check_columns(rows, settings)
-    problems = [_problem(row, number, settings) for number, row in enumerate(rows, 1)]
-    _check_unique(problems, settings)
-    return problems
+        raise DataError(f"{source.path}: holds no rows")
+    _check_columns(rows, source)
+    problems = [_problem(row, number, source) for number, row in enumerate(rows, 1)]
+    _check_unique(problems, source)
+    if not several:
+        return problems
+    return [_from_source(problem, index) for problem in problems]
+
+
+def _from_source(problem: Problem, index: int) -> Problem:
+    name = f"{index + 1}/{problem.id}"
+    return replace(problem, id=name, prompt=replace(problem.prompt, problem_id=name), source=index)
 
 
 def require_references(problems: Sequence[Problem]) -> None:
@@ -78,7 +93,7 @@ def wrong_references(problems: Sequence[Problem], seed: int) -> dict[str, str]:
     """
     require_references(problems)
     same_text: dict[str, list[Problem]] = {}
-    for i in _generator(seed, 0).permutation(len(problems)):
+    for i in generator(seed, 0).permutation(len(problems)):
         problem = problems[i]
         same_text.setdefault(cast(str, problem.reference), []).append(problem)
     largest = max((len(group) for group in same_text.values()), default=0)
@@ -93,50 +108,7 @@ def wrong_references(problems: Sequence[Problem], seed: int) -> dict[str, str]:
     return {own.id: cast(str, other.reference) for own, other in zip(order, shifted, strict=True)}
 
 
-def step_indices(count: int, per_step: int, seed: int, step: int) -> list[int]:
-    """Which of `count` problems training step `step` (from 0) takes, `per_step` of them.
-
-    Steps read an endless row of shuffled epochs, each a permutation keyed by (seed, epoch): every
-    problem comes once before any comes twice. A pure function, so a resumed run needs no state.
-    No step holds a problem twice, also not where it crosses from one epoch to the next, unless
-    per_step exceeds count.
-
-    >>> sorted(step_indices(4, 2, seed=0, step=0) + step_indices(4, 2, seed=0, step=1))
-    [0, 1, 2, 3]
-    """
-    if count < 1 or per_step < 1 or seed < 0 or step < 0:
-        raise ValueError(
-            f"count = {count} and per_step = {per_step} must be positive, seed = {seed} and"
-            f" step = {step} not negative"
-        )
-    start, stop = step * per_step, (step + 1) * per_step
-    taken: list[int] = []
-    tail = np.empty(0, dtype=np.int64)  # places of the crossing step before the epoch's start
-    for epoch in range((stop - 1) // count + 1):
-        order = _epoch(count, seed, epoch, tail, per_step)
-        begin = epoch * count
-        taken += order[max(start - begin, 0) : max(stop - begin, 0)].tolist()
-        tail = order[count - min((begin + count) % per_step, count) :]
-    return taken
-
-
-def _epoch(
-    count: int, seed: int, epoch: int, tail: npt.NDArray[np.int64], per_step: int
-) -> npt.NDArray[np.int64]:
-    """The epoch's permutation, with the problems of `tail` not among those that join its step."""
-    order = _generator(seed, epoch).permutation(count)
-    clashes = np.isin(order, tail)
-    if not clashes.any() or per_step > count:
-        return order
-    joining = order[~clashes][: per_step - len(tail)]
-    return np.concatenate([joining, order[~np.isin(order, joining)]])
-
-
-def _generator(seed: int, stream: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=np.array([seed, stream], dtype=np.uint64)))
-
-
-def _check_columns(rows: Sequence[Row], settings: config.Data) -> None:
+def _check_columns(rows: Sequence[Row], settings: config.Source) -> None:
     present = list(dict.fromkeys(name for row in rows for name in row))
     for field, column in settings.columns:
         if column is None or column in present:
@@ -148,7 +120,7 @@ def _check_columns(rows: Sequence[Row], settings: config.Data) -> None:
         )
 
 
-def _problem(row: Row, number: int, settings: config.Data) -> Problem:
+def _problem(row: Row, number: int, settings: config.Source) -> Problem:
     columns = settings.columns
 
     def at(column: str) -> str:
@@ -157,19 +129,12 @@ def _problem(row: Row, number: int, settings: config.Data) -> Problem:
     def cell(column: str | None) -> str | None:
         return None if column is None else _text(row.get(column), at(column))
 
-    answer = cell(columns.answer)
-    if answer is not None and settings.answer_pattern is not None:
-        answer = _extract(answer, settings.answer_pattern, at(str(columns.answer)))
+    answer = _answer(row, settings, cell, at)
     domain = settings.domain if columns.domain is None else cell(columns.domain)
     problem_id = str(number) if columns.id is None else cell(columns.id)
     if domain is None or problem_id is None:
         column = columns.id if problem_id is None else columns.domain
         raise DataError(f"{at(str(column))}: is empty")
-    if answer is not None and domain in DOMAINS_WITHOUT_VERIFIER:
-        raise DataError(
-            f"{at(str(columns.answer))}: domain {domain!r} has no verifier, so its rows must have"
-            " no answer: leave the cell empty, or set data.columns.answer to 'none'"
-        )
     messages = _messages(row.get(columns.problem), settings, at(columns.problem))
     return Problem(
         id=problem_id,
@@ -177,10 +142,37 @@ def _problem(row: Row, number: int, settings: config.Data) -> Problem:
         reference=cell(columns.reference),
         answer=answer,
         domain=domain,
+        setup=cell(columns.setup) or "",
     )
 
 
-def _messages(value: Any, settings: config.Data, place: str) -> tuple[Message, ...]:
+def _answer(
+    row: Row,
+    settings: config.Source,
+    cell: Callable[[str | None], str | None],
+    at: Callable[[str], str],
+) -> str | None:
+    """The final answer; for code its unit tests, which may be a list of statements."""
+    columns = settings.columns
+    value = None if columns.answer is None else row.get(columns.answer)
+    lines = value if isinstance(value, list) else []
+    if lines and all(isinstance(line, str) for line in lines):
+        answer: str | None = "\n".join(lines)
+    else:
+        answer = cell(columns.answer)
+    if answer is None or columns.answer is None:
+        return None
+    if settings.answer_pattern is not None:
+        answer = _extract(answer, settings.answer_pattern, at(columns.answer))
+    if columns.entry_point is not None:
+        entry_point = cell(columns.entry_point)
+        if entry_point is None:
+            raise DataError(f"{at(columns.entry_point)}: is empty")
+        answer += f"\n\ncheck({entry_point})\n"
+    return answer
+
+
+def _messages(value: Any, settings: config.Source, place: str) -> tuple[Message, ...]:
     """A chat as it stands, or a text put into the template; before both the system message."""
     if isinstance(value, list):
         if settings.template != PLAIN_TEMPLATE:
@@ -232,6 +224,11 @@ def _text(value: Any, place: str, *, numbers: bool = True) -> str | None:
 
 
 def _extract(answer: str, pattern: str, place: str) -> str:
+    if pattern == config.BOXED:
+        boxed = final_answer(answer)
+        if boxed is None or not boxed.strip():
+            raise DataError(f"{place}: data.answer_pattern = 'boxed' finds no \\boxed{{...}} in it")
+        return boxed.strip()
     found = re.search(pattern, answer)
     group = found.group(1) if found else None
     if group is None or not group.strip():
@@ -239,7 +236,7 @@ def _extract(answer: str, pattern: str, place: str) -> str:
     return group.strip()
 
 
-def _check_unique(problems: Sequence[Problem], settings: config.Data) -> None:
+def _check_unique(problems: Sequence[Problem], settings: config.Source) -> None:
     first: dict[str, int] = {}
     for number, problem in enumerate(problems, 1):
         if (other := first.setdefault(problem.id, number)) != number:

@@ -13,6 +13,12 @@ MethodName = Literal["exprl-outcome", "exprl-process", "sparse-grpo"]
 OUTCOME_ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce")
 PROCESS_ADVANTAGES = ("delta", "end", "group")
 
+
+def kinds_for(per_segment: bool) -> tuple[str, ...]:
+    """Kinds of advantage for one score per segment, or one per rollout."""
+    return PROCESS_ADVANTAGES if per_segment else OUTCOME_ADVANTAGES
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     # One grade per rollout; the batch is used for two optimizer steps, the second off-policy.
     "exprl-outcome": {

@@ -99,7 +99,7 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
 
 def uses_judge(cfg: config.Config) -> bool:
     """Whether any grade is asked for."""
-    return cfg.reward.source == "judge"
+    return cfg.asks_judge
 
 
 def load_problems(cfg: config.Config, settings: config.Data, tokenizer: Any) -> list[Problem]:

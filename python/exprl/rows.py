@@ -25,7 +25,7 @@ FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 _LONGEST_CSV_CELL = 1 << 30  # bytes; the csv module's own limit of 128 kB cuts long solutions
 
 
-def read_rows(settings: config.Data) -> Iterator[Row]:
+def read_rows(settings: config.Source) -> Iterator[Row]:
     """The rows of data.path, in their order.
 
     Raises:
@@ -140,7 +140,7 @@ def _folder_rows(folder: Path, split: str) -> Iterator[Row]:
         yield from saved
 
 
-def _hub_rows(settings: config.Data) -> Iterator[Row]:
+def _hub_rows(settings: config.Source) -> Iterator[Row]:
     import datasets
 
     try:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from exprl import checkpoint, config, data, examine, measures, record, weights
+from exprl import checkpoint, config, examine, measures, mixture, record, weights
 from exprl.advantage import advantages
 from exprl.batch import pack
 from exprl.checkpoint import RunState
@@ -81,8 +81,9 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
 
 def step_problems(cfg: config.Config, parts: Parts, step: int) -> list[Problem]:
     """The problems of step `step`: a pure function of the seed, so a resumed run agrees."""
+    shares = [source.weight for source in cfg.data.parts]
     n = cfg.rollout.problems_per_step
-    return [parts.problems[i] for i in data.step_indices(len(parts.problems), n, cfg.seed, step)]
+    return mixture.step_problems(parts.problems, shares, n, cfg.seed, step)
 
 
 def sample(

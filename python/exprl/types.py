@@ -55,8 +55,11 @@ class Problem:
 
     reference: step-by-step solution, for the judge (and the SFT and distillation baselines) only;
         None where the data has none or Stage II took it away.
-    answer: final answer for the verifier; None means that the sparse reward is unavailable.
+    answer: final answer for the verifier, or unit tests of code; None means that the sparse reward
+        is unavailable.
     domain: selects rubric, verifier and reward kind.
+    setup: code that stands before the program which the policy writes; else empty.
+    source: which of data.sources it comes from.
 
     >>> prompt = Prompt("p0", (Message("user", "5)106973="),))
     >>> Problem("p0", prompt, r"5*021394+3=106973###\boxed{021394r3}", "021394r3", "math").answer
@@ -68,6 +71,8 @@ class Problem:
     reference: str | None
     answer: str | None
     domain: str
+    setup: str = ""
+    source: int = 0
 
     @property
     def question(self) -> str:
@@ -118,6 +123,7 @@ class Scored:
         grades are 1..5; scores lie in [0, 1].
     correct: the verifier's word, None where no answer is known.
     masked: kept out of the loss by choice (overlong = "mask"), which is not a missing score.
+    domain: of its problem.
     """
 
     rollout: Rollout
@@ -126,6 +132,7 @@ class Scored:
     scores: tuple[float | None, ...]
     correct: bool | None
     masked: bool = False
+    domain: str = ""
 
     @property
     def text(self) -> str:

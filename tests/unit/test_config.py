@@ -163,7 +163,10 @@ def test_a_wrong_override_is_named(override: str, message: str, tmp_path: Path) 
             {"eval": {"data": {"path": "x", "pathh": "y"}}},
             "unknown key eval.data.pathh; did you mean eval.data.path?",
         ),
-        ({"reward": {"zzz": 1}}, "unknown key reward.zzz; known: source, overlong, delimiter"),
+        (
+            {"reward": {"zzz": 1}},
+            "unknown key reward.zzz; known: source, verifier_weight, overlong",
+        ),
     ],
 )
 def test_an_unknown_key_names_the_nearest_known_one(sections: dict[str, Any], message: str) -> None:

@@ -1,0 +1,114 @@
+"""Which problems a training step takes: shuffled epochs of each source, mixed by weight.
+
+Everything is a pure function of (seed, step), so a resumed run needs no state.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from exprl.types import Problem
+
+
+def step_problems(
+    problems: Sequence[Problem], weights: Sequence[float], per_step: int, seed: int, step: int
+) -> list[Problem]:
+    """The problems of a step: `per_step` of them, from each source its share.
+
+    Args:
+        problems: of all sources.
+        weights: of source 0, 1, ...; only their ratios count.
+    """
+    by_source: list[list[Problem]] = [[] for _ in weights]
+    for problem in problems:
+        by_source[problem.source].append(problem)
+
+    def taken(source: int) -> Callable[[int], int]:
+        return lambda steps: shares(steps * per_step, weights)[source]
+
+    chosen = []
+    for source, (own, weight) in enumerate(zip(by_source, weights, strict=True)):
+        count = taken(source)
+        indices = stream(len(own), count, seed, step, source) if own else []
+        due = (((count(step) + i + 0.5) / weight, source) for i in range(len(indices)))
+        chosen += [(when, own[index]) for when, index in zip(due, indices, strict=True)]
+    return [problem for _, problem in sorted(chosen, key=lambda pair: pair[0])]
+
+
+def shares(total: int, weights: Sequence[float]) -> list[int]:
+    """How many of the first `total` problems each source has given.
+
+    The i-th problem of a source is due at (i + 1/2) / weight, and the problems come in the order in
+    which they are due: the apportionment of Webster and Sainte-Lague. So no count ever falls as the
+    total grows, and each stays near its share.
+
+    >>> shares(10, [3, 1, 1])
+    [6, 2, 2]
+    """
+    # At this time no more than `total` problems are due; the few that are missing follow in order.
+    time = max(total - len(weights), 0) / sum(weights)
+    counts = [int(weight * time + 0.5) for weight in weights]
+    for _ in range(total - sum(counts)):
+        due = [(count + 0.5) / weight for count, weight in zip(counts, weights, strict=True)]
+        counts[due.index(min(due))] += 1
+    return counts
+
+
+def step_indices(count: int, per_step: int, seed: int, step: int) -> list[int]:
+    """Which of `count` problems training step `step` (from 0) takes, `per_step` of them.
+
+    >>> sorted(step_indices(4, 2, seed=0, step=0) + step_indices(4, 2, seed=0, step=1))
+    [0, 1, 2, 3]
+    """
+    if count < 1 or per_step < 1 or seed < 0 or step < 0:
+        raise ValueError(
+            f"count = {count} and per_step = {per_step} must be positive, seed = {seed} and"
+            f" step = {step} not negative"
+        )
+    return stream(count, lambda steps: steps * per_step, seed, step)
+
+
+def stream(
+    count: int, taken: Callable[[int], int], seed: int, step: int, source: int = 0
+) -> list[int]:
+    """Which of `count` problems a step takes from an endless row of shuffled epochs.
+
+    Each epoch is a permutation keyed by (seed, source, epoch): every problem comes once before any
+    comes twice. No step holds a problem twice, also not where it crosses from one epoch to the
+    next, unless it takes more than `count`.
+
+    Args:
+        taken: how many problems the first n steps take together; never falls.
+    """
+    start, stop = taken(step), taken(step + 1)
+    chosen: list[int] = []
+    order = np.empty(0, dtype=np.int64)
+    for epoch in range(-(-stop // count)):
+        begin = epoch * count
+        crossing = bisect_right(range(step + 2), begin, key=taken) - 1
+        before = begin - taken(crossing)  # places of the crossing step before the epoch's start
+        size = taken(crossing + 1) - taken(crossing)
+        tail = order[len(order) - min(before, len(order)) :]
+        order = _epoch(generator(seed, source << 32 | epoch).permutation(count), tail, size)
+        chosen += order[max(start - begin, 0) : max(stop - begin, 0)].tolist()
+    return chosen
+
+
+def _epoch(
+    order: npt.NDArray[np.int64], tail: npt.NDArray[np.int64], size: int
+) -> npt.NDArray[np.int64]:
+    """The permutation, with the problems of `tail` not among those that join its step."""
+    clashes = np.isin(order, tail)
+    if not clashes.any() or size > len(order):
+        return order
+    joining = order[~clashes][: size - len(tail)]
+    return np.concatenate([joining, order[~np.isin(order, joining)]])
+
+
+def generator(seed: int, stream: int) -> np.random.Generator:
+    """Random numbers that depend on nothing else."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, stream], dtype=np.uint64)))
