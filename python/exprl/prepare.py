@@ -143,6 +143,13 @@ def references(cfg: config.Config, problems: Sequence[Problem]) -> dict[str, str
 @contextmanager
 def open_judge(cfg: config.Config, run_dir: Path) -> Iterator[Judge]:
     """The judge of the run; for judge.kind = "rules" with a server of its own on loopback."""
+    with judge_settings(cfg, run_dir) as settings, Judge(settings) as judge:
+        yield judge
+
+
+@contextmanager
+def judge_settings(cfg: config.Config, run_dir: Path) -> Iterator[JudgeSettings]:
+    """How the run judges; a rule judge's server lives as long as the context."""
     settings = cfg.judge
     with ExitStack() as stack:
         endpoints, model, revision = settings.endpoints, settings.model, ""
@@ -159,27 +166,23 @@ def open_judge(cfg: config.Config, run_dir: Path) -> Iterator[Judge]:
             # A ledger must not mix the grades of differently faulty judges.
             faults = (settings.fault_no_grade_rate, settings.fault_random_rate)
             revision = f"faults {faults}, seed {cfg.seed}" if any(faults) else ""
-        yield stack.enter_context(
-            Judge(
-                JudgeSettings(
-                    endpoints=endpoints,
-                    model=model,
-                    revision=revision,
-                    view=settings.view,
-                    readout=settings.readout,
-                    score_map=settings.score_map,
-                    rubric=settings.rubric,
-                    temperature=settings.temperature,
-                    max_tokens=settings.max_tokens,
-                    concurrency=settings.concurrency,
-                    rpm=settings.rpm,
-                    tpm=settings.tpm,
-                    attempts=settings.attempts,
-                    deadline_s=settings.deadline_s,
-                    ledger=settings.ledger or str(run_dir / "ledger"),
-                    api_key_env=settings.api_key_env,
-                )
-            )
+        yield JudgeSettings(
+            endpoints=endpoints,
+            model=model,
+            revision=revision,
+            view=settings.view,
+            readout=settings.readout,
+            score_map=settings.score_map,
+            rubric=settings.rubric,
+            temperature=settings.temperature,
+            max_tokens=settings.max_tokens,
+            concurrency=settings.concurrency,
+            rpm=settings.rpm,
+            tpm=settings.tpm,
+            attempts=settings.attempts,
+            deadline_s=settings.deadline_s,
+            ledger=settings.ledger or str(run_dir / "ledger"),
+            api_key_env=settings.api_key_env,
         )
 
 

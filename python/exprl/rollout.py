@@ -54,21 +54,53 @@ class Engine:
         Each rollout has a seed of its own, made of `seed`, the problem's id and its index, so the
         same call on the same weights gives the same rollouts.
         """
+        starts = [(p.problem_id, prompt_ids(self.tokenizer, p), 0) for p in prompts]
+        return self._generate(starts, n, seed, temperature, max_response_tokens)
+
+    def go_on(
+        self,
+        beginnings: Sequence[tuple[str, Prompt, Int32Array]],
+        n: int,
+        seed: int,
+        temperature: float,
+        max_response_tokens: int,
+    ) -> Iterator[Rollout]:
+        """Sample n continuations of each beginning of a solution, yielded as they finish.
+
+        Args:
+            beginnings: a name, the prompt, and the tokens that stand already; the name becomes the
+                rollouts' problem_id, and the tokens the end of their prompt_ids.
+            max_response_tokens: of beginning and continuation together.
+        """
+        starts = [
+            (name, prompt_ids(self.tokenizer, prompt) + tokens.tolist(), len(tokens))
+            for name, prompt, tokens in beginnings
+        ]
+        return self._generate(starts, n, seed, temperature, max_response_tokens)
+
+    def _generate(
+        self,
+        starts: Sequence[tuple[str, list[int], int]],
+        n: int,
+        seed: int,
+        temperature: float,
+        max_response_tokens: int,
+    ) -> Iterator[Rollout]:
+        """Sample from token ids, the last of which may be response tokens already (their count)."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         waiting: dict[str, tuple[str, int, Int32Array]] = {}
-        for prompt in prompts:
-            ids = prompt_ids(self.tokenizer, prompt)
+        for name, ids, already in starts:
             for index in range(n):
                 key = f"{len(waiting)}"
-                waiting[key] = (prompt.problem_id, index, np.array(ids, dtype=np.int32))
+                waiting[key] = (name, index, np.array(ids, dtype=np.int32))
                 params = SamplingParams(
                     temperature=temperature,
                     top_p=1.0,
                     top_k=-1,
-                    max_tokens=max_response_tokens,
-                    seed=rollout_seed(seed, prompt.problem_id, index),
+                    max_tokens=max_response_tokens - already,
+                    seed=rollout_seed(seed, name, index),
                     logprobs=0,
                     detokenize=False,
                     output_kind=RequestOutputKind.FINAL_ONLY,
