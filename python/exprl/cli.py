@@ -142,6 +142,87 @@ def compare(
 
 
 @app.command()
+def calibrate(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="run folder, or a file of rows with problem, reference, trace and correct",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="folder for results and ledger  [default: beside SOURCE]")
+    ] = None,
+    endpoint: Annotated[
+        list[str] | None, typer.Option(help="base URL of a judge server; may repeat")
+    ] = None,
+    model: Annotated[str, typer.Option(help="model that the servers serve")] = "",
+    api_key_env: Annotated[
+        str | None, typer.Option(help="environment variable that holds the key")
+    ] = None,
+    rules: Annotated[str | None, typer.Option(help="rule judge: division or numbers")] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="its [judge] is calibrated; a run has its own")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override the config")
+    ] = None,
+    condition: Annotated[
+        list[str] | None, typer.Option(help="right, none, wrong; may repeat  [default: all]")
+    ] = None,
+    view: Annotated[str, typer.Option(help="outcome, prefix or step")] = "outcome",
+    label: Annotated[str, typer.Option(help="field of a file that holds the truth")] = "correct",
+    delimiter: Annotated[str, typer.Option(help="starts a step of a file's trace")] = "###",
+    steps: Annotated[str | None, typer.Option(help="of a run, such as 12 or 0-9")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="solutions, drawn at random")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="of the drawing and of continuations")] = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="grades asked for each solution")] = 1,
+    continuations: Annotated[
+        int, typer.Option(min=0, help="samples from each beginning; 0 starts no engine")
+    ] = 0,
+    beginnings: Annotated[int, typer.Option(min=1, help="beginnings to go on from")] = 200,
+    policy: Annotated[
+        str | None, typer.Option(help="who goes on  [default: the run's newest checkpoint]")
+    ] = None,
+) -> None:
+    """How far can the judge be believed? Its grades against known truth.
+
+    Misplacement rate and AUC with the right reference, none and a wrong one; grades by truth;
+    agreement of repeated grades; grades of beginnings against the success of continuations. What
+    has no grade is counted. The same command again asks only for what is missing.
+
+    Example: exprl calibrate runs/demo --steps 8-15 --continuations 8
+
+    Example: exprl calibrate out.jsonl --endpoint http://127.0.0.1:8001/v1 --model Qwen/Qwen3-4B
+    """
+    from exprl import calibrate_command, grade
+    from exprl.judge import JudgeSettings
+
+    conditions = [_one_of("--condition", c, grade.CONDITIONS) for c in condition or ()]
+    calibrate_command.command(
+        calibrate_command.Request(
+            source=source,
+            out=out or calibrate_command.beside(source),
+            judge=JudgeSettings(tuple(endpoint or ()), model, api_key_env=api_key_env),
+            rules=rules,
+            config_file=config_file,
+            overrides=overrides or (),
+            conditions=conditions or grade.CONDITIONS,
+            view=_one_of("--view", view, grade.VIEWS),
+            label=label,
+            delimiter=delimiter,
+            steps=steps,
+            limit=limit,
+            seed=seed,
+            repeats=repeats,
+            continuations=continuations,
+            beginnings=beginnings,
+            policy=policy,
+        )
+    )
+
+
+@app.command()
 def demo(
     run_dir: Annotated[
         Path, typer.Option(help="where the run goes; replaced if it is a demo")

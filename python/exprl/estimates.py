@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,15 @@ RESAMPLINGS = 2000
 LEVEL = 0.95
 MOST_VOTES = 1000
 """Samples of a problem up to which `majority_at_k` works: beyond, C(n, k) overflows float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A number with its interval of LEVEL; NaN where there is nothing to take it from."""
+
+    value: float
+    low: float
+    high: float
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exprl.calibrate import Calibration
+from exprl.continuations import Continued
 from exprl.evaluate import Curve, Evaluation
 
 if TYPE_CHECKING:
@@ -63,3 +65,64 @@ def pass_at_k(evaluations: Sequence[tuple[str, Evaluation]], path: Path) -> None
         draw_rates(panels[1], majority, "maj@k (majority vote)")
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.savefig(path)
+
+
+def calibration(
+    calibrations: Sequence[Calibration], continued: Continued | None, path: Path
+) -> None:
+    """Write grades by truth under each condition, and success of beginnings by grade, as a PNG."""
+    columns = len(calibrations) + (1 if continued else 0)
+    picture = figure(3.2 * columns, 3.2)
+    panels = picture.subplots(1, columns, squeeze=False)[0]
+    for axes, one in zip(panels, calibrations, strict=False):
+        draw_grades(axes, one)
+    if continued:
+        draw_success(panels[-1], continued)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.savefig(path)
+
+
+def draw_grades(axes: Axes, calibration: Calibration) -> None:
+    """Share of right and of wrong solutions at each grade; `-` is a missing grade."""
+    places = np.arange(6)
+    for offset, counts, missing, label, colour in (
+        (-0.2, calibration.right, calibration.right_missing, "right", "tab:green"),
+        (0.2, calibration.wrong, calibration.wrong_missing, "wrong", "tab:red"),
+    ):
+        heights = np.array([missing, *counts], dtype=np.float64)
+        total = max(1.0, heights.sum())
+        axes.bar(
+            places + offset, heights / total, 0.4, label=f"{label} ({total:.0f})", color=colour
+        )
+    axes.set_xticks(places, ["-", "1", "2", "3", "4", "5"])
+    rate = calibration.misplacement
+    axes.set(
+        xlabel="grade",
+        ylabel="share of solutions",
+        ylim=(0.0, 1.0),
+        title=f"reference: {calibration.condition}\nmisplaced {_percent(rate.value)}",
+    )
+    axes.title.set_fontsize("small")
+    axes.legend(frameon=False, fontsize="small")
+
+
+def draw_success(axes: Axes, continued: Continued) -> None:
+    """Success rate of the continuations by the grade of their beginning: points and means."""
+    known = [b for b in continued.beginnings if b.grade is not None and b.n]
+    spread = np.random.Generator(np.random.Philox(key=0)).uniform(-0.25, 0.25, len(known))
+    grades = np.array([float(b.grade or 0) for b in known])
+    axes.plot(grades + spread, [b.right / b.n for b in known], ".", ms=3, alpha=0.4)
+    axes.plot(range(1, 6), continued.success_by_grade, "o-", color="tab:orange", label="mean")
+    axes.set(
+        xlabel="grade of the beginning",
+        ylabel=f"success of {continued.continuations} continuations",
+        xlim=(0.5, 5.5),
+        ylim=(-0.02, 1.02),
+        title=f"rank correlation {continued.spearman.value:.2f}",
+    )
+    axes.title.set_fontsize("small")
+    axes.legend(frameon=False, fontsize="small")
+
+
+def _percent(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.1%}"

@@ -1,0 +1,278 @@
+"""`exprl calibrate`: solutions and a judge, to a table, a picture and a JSON file in one folder.
+
+The folder keeps the judge's ledger too, so the same command again asks only for what is missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from exprl import calibrate, config, examine, plots, solutions, targets
+from exprl.calibrate import Agreement, Calibration
+from exprl.continuations import Continued
+from exprl.errors import ConfigError, DataError
+from exprl.estimates import Rate
+from exprl.grade import Condition, Line
+from exprl.judge import JudgeSettings, RuleJudge, View
+from exprl.solutions import Solution
+
+LEDGER = "ledger"
+PICTURE = "calibration.png"
+RESULT = "calibration.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to calibrate, and on what.
+
+    source: run folder or file of solutions (solutions.py).
+    out: folder for results and ledger.
+    judge: named by hand; without endpoints and rules, the config says it.
+    rules: a rule judge instead, for rehearsals.
+    config_file, overrides: the config that names the judge; None takes the run's.
+    repeats: grades asked for each solution; 1 measures no agreement.
+    continuations: n samples from each of at most `beginnings`; 0 samples nothing.
+    policy: who continues (targets.py); None takes the run's newest checkpoint.
+    """
+
+    source: Path
+    out: Path
+    judge: JudgeSettings
+    rules: str | None = None
+    config_file: Path | None = None
+    overrides: Sequence[str] = ()
+    conditions: Sequence[Condition] = ("right", "none", "wrong")
+    view: View = "outcome"
+    label: str = "correct"
+    delimiter: str = "###"
+    steps: str | None = None
+    limit: int | None = 500
+    seed: int = 0
+    repeats: int = 1
+    continuations: int = 0
+    beginnings: int = 200
+    policy: str | None = None
+
+
+def beside(source: Path) -> Path:
+    """Where results go if nothing else is said: in the run's folder, or beside the file."""
+    if targets.is_run(source):
+        return source / "calibration"
+    return source.with_name(f"{source.name.split('.')[0]}-calibration")
+
+
+def command(request: Request) -> dict[str, Any]:
+    """Calibrate, print, and write OUT/calibration.json and .png; returns what the JSON holds.
+
+    Raises:
+        ConfigError: no judge is named, or it cannot be used.
+        DataError: the solutions cannot be used.
+    """
+    every = solutions.read(
+        request.source,
+        delimiter=request.delimiter,
+        label=request.label,
+        steps=request.steps,
+    )
+    usable = [s for s in every if s.correct is not None and s.finish_reason == "stop"]
+    if not usable:
+        raise DataError(
+            f"{request.source}: of {len(every)} solutions none ended by itself with a known truth:"
+            f" a file needs the field {request.label!r}, a run needs problems with answers"
+        )
+    chosen = solutions.drawn(usable, request.limit, request.seed)
+    lines = [Line(s.item, s.correct) for s in chosen]
+    continued = None
+    with _settings(request) as settings:
+        results, grades = [], {}
+        for condition in request.conditions:
+            result, grades[condition] = calibrate.calibrate(lines, settings, condition)
+            results.append(result)
+        again = None
+        if request.repeats > 1:
+            first = grades.get("right")
+            if first is None:
+                raise ConfigError(
+                    "--repeats measures with the right reference: add --condition right"
+                )
+            again = calibrate.agreement(lines, settings, first, request.repeats)
+        if request.continuations:
+            continued = _continue(request, chosen, settings)
+    counts = {
+        "solutions": len(chosen),
+        "right": sum(s.correct is True for s in chosen),
+        "problems": len({s.problem for s in chosen}),
+        "unknown_truth": sum(s.correct is None for s in every),
+        "overlong": sum(s.finish_reason == "length" for s in every),
+        "judge_temperature": settings.temperature,
+    }
+    tree = _tree(request, counts, results, again, continued)
+    request.out.mkdir(parents=True, exist_ok=True)
+    examine.write_json(request.out / RESULT, tree)
+    plots.calibration(results, continued, request.out / PICTURE)
+    show(counts, results, again, continued)
+    Console(stderr=True).print(f"written: {request.out / RESULT}, {PICTURE}", highlight=False)
+    return tree
+
+
+def show(
+    counts: dict[str, Any],
+    results: Sequence[Calibration],
+    again: Agreement | None,
+    continued: Continued | None,
+    console: Console | None = None,
+) -> None:
+    """Print the table of conditions, and a line for each further measure."""
+    console = console or Console(highlight=False)
+    console.print(
+        f"{counts['solutions']} solutions ({counts['right']} right) of {counts['problems']}"
+        f" problems; left out: {counts['overlong']} cut by length, {counts['unknown_truth']} of"
+        " unknown truth"
+    )
+    table = Table("", *(f"reference: {r.condition}" for r in results), title="The judge")
+    table.add_row("misplacement", *(_percent(r.misplacement) for r in results))
+    table.add_row("  wrong ones graded >= 4", *(_percent(r.false_positive) for r in results))
+    table.add_row("  right ones graded < 4", *(_percent(r.false_negative) for r in results))
+    table.add_row("AUC", *(_number(r.auc) for r in results))
+    table.add_row("right, grades 1..5", *(" ".join(map(str, r.right)) for r in results))
+    table.add_row("wrong, grades 1..5", *(" ".join(map(str, r.wrong)) for r in results))
+    missing = [
+        f"{r.right_missing} right, {r.wrong_missing} wrong ({r.missing_rate:.1%})" for r in results
+    ]
+    table.add_row("missing", *missing)
+    console.print(table)
+    if again:
+        console.print(
+            f"{again.repeats} grades of each solution: {_plain(again.exact, '.1%')} of pairs equal"
+            f" ({_plain(again.chance, '.1%')} by chance), Krippendorff's alpha"
+            f" {_plain(again.alpha, '.3f')}, {again.missing} missing"
+        )
+        if counts["judge_temperature"] == 0.0:
+            console.print(
+                "(At temperature 0 this shows only what the servers do not repeat; set"
+                " judge.temperature to see the judge's own spread.)"
+            )
+    if continued:
+        means = [_plain(x, ".2f") for x in continued.success_by_grade]
+        console.print(
+            f"{len(continued.beginnings)} beginnings, {continued.continuations} continuations each,"
+            f" {continued.missing} without grade or continuation: rank correlation of score and"
+            f" success {_number(continued.spearman)}, Pearson {_number(continued.pearson)}; success"
+            f" by grade 1..5: {' '.join(means)}"
+        )
+
+
+@contextmanager
+def _settings(request: Request) -> Iterator[JudgeSettings]:
+    """The judge: by hand, by rule, or as a config says."""
+    named = request.judge
+    ledger = str(request.out / LEDGER)
+    if request.rules is not None:
+        with RuleJudge(request.rules) as server:
+            yield replace(
+                named, endpoints=(server.url,), model=server.model, view=request.view, ledger=ledger
+            )
+        return
+    if named.endpoints:
+        if not named.model:
+            raise ConfigError("--endpoint needs --model, the model that the server serves")
+        yield replace(named, view=request.view, ledger=ledger)
+        return
+    from exprl import prepare  # loads torch
+
+    cfg = _config(request)
+    if cfg.judge.kind == "server" and not cfg.judge.endpoints:
+        raise ConfigError(
+            "the config names no judge: give --endpoint URL with --model NAME, --rules RULE, or"
+            " --set judge.endpoints=... and judge.model=..."
+        )
+    with prepare.judge_settings(cfg, request.out) as settings:
+        yield replace(settings, view=request.view, ledger=ledger)
+
+
+def _config(request: Request) -> config.Config:
+    path = request.config_file
+    if path is None and targets.is_run(request.source):
+        path = request.source / "config.toml"
+    if path is None:
+        raise ConfigError(
+            f"{request.source} is no run folder: name the judge with --endpoint URL and --model"
+            " NAME, --rules RULE, or a --config"
+        )
+    return config.load(path, request.overrides)
+
+
+def _continue(request: Request, chosen: Sequence[Solution], settings: JudgeSettings) -> Continued:
+    """Start the engine on the policy, and let it go on from beginnings."""
+    if not targets.is_run(request.source):
+        raise DataError(
+            f"{request.source} is a file: --continuations needs a run folder, whose rollouts have"
+            " prompts and token ids"
+        )
+    from exprl import continuations, prepare
+    from exprl.rollout import Engine, load_tokenizer
+    from exprl.steps import Splitter
+
+    cfg = config.load(request.source / "config.toml", request.overrides)
+    target = targets.find(request.policy or str(request.source))
+    prepare.set_threads(cfg.train.torch_threads)
+    tokenizer = load_tokenizer(cfg.model)
+    engine = Engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=target.weights)
+    splitter = Splitter(tokenizer.backend_tokenizer.to_str(), cfg.reward.delimiter)
+    return continuations.measure(
+        chosen,
+        settings,
+        engine,
+        limit=request.beginnings,
+        n=request.continuations,
+        seed=request.seed,
+        temperature=cfg.rollout.temperature,
+        max_response_tokens=cfg.rollout.max_response_tokens,
+        text=lambda ids: "".join(segment.text for segment in splitter.split(ids)),
+    )
+
+
+def _tree(
+    request: Request,
+    counts: dict[str, Any],
+    results: Sequence[Calibration],
+    again: Agreement | None,
+    continued: Continued | None,
+) -> dict[str, Any]:
+    """What calibration.json holds."""
+    tree = {
+        "source": str(request.source),
+        "view": request.view,
+        "seed": request.seed,
+        **counts,
+        "conditions": {r.condition: r for r in results},
+        "agreement": again,
+        "beginnings": continued,
+    }
+    return dict(calibrate.to_json(tree))
+
+
+def _percent(rate: Rate) -> str:
+    return _interval(rate, ".1%")
+
+
+def _number(rate: Rate) -> str:
+    return _interval(rate, ".3f")
+
+
+def _interval(rate: Rate, form: str) -> str:
+    if math.isnan(rate.value):
+        return "-"
+    return f"{rate.value:{form}}  {rate.low:{form}} .. {rate.high:{form}}"
+
+
+def _plain(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)
