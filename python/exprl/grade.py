@@ -76,9 +76,9 @@ def shown(lines: Sequence[Line], condition: Condition) -> list[JudgeItem]:
         case "right":
             return items
         case "none":
-            return [replace(item, reference=None) for item in items]
+            return [item._replace(reference=None) for item in items]
         case "wrong":
-            return [replace(a, reference=b) for a, b in zip(items, _others(items), strict=True)]
+            return [a._replace(reference=b) for a, b in zip(items, _others(items), strict=True)]
 
 
 def grade(items: Sequence[JudgeItem], settings: JudgeSettings) -> Iterator[Graded]:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self, TypedDict, Unpack
+from typing import Any, Literal, NamedTuple, NoReturn, Self, TypedDict, Unpack
 
 from exprl import _core
 from exprl.errors import ConfigError, JudgeError
@@ -123,8 +123,7 @@ class JudgeSettings:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class JudgeItem:
+class JudgeItem(NamedTuple):
     """One rollout to grade.
 
     Attributes:
@@ -142,8 +141,7 @@ class JudgeItem:
     domain: str = "math"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What became of one request.
 
     Attributes:
@@ -175,8 +173,7 @@ class Verdict:
     from_cache: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Graded:
+class Graded(NamedTuple):
     """One item, judged.
 
     Attributes:
@@ -327,7 +324,6 @@ class Job:
         # A job whose judge nobody else holds must not lose it.
         self._judge = judge
         self._ready: deque[Graded] = deque()
-        self._taken: list[Graded] = []
         self._finished = False
 
     def push(self, item: JudgeItem) -> None:
@@ -338,7 +334,7 @@ class Job:
             ConfigError: there is no rubric for its domain.
             JudgeError: the job or the judge is closed.
         """
-        self._core.push(item.id, item.problem, item.reference, list(item.segments), item.domain)
+        self._core.push(*item)
 
     def close(self) -> None:
         """No more items will come; a second call does nothing."""
@@ -349,11 +345,9 @@ class Job:
         self._core.cancel()
 
     def result(self) -> list[Graded]:
-        """Close, wait for everything, and return all items in the order of pushes."""
+        """Close, and wait for all items that were not taken yet; they come in the order of pushes."""
         self.close()
-        for _ in self:
-            pass
-        return sorted(self._taken, key=lambda graded: graded.index)
+        return sorted(self, key=_by_index)
 
     def __iter__(self) -> Iterator[Graded]:
         return self
@@ -379,13 +373,11 @@ class Job:
 
     async def _gather(self) -> list[Graded]:
         self.close()
-        async for _ in self:
-            pass
-        return sorted(self._taken, key=lambda graded: graded.index)
+        return sorted([graded async for graded in self], key=_by_index)
 
     def _absorb(self, rows: list[tuple[int, str, list[Any]]], finished: bool) -> None:
         self._ready.extend(
-            Graded(index, name, tuple(Verdict(*row) for row in verdicts))
+            Graded(index, name, tuple(map(Verdict._make, verdicts)))
             for index, name, verdicts in rows
         )
         self._finished = finished
@@ -393,9 +385,7 @@ class Job:
     def _pop(self, end: type[Exception]) -> Graded:
         if not self._ready:
             raise end
-        graded = self._ready.popleft()
-        self._taken.append(graded)
-        return graded
+        return self._ready.popleft()
 
     def __reduce__(self) -> NoReturn:
         raise JudgeError("a Job cannot be pickled; send its items, or its results")
@@ -488,6 +478,10 @@ class RuleJudge(_Closes):
 def split(trace: str, delimiter: str = "###") -> tuple[str, ...]:
     """Cut a plain text into segments at the step delimiter; joined, they are the text."""
     return tuple(_core.split_text(trace, delimiter)) or (trace,)
+
+
+def _by_index(graded: Graded) -> int:
+    return graded.index
 
 
 def _read_rubric(path: str | None) -> str | None:

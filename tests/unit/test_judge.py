@@ -60,7 +60,7 @@ def test_items_pushed_late_are_graded_and_come_as_they_finish(rules):
         job.push(item("b", WRONG_AT_2))
         job.close()
         assert [graded.id for graded in job] == ["b"]
-        assert [graded.id for graded in job.result()] == ["a", "b"]
+        assert job.result() == []
 
 
 def test_a_job_can_be_iterated_and_awaited_in_asyncio(rules):

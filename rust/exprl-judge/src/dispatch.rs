@@ -217,21 +217,50 @@ impl Dispatcher {
         }
     }
 
+    /// Queues an item; waits for room. Whoever had to wait gets it with a quarter of all room to spare,
+    /// so that a caller that pushes faster than servers answer is not woken for every request.
     pub(crate) async fn push(
         self: &Arc<Self>,
         job: &Arc<JobState>,
         item: &Item,
     ) -> Result<(), Error> {
-        let pieces = u32::try_from(item.bytes() / QUEUE_UNIT)
-            .unwrap_or(u32::MAX)
-            .clamp(1, self.room_size);
+        if self.try_push(job, item)? {
+            return Ok(());
+        }
+        let pieces = self.pieces(item);
+        let spare = (self.room_size / 4).min(self.room_size - pieces);
+        let room = self.room.clone().acquire_many_owned(pieces + spare).await;
         // The semaphore is never closed, so the only error cannot happen; it would mean a closed job.
-        let room = self
-            .room
-            .clone()
-            .acquire_many_owned(pieces)
-            .await
-            .map_err(|_| Error::Closed)?;
+        let mut room = room.map_err(|_| Error::Closed)?;
+        drop(room.split(spare as usize));
+        self.admit(job, item, room)
+    }
+
+    /// Queues an item if there is room for it; says whether there was.
+    pub(crate) fn try_push(
+        self: &Arc<Self>,
+        job: &Arc<JobState>,
+        item: &Item,
+    ) -> Result<bool, Error> {
+        match self.room.clone().try_acquire_many_owned(self.pieces(item)) {
+            Ok(room) => self.admit(job, item, room).map(|()| true),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// The room that an item takes in the queue; no item is too long for it.
+    fn pieces(&self, item: &Item) -> u32 {
+        u32::try_from(item.bytes() / QUEUE_UNIT)
+            .unwrap_or(u32::MAX)
+            .clamp(1, self.room_size)
+    }
+
+    fn admit(
+        self: &Arc<Self>,
+        job: &Arc<JobState>,
+        item: &Item,
+        room: OwnedSemaphorePermit,
+    ) -> Result<(), Error> {
         let requests = self.composer.render(item)?;
         let tickets = job.admit(&item.id, requests.len())?;
         let room = Arc::new(room);

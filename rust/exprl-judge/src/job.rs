@@ -95,12 +95,10 @@ impl Ticket {
             id: pending.id,
             verdicts,
         });
-        let first = inner.ready.len() == 1;
+        // A waiter for all results must learn that these were the last.
+        let wake = inner.ready.len() == 1 || inner.finished();
         drop(inner);
-        if first {
-            self.job.wake();
-        } else if self.job.lock().finished() {
-            // A waiter for all results must learn that these were the last.
+        if wake {
             self.job.wake();
         }
     }
@@ -189,12 +187,12 @@ impl JobState {
         self.wake();
     }
 
-    fn take(&self) -> Burst {
+    fn take(&self, at_most: usize) -> Burst {
         let mut inner = self.lock();
-        let graded = std::mem::take(&mut inner.ready).into();
+        let count = inner.ready.len().min(at_most);
         Burst {
-            graded,
-            finished: inner.finished(),
+            graded: inner.ready.drain(..count).collect(),
+            finished: inner.finished() && inner.ready.is_empty(),
         }
     }
 
@@ -237,6 +235,12 @@ impl Job {
         dispatcher.push(&self.state, item).await
     }
 
+    /// Queues an item if there is room for it now; says whether it did.
+    pub fn try_push(&self, item: &Item) -> Result<bool, Error> {
+        let dispatcher = self.dispatcher.upgrade().ok_or(Error::Closed)?;
+        dispatcher.try_push(&self.state, item)
+    }
+
     /// No more items will come: the job ends with those it has.
     pub fn close(&self) {
         self.state.close();
@@ -251,26 +255,27 @@ impl Job {
         self.state.close();
     }
 
-    /// What has finished since the last call; never waits.
+    /// What has finished since the last call, `at_most` so many; never waits.
     #[must_use]
-    pub fn take(&self) -> Burst {
-        self.state.take()
+    pub fn take(&self, at_most: usize) -> Burst {
+        self.state.take(at_most)
     }
 
-    /// Blocks this thread until something has finished, the job is over, or the time is up.
+    /// Blocks this thread until something has finished, the job is over, or the time is up; gives
+    /// `at_most` so many.
     #[must_use]
-    pub fn wait(&self, at_most: Duration) -> Burst {
+    pub fn wait(&self, time: Duration, at_most: usize) -> Burst {
         let inner = self.state.lock();
         let idle = |inner: &mut Inner| inner.ready.is_empty() && !inner.finished();
-        let waited = self.state.arrived.wait_timeout_while(inner, at_most, idle);
+        let waited = self.state.arrived.wait_timeout_while(inner, time, idle);
         drop(waited);
-        self.take()
+        self.take(at_most)
     }
 
     /// Waits until something has finished or the job is over.
     pub async fn next(&self) -> Burst {
         loop {
-            let burst = self.take();
+            let burst = self.take(usize::MAX);
             if burst.finished || !burst.graded.is_empty() {
                 return burst;
             }

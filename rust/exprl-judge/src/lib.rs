@@ -27,6 +27,7 @@
 
 mod dispatch;
 mod error;
+mod escape;
 mod estimate;
 mod hints;
 mod job;

@@ -12,6 +12,7 @@ use hyper::body::{Frame, SizeHint};
 use serde_json::{Map, Value, json};
 
 use crate::error::Error;
+use crate::escape::{escape, escape_into};
 use crate::ledger::Key;
 use crate::settings::Settings;
 use crate::types::Item;
@@ -121,7 +122,8 @@ impl Composer {
         let mut open = b"{\"model\":\"".to_vec();
         open.extend_from_slice(&escape(&settings.model));
         open.extend_from_slice(b"\",\"messages\":[{\"role\":\"user\",\"content\":\"");
-        let mut hasher = blake3::Hasher::new_derive_key("exprl-judge 2026 request key");
+        let mut hasher =
+            blake3::Hasher::new_derive_key("exprl-judge 2026 request key: head, trace, end");
         hasher.update(&PARSER_VERSION.to_le_bytes());
         hasher.update(&settings.sample_index.to_le_bytes());
         hasher.update(&(settings.revision.len() as u64).to_le_bytes());
@@ -169,8 +171,9 @@ impl Composer {
         }
         let rubric = self.rubric(&item.domain)?;
         let head = rubric.head(&self.fence, &item.problem, item.reference.as_deref());
-        let mut text = self.open.clone();
-        text.extend_from_slice(&escape(head.text()));
+        let mut text = Vec::with_capacity(self.open.len() + head.text().len() * 9 / 8);
+        text.extend_from_slice(&self.open);
+        escape_into(&mut text, head.text());
         let text = Bytes::from(text);
         let tail = Bytes::from(escape(head.tail()));
 
@@ -180,7 +183,7 @@ impl Composer {
         let mut ends = Vec::with_capacity(item.segments.len());
         for segment in &item.segments {
             let before = if self.view == View::Step { "" } else { &plain };
-            trace.extend_from_slice(&escape(&head.neutralize_after(before, segment)));
+            escape_into(&mut trace, &head.neutralize_after(before, segment));
             ends.push(trace.len());
             plain.push_str(segment);
         }
@@ -194,20 +197,26 @@ impl Composer {
             }
         };
 
-        let mut hasher = self.hasher.clone();
-        hasher.update(&text);
+        // A key is a hash of three hashes: what requests share is hashed once, and whole.
+        let head_hash = blake3::hash(&text);
+        let end_hash = blake3::Hasher::new()
+            .update(&tail)
+            .update(&self.close)
+            .finalize();
+        let mut traces = blake3::Hasher::new();
         let mut fed = 0;
         let requests = spans.into_iter().map(|(start, end)| {
-            let mut whole = if self.view == View::Step {
-                let mut whole = hasher.clone();
-                whole.update(&trace[start..end]);
-                whole
+            let trace_hash = if self.view == View::Step {
+                blake3::hash(&trace[start..end])
             } else {
-                hasher.update(&trace[fed..end]);
+                traces.update(&trace[fed..end]);
                 fed = end;
-                hasher.clone()
+                traces.finalize()
             };
-            whole.update(&tail).update(&self.close);
+            let mut whole = self.hasher.clone();
+            for hash in [&head_hash, &trace_hash, &end_hash] {
+                whole.update(hash.as_bytes());
+            }
             let parts = [
                 text.clone(),
                 trace.slice(start..end),
@@ -243,14 +252,6 @@ impl Composer {
 fn end_of_body(fields: &Map<String, Value>) -> Bytes {
     let fields = Value::Object(fields.clone()).to_string();
     format!("\"}}],{}", &fields[1..]).into()
-}
-
-/// The text as it stands between the quotes of a JSON string.
-fn escape(text: &str) -> Vec<u8> {
-    let mut quoted = Value::from(text).to_string().into_bytes();
-    quoted.pop();
-    quoted.remove(0);
-    quoted
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use exprl_judge::{
     Verdict, View,
 };
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyDict, PyTuple};
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -28,6 +29,8 @@ pyo3::import_exception!(exprl.errors, JudgeError);
 const SIGNAL_CHECK: Duration = Duration::from_millis(50);
 /// After the first result of a burst, so long is waited for more before Python wakes.
 const BURST: Duration = Duration::from_millis(2);
+/// So many results are made into Python objects at once, at most: the rest stays small until asked for.
+const LONGEST_BURST: usize = 256;
 /// Tasks that hang in the operating system get so long at the end.
 const SHUTDOWN: Duration = Duration::from_secs(2);
 
@@ -96,7 +99,7 @@ impl Judge {
     fn new(py: Python<'_>, settings: &Bound<'_, PyDict>) -> PyResult<Self> {
         let settings = read_settings(settings)?;
         let open = py.detach(|| -> PyResult<Open> {
-            let runtime = runtime(2)?;
+            let runtime = runtime(1)?;
             let judge = exprl_judge::Judge::new(&settings, runtime.handle().clone());
             Ok(Open {
                 judge: judge.map_err(|error| raise(&error))?,
@@ -233,7 +236,7 @@ impl Job {
         id: String,
         problem: &str,
         reference: Option<&str>,
-        segments: Vec<String>,
+        segments: Vec<PyBackedStr>,
         domain: String,
     ) -> PyResult<()> {
         let job = self.job()?;
@@ -241,9 +244,15 @@ impl Job {
             id,
             problem: problem.into(),
             reference: reference.map(Into::into),
-            segments: segments.into_iter().map(Into::into).collect(),
+            segments: segments.iter().map(|text| (**text).into()).collect(),
             domain,
         };
+        if py
+            .detach(|| job.try_push(&item))
+            .map_err(|error| raise(&error))?
+        {
+            return Ok(());
+        }
         loop {
             let pushed = py.detach(|| {
                 self.runtime
@@ -274,14 +283,17 @@ impl Job {
         let job = self.job()?;
         loop {
             let burst = py.detach(|| {
-                let mut burst = job.wait(SIGNAL_CHECK);
-                if !burst.finished && !burst.graded.is_empty() {
-                    std::thread::sleep(BURST);
-                    let more = job.take();
-                    burst.graded.extend(more.graded);
-                    burst.finished = more.finished;
+                let burst = job.wait(SIGNAL_CHECK, LONGEST_BURST);
+                if burst.finished || burst.graded.is_empty() || burst.graded.len() == LONGEST_BURST
+                {
+                    return burst;
                 }
-                burst
+                std::thread::sleep(BURST);
+                let more = job.take(LONGEST_BURST);
+                Burst {
+                    graded: burst.graded.into_iter().chain(more.graded).collect(),
+                    finished: more.finished,
+                }
             });
             if burst.finished || !burst.graded.is_empty() {
                 return rows(py, burst);
@@ -298,7 +310,7 @@ impl Job {
             let mut rung = [0; 64];
             while bell.read(&mut rung).is_ok_and(|count| count == rung.len()) {}
         }
-        rows(py, job.take())
+        rows(py, job.take(LONGEST_BURST))
     }
 
     /// A descriptor that becomes readable when `take` has something new.

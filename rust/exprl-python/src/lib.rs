@@ -6,6 +6,10 @@ mod steps;
 
 use pyo3::prelude::*;
 
+/// Requests are made on one thread and freed on another, which glibc's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The Rust core of exprl.
 #[pymodule]
 mod _core {
