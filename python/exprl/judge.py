@@ -173,7 +173,8 @@ class Verdict(NamedTuple):
     from_cache: bool
 
 
-class Graded(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Graded:
     """One item, judged.
 
     Attributes:
@@ -345,7 +346,7 @@ class Job:
         self._core.cancel()
 
     def result(self) -> list[Graded]:
-        """Close, and wait for all items that were not taken yet; they come in the order of pushes."""
+        """Close, and wait for all items that were not taken yet, in the order of pushes."""
         self.close()
         return sorted(self, key=_by_index)
 

@@ -244,7 +244,7 @@ impl Job {
             id,
             problem: problem.into(),
             reference: reference.map(Into::into),
-            segments: segments.iter().map(|text| (**text).into()).collect(),
+            segments: segments.into_iter().map(|text| (*text).into()).collect(),
             domain,
         };
         if py
