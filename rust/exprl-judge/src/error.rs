@@ -59,12 +59,4 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// A record's length cannot be read, so what follows cannot be found.
-    #[error("ledger {}: damaged at byte {at}; keep a copy and cut the file there, or start a new ledger folder", path.display())]
-    LedgerDamaged {
-        /// The file.
-        path: PathBuf,
-        /// Where the damaged record starts.
-        at: u64,
-    },
 }

@@ -3,19 +3,26 @@
 //! One append-only file. After the magic line come records: `length: u32`, `!length: u32`, the
 //! payload (32-byte key, then a JSON value), and the first 8 bytes of the payload's blake3 hash;
 //! integers are little-endian. A record is one `write`, so a killed process leaves at most one torn
-//! record, at the end; opening cuts it off. A record with a wrong hash elsewhere is skipped and
-//! counted. The page cache keeps what was written when the process dies; `sync` makes it survive
+//! record, at the end; opening cuts it off. A damaged record elsewhere is skipped and counted: if its
+//! hash is wrong, by its length; if its length is, by a search for the next whole record. (A reply
+//! cannot hold the look of one: JSON has no raw control characters, and every length has a zero byte
+//! or a small one on top.) The page cache keeps what was written when the process dies; `sync` makes it survive
 //! power loss too.
+
+mod upkeep;
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::Error;
 
+pub use upkeep::{Compacted, LedgerStats, compact, export, stats};
+
+const FILE: &str = "replies.ledger";
 const MAGIC: &[u8] = b"exprl-judge-ledger 1\n";
 const HEADER: usize = 8;
 const KEY: usize = 32;
@@ -30,8 +37,12 @@ pub(crate) type Key = [u8; KEY];
 pub(crate) struct Ledger {
     file: File,
     state: Mutex<State>,
-    /// Records whose hash was wrong when the file was read.
+    /// Damaged records that were met when the file was read.
     pub(crate) corrupt: usize,
+    /// Records whose key has a newer one.
+    superseded: usize,
+    /// Opened for reading alone: it has no lock to give back.
+    read_only: bool,
 }
 
 struct State {
@@ -43,20 +54,26 @@ struct State {
 impl Ledger {
     /// Opens or creates `dir/replies.ledger`.
     pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
-        let path = dir.join("replies.ledger");
+        let path = dir.join(FILE);
         let fail = |source| Error::Ledger {
             path: path.clone(),
             source,
         };
         fs::create_dir_all(dir).map_err(fail)?;
-        let mut options = OpenOptions::new();
-        let file = options.read(true).append(true).create(true).mode(0o600);
-        let mut file = file.open(&path).map_err(fail)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::LedgerLocked { path }),
-            Err(TryLockError::Error(source)) => return Err(fail(source)),
-        }
+        let mut file = loop {
+            let mut options = OpenOptions::new();
+            let file = options.read(true).append(true).create(true).mode(0o600);
+            let file = file.open(&path).map_err(fail)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(Error::LedgerLocked { path }),
+                Err(TryLockError::Error(source)) => return Err(fail(source)),
+            }
+            // Compacting puts another file in this one's place: what is locked must be what others find.
+            if is_at(&file, &path).map_err(fail)? {
+                break file;
+            }
+        };
         if file.metadata().map_err(fail)?.len() < MAGIC.len() as u64 {
             start(&mut file, &path)?;
         }
@@ -73,6 +90,29 @@ impl Ledger {
             file,
             state,
             corrupt: scan.corrupt,
+            superseded: scan.superseded,
+            read_only: false,
+        })
+    }
+
+    /// Opens what is there for reading, without the lock and without mending anything.
+    fn read(dir: &Path) -> Result<Self, Error> {
+        let path = dir.join(FILE);
+        let file = File::open(&path).map_err(|source| Error::Ledger {
+            path: path.clone(),
+            source,
+        })?;
+        let scan = scan(&file, &path)?;
+        let state = Mutex::new(State {
+            index: scan.index,
+            end: scan.end,
+        });
+        Ok(Self {
+            file,
+            state,
+            corrupt: scan.corrupt,
+            superseded: scan.superseded,
+            read_only: true,
         })
     }
 
@@ -121,6 +161,9 @@ impl Ledger {
 
 impl Drop for Ledger {
     fn drop(&mut self) {
+        if self.read_only {
+            return;
+        }
         // A child made by fork shares the descriptor: only an explicit unlock frees the file now.
         let freed = self.sync().and_then(|()| self.file.unlock());
         if let Err(error) = freed {
@@ -172,6 +215,16 @@ pub(crate) fn random_key() -> io::Result<[u8; 32]> {
     Ok(key)
 }
 
+/// Whether the open file is the one that the path names.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let held = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(named) => Ok((held.dev(), held.ino()) == (named.dev(), named.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 fn start(file: &mut File, path: &Path) -> Result<(), Error> {
     let fail = |source| Error::Ledger {
         path: path.into(),
@@ -206,6 +259,7 @@ struct Scan {
     /// Where the last whole record ends.
     end: u64,
     corrupt: usize,
+    superseded: usize,
 }
 
 fn scan(file: &File, path: &Path) -> Result<Scan, Error> {
@@ -217,57 +271,84 @@ fn scan(file: &File, path: &Path) -> Result<Scan, Error> {
     let mut reader = BufReader::with_capacity(1 << 20, file);
     reader.seek(SeekFrom::Start(0)).map_err(fail)?;
     let mut magic = [0; MAGIC.len()];
-    reader.read_exact(&mut magic).map_err(fail)?;
-    if magic != MAGIC {
+    if size < MAGIC.len() as u64 || reader.read_exact(&mut magic).is_err() || magic != MAGIC {
         return Err(Error::NotALedger { path: path.into() });
     }
     let mut scan = Scan {
         index: HashMap::new(),
         end: MAGIC.len() as u64,
         corrupt: 0,
+        superseded: 0,
     };
+    let mut at = scan.end;
     let mut payload = Vec::new();
-    while size - scan.end >= HEADER as u64 {
+    while size - at >= HEADER as u64 {
         let mut header = [0; HEADER];
         reader.read_exact(&mut header).map_err(fail)?;
-        let [length, inverse] = [0, 4].map(|at| {
-            u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
-        });
-        if length != !inverse || length < KEY as u32 || length > LONGEST {
+        let Some(length) = length(header) else {
             // Zeros are what a file system may leave after power loss; anything else is damage.
-            let mut rest = Vec::new();
-            reader.read_to_end(&mut rest).map_err(fail)?;
-            if header.iter().chain(&rest).all(|&byte| byte == 0) {
-                break;
-            }
-            return Err(Error::LedgerDamaged {
-                path: path.into(),
-                at: scan.end,
-            });
-        }
+            let mut rest = header.to_vec();
+            reader
+                .by_ref()
+                .take(size - at - HEADER as u64)
+                .read_to_end(&mut rest)
+                .map_err(fail)?;
+            let next = next_record(&rest);
+            scan.corrupt += usize::from(next.is_some() || rest.iter().any(|&byte| byte != 0));
+            let Some(skip) = next else { break };
+            at += skip as u64;
+            reader.seek(SeekFrom::Start(at)).map_err(fail)?;
+            continue;
+        };
         let whole = HEADER as u64 + u64::from(length) + CHECK as u64;
-        if size - scan.end < whole {
+        if size - at < whole {
             break;
         }
         payload.resize(length as usize + CHECK, 0);
         reader.read_exact(&mut payload).map_err(fail)?;
-        let (content, check) = payload.split_at(length as usize);
-        if blake3::hash(content).as_bytes()[..CHECK] == *check {
-            let mut key = [0; KEY];
-            key.copy_from_slice(&content[..KEY]);
-            let at = scan.end + (HEADER + KEY) as u64;
-            scan.index.insert(key, (at, length - KEY as u32));
-        } else {
-            scan.corrupt += 1;
+        match checked(&payload) {
+            Some(key) => {
+                let place = (at + (HEADER + KEY) as u64, length - KEY as u32);
+                scan.superseded += usize::from(scan.index.insert(key, place).is_some());
+            }
+            None => scan.corrupt += 1,
         }
-        scan.end += whole;
+        at += whole;
+        scan.end = at;
     }
     Ok(scan)
+}
+
+/// The payload's length, if the header is one.
+fn length(header: [u8; HEADER]) -> Option<u32> {
+    let [length, inverse] = [0, 4]
+        .map(|at| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]));
+    (length == !inverse && (KEY as u32..=LONGEST).contains(&length)).then_some(length)
+}
+
+/// The key of a payload with its check, if that is right.
+fn checked(payload: &[u8]) -> Option<Key> {
+    let (content, check) = payload.split_at_checked(payload.len().checked_sub(CHECK)?)?;
+    let right = blake3::hash(content).as_bytes()[..CHECK] == *check;
+    content.first_chunk().copied().filter(|_| right)
+}
+
+/// Where in `bytes` the next whole record begins.
+fn next_record(bytes: &[u8]) -> Option<usize> {
+    (1..bytes.len()).find(|&at| {
+        let header = bytes[at..].first_chunk().copied();
+        header.and_then(length).is_some_and(|length| {
+            let payload = bytes.get(at + HEADER..at + HEADER + length as usize + CHECK);
+            payload.and_then(checked).is_some()
+        })
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -326,16 +407,61 @@ mod tests {
             let mut damaged = whole.clone();
             damaged[at] ^= 0x10;
             fs::write(dir.path().join("replies.ledger"), &damaged).unwrap();
-            match Ledger::open(dir.path()) {
-                Ok(ledger) => {
-                    assert_eq!((ledger.len(), ledger.corrupt), (2, 1), "flip at {at}");
-                    for n in 0..3 {
-                        let expected = format!("value {n}").into_bytes();
-                        assert!(ledger.get(&key(n)).is_none_or(|value| value == expected));
-                    }
-                }
-                Err(error) => assert!(matches!(error, Error::LedgerDamaged { .. }), "{error}"),
+            let ledger = Ledger::open(dir.path()).unwrap();
+            assert_eq!((ledger.len(), ledger.corrupt), (2, 1), "flip at {at}");
+            for n in 0..3 {
+                let expected = format!("value {n}").into_bytes();
+                assert!(ledger.get(&key(n)).is_none_or(|value| value == expected));
             }
+            ledger.put(&key(9), b"after").unwrap();
+            drop(ledger);
+            let again = Ledger::open(dir.path()).unwrap();
+            assert_eq!(
+                (again.len(), again.get(&key(9)).unwrap()),
+                (3, b"after".to_vec())
+            );
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Against a map: any puts, a cut at any byte, and any flip before it.
+        #[test]
+        fn whatever_happens_to_the_file_no_value_is_ever_a_wrong_one(
+            puts in prop::collection::vec((0_u8..4, prop::collection::vec(any::<u8>(), 0..40)), 1..12),
+            cut in any::<prop::sample::Index>(),
+            flip in prop::option::of((any::<prop::sample::Index>(), 0_u32..8)),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let ledger = Ledger::open(dir.path()).unwrap();
+            let mut ends = vec![MAGIC.len()];
+            for (n, value) in &puts {
+                ledger.put(&key(*n), value).unwrap();
+                ends.push(ends.last().unwrap() + HEADER + KEY + value.len() + CHECK);
+            }
+            drop(ledger);
+            let path = dir.path().join(FILE);
+            let mut bytes = fs::read(&path).unwrap();
+            bytes.truncate(MAGIC.len() + cut.index(bytes.len() - MAGIC.len() + 1));
+            let whole = ends.iter().filter(|&&end| end <= bytes.len()).count() - 1;
+            let flipped = flip.filter(|_| bytes.len() > MAGIC.len()).map(|(place, bit)| {
+                let at = MAGIC.len() + place.index(bytes.len() - MAGIC.len());
+                bytes[at] ^= 1 << bit;
+                ends.iter().filter(|&&end| end <= at).count() - 1
+            });
+            fs::write(&path, &bytes).unwrap();
+            let ledger = Ledger::open(dir.path()).unwrap();
+            let mut expected = HashMap::new();
+            for (index, (n, value)) in puts[..whole].iter().enumerate() {
+                if flipped != Some(index) {
+                    expected.insert(*n, value.clone());
+                }
+            }
+            for n in 0..4 {
+                prop_assert_eq!(ledger.get(&key(n)), expected.get(&n).cloned());
+            }
+            prop_assert!(ledger.corrupt <= 1);
         }
     }
 

@@ -31,7 +31,7 @@ mod escape;
 mod estimate;
 mod hints;
 mod job;
-mod ledger;
+pub mod ledger;
 mod limits;
 mod metrics;
 mod metrics_server;
