@@ -9,6 +9,9 @@
 //! <reference-HEX>            (left out without a reference)
 //! {reference}
 //! </reference-HEX>
+//! <checklist-HEX>            (only with a rubric of the problem's own)
+//! {checklist}
+//! </checklist-HEX>
 //! <prefix-HEX>               (or outcome, step: the view)
 //! {trace}
 //! </prefix-HEX>
@@ -42,14 +45,17 @@ impl Head {
         rubric: &str,
         instruction: &str,
         key: &FenceKey,
-        problem: &str,
-        reference: Option<&str>,
+        (problem, reference): (&str, Option<&str>),
+        checklist: Option<&str>,
     ) -> Self {
         let fence = key.fence(problem, reference);
-        let problem = block("problem", problem, &fence);
-        let reference = reference.map_or_else(String::new, |r| block("reference", r, &fence));
+        let parts = [
+            ("problem", Some(problem)),
+            ("reference", reference),
+            ("checklist", checklist),
+        ];
         let tag = view.name();
-        let text = format!("{rubric}\n\n{problem}{reference}<{tag}-{fence}>\n");
+        let text = format!("{rubric}\n\n{}<{tag}-{fence}>\n", blocks(parts, &fence));
         let tail = format!("\n</{tag}-{fence}>\n\n{instruction}");
         Self {
             text: text.into(),
@@ -91,9 +97,29 @@ impl Head {
     }
 }
 
-fn block(tag: &str, body: &str, fence: &str) -> String {
-    let body = neutralize_after("", body, fence);
-    format!("<{tag}-{fence}>\n{body}\n</{tag}-{fence}>\n")
+/// The parts that are there, each between its tags.
+fn blocks<'a>(parts: impl IntoIterator<Item = (&'a str, Option<&'a str>)>, fence: &str) -> String {
+    let parts = parts
+        .into_iter()
+        .filter_map(|(tag, body)| Some((tag, body?)));
+    let blocks = parts.map(|(tag, body)| {
+        let body = neutralize_after("", body, fence);
+        format!("<{tag}-{fence}>\n{body}\n</{tag}-{fence}>\n")
+    });
+    blocks.collect()
+}
+
+/// A request that has no text under judgement: to write something about a problem and its reference.
+pub(crate) fn writing_request(
+    head: &str,
+    instruction: &str,
+    key: &FenceKey,
+    problem: &str,
+    reference: &str,
+) -> String {
+    let fence = key.fence(problem, Some(reference));
+    let parts = [("problem", Some(problem)), ("reference", Some(reference))];
+    format!("{head}\n\n{}\n{instruction}", blocks(parts, &fence))
 }
 
 /// The parts of a request, borrowed from its user message.
@@ -105,6 +131,8 @@ pub struct ParsedRequest<'a> {
     pub problem: &'a str,
     /// The reference as the judge sees it; `None` in a request without one.
     pub reference: Option<&'a str>,
+    /// The problem's own rubric, if the request holds one.
+    pub checklist: Option<&'a str>,
     /// The neutralized trace: whole rollout, prefix or step.
     pub trace: &'a str,
     /// What the judge is told after the trace.
@@ -112,21 +140,11 @@ pub struct ParsedRequest<'a> {
 }
 
 /// Reads a user message back into its parts; `None` if it does not have the layout.
-///
-/// The first problem tag comes before any text of a policy, so its digits are the fence.
 #[must_use]
 pub fn parse_request(message: &str) -> Option<ParsedRequest<'_>> {
-    let rest = &message[message.find(PROBLEM_TAG)? + PROBLEM_TAG.len()..];
-    let fence = rest
-        .get(..FENCE_LEN)
-        .filter(|f| f.bytes().all(|b| b.is_ascii_hexdigit()))?;
-    let rest = rest[FENCE_LEN..].strip_prefix(">\n")?;
-    let (problem, mut rest) = rest.split_once(&format!("\n</problem-{fence}>\n"))?;
-    let mut reference = None;
-    if let Some(body) = rest.strip_prefix(&format!("<reference-{fence}>\n")) {
-        let (found, after) = body.split_once(&format!("\n</reference-{fence}>\n"))?;
-        (reference, rest) = (Some(found), after);
-    }
+    let (problem, fence, rest) = parse_problem(message)?;
+    let (reference, rest) = parse_block("reference", fence, rest);
+    let (checklist, rest) = parse_block("checklist", fence, rest);
     View::ALL.into_iter().find_map(|view| {
         let tag = view.name();
         let body = rest.strip_prefix(&format!("<{tag}-{fence}>\n"))?;
@@ -135,8 +153,37 @@ pub fn parse_request(message: &str) -> Option<ParsedRequest<'_>> {
             view,
             problem,
             reference,
+            checklist,
             trace,
             instruction,
         })
     })
+}
+
+/// Reads problem and reference out of a request for a checklist; `None` if the message is none.
+#[must_use]
+pub fn parse_checklist_request(message: &str) -> Option<(&str, &str)> {
+    let (problem, fence, rest) = parse_problem(message)?;
+    let (reference, rest) = parse_block("reference", fence, rest);
+    // Between the blocks and the instruction stands nothing but an empty line.
+    rest.starts_with('\n').then_some((problem, reference?))
+}
+
+/// The problem, the fence, and what follows. The first problem tag comes before any text of a policy,
+/// so its digits are the fence.
+fn parse_problem(message: &str) -> Option<(&str, &str, &str)> {
+    let rest = &message[message.find(PROBLEM_TAG)? + PROBLEM_TAG.len()..];
+    let fence = rest
+        .get(..FENCE_LEN)
+        .filter(|f| f.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    let rest = rest[FENCE_LEN..].strip_prefix(">\n")?;
+    let (problem, rest) = rest.split_once(&format!("\n</problem-{fence}>\n"))?;
+    Some((problem, fence, rest))
+}
+
+/// The block if one is there, and what follows it.
+fn parse_block<'a>(tag: &str, fence: &str, rest: &'a str) -> (Option<&'a str>, &'a str) {
+    rest.strip_prefix(&format!("<{tag}-{fence}>\n"))
+        .and_then(|body| body.split_once(&format!("\n</{tag}-{fence}>\n")))
+        .map_or((None, rest), |(body, rest)| (Some(body), rest))
 }

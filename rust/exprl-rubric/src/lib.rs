@@ -3,7 +3,7 @@
 //! A request to the judge is one user message, laid out for prefix caching:
 //!
 //! ```text
-//! [rubric, problem, reference: byte-identical per problem][trace, append-only][instruction]
+//! [rubric, problem, reference, checklist: byte-identical per problem][trace, append-only][instruction]
 //! ```
 //!
 //! ```
@@ -18,6 +18,7 @@
 //! # Ok::<(), exprl_rubric::Error>(())
 //! ```
 
+mod checklist;
 mod fence;
 mod head;
 mod neutralize;
@@ -25,8 +26,9 @@ mod reading;
 mod rubric;
 mod score;
 
+pub use checklist::{Checklist, Checklists, Checkpoint, Entry};
 pub use fence::FenceKey;
-pub use head::{Head, ParsedRequest, parse_request};
+pub use head::{Head, ParsedRequest, parse_checklist_request, parse_request};
 pub use reading::{PARSER_VERSION, Reading, read_grade};
 pub use rubric::Rubric;
 pub use score::{Readout, ScoreMap};
@@ -66,7 +68,7 @@ pub enum Error {
     File(#[from] toml::de::Error),
     /// A template does not parse, or names a variable that does not exist.
     #[error(
-        "rubric field `{field}`: {message}\nvariables are `has_reference` (bool) and `view` (`outcome`, `prefix`, `step`)"
+        "rubric field `{field}`: {message}\nvariables are `has_reference` and `has_checklist` (bool) and `view` (`outcome`, `prefix`, `step`)"
     )]
     Template {
         /// `head` or `instruction`.

@@ -50,7 +50,7 @@ pub fn read_grade(reply: &str) -> Reading {
 
 /// The parts of a reply outside thinking blocks. A closing tag without an opening one means that the
 /// template opened the block: everything before it is thinking. A block that never closes runs to the end.
-fn outside_thinking(reply: &str) -> Vec<&str> {
+pub(crate) fn outside_thinking(reply: &str) -> Vec<&str> {
     let (mut parts, mut start, mut thinking, mut at) = (Vec::new(), 0, false, 0);
     while let Some(found) = memchr(b'<', &reply.as_bytes()[at..]) {
         let tag = at + found;

@@ -1,18 +1,20 @@
 //! Rubrics: what the judge is told before and after the text under judgement.
 
+use std::collections::HashMap;
+
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, UndefinedBehavior, context};
+use minijinja::{Environment, UndefinedBehavior, Value, context};
 use serde::Deserialize;
 
-use crate::{Error, FenceKey, Head, View};
+use crate::{Checklist, Error, FenceKey, Head, View};
 
-const MATH: &str = include_str!("../rubrics/math.toml");
-const GENERAL: &str = include_str!("../rubrics/general.toml");
+const BUILTIN: &str = include_str!("../rubrics/builtin.toml");
 
 /// Tags of the layout, which a rubric's own text must not hold.
-const RESERVED: [&str; 5] = [
+const RESERVED: [&str; 6] = [
     "<problem-",
     "<reference-",
+    "<checklist-",
     "<outcome-",
     "<prefix-",
     "<step-",
@@ -22,16 +24,17 @@ const RESERVED: [&str; 5] = [
 #[derive(Debug, Clone)]
 pub struct Rubric {
     view: View,
-    with_reference: Texts,
-    without_reference: Texts,
+    /// By `has_reference + 2 * has_checklist`.
+    texts: [Texts; 4],
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Texts {
     head: String,
     instruction: String,
 }
 
+/// A rubric file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -39,24 +42,85 @@ struct File {
     instruction: String,
 }
 
+/// The rubrics that are shipped.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Builtin {
+    head: String,
+    instruction: String,
+    checklist: String,
+    checklist_instruction: String,
+    domains: HashMap<String, HashMap<String, Words>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Words {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Builtin {
+    fn read() -> Result<Self, Error> {
+        Ok(toml::from_str(BUILTIN)?)
+    }
+
+    /// The words of a domain, or the general ones.
+    fn words(&self, domain: &str) -> Value {
+        let words = self.domains.get(domain);
+        let words = words.or_else(|| self.domains.get("general"));
+        let pairs = words.into_iter().flatten().map(|(name, text)| {
+            let text = match text {
+                Words::One(text) => Value::from(text.as_str()),
+                Words::Many(texts) => texts
+                    .iter()
+                    .map(|text| Value::from(text.as_str()))
+                    .collect(),
+            };
+            (name.as_str(), text)
+        });
+        Value::from_pairs(pairs)
+    }
+}
+
 impl Rubric {
+    /// Domains that have words of their own; others get those of `general`.
+    pub const DOMAINS: [&str; 4] = ["math", "science", "code", "general"];
+
     /// The rubric shipped for a domain; domains without their own share the general one.
     pub fn builtin(domain: &str, view: View) -> Result<Self, Error> {
-        match domain {
-            "math" => Self::from_toml_str(MATH, view),
-            _ => Self::from_toml_str(GENERAL, view),
-        }
+        let builtin = Builtin::read()?;
+        let words = builtin.words(domain);
+        Self::render(&builtin.head, &builtin.instruction, view, &words)
     }
 
     /// A rubric file: TOML with the minijinja templates `head` and `instruction`.
     ///
-    /// Variables are `has_reference` (bool) and `view` (string); an unknown one is an error.
+    /// Variables are `has_reference` and `has_checklist` (bool) and `view` (string); an unknown one is an error.
     pub fn from_toml_str(text: &str, view: View) -> Result<Self, Error> {
         let file: File = toml::from_str(text)?;
+        Self::render(&file.head, &file.instruction, view, &Value::UNDEFINED)
+    }
+
+    fn render(head: &str, instruction: &str, view: View, words: &Value) -> Result<Self, Error> {
+        let texts = |has_reference: bool, has_checklist: bool| {
+            let variables =
+                context! { view => view.name(), has_reference, has_checklist, d => words.clone() };
+            let instruction = render("instruction", instruction, &variables)?;
+            if !instruction.contains("Score: n") {
+                return Err(Error::NoScoreLine(instruction));
+            }
+            let head = render("head", head, &variables)?;
+            Ok(Texts { head, instruction })
+        };
         Ok(Self {
             view,
-            with_reference: Texts::render(&file, view, true)?,
-            without_reference: Texts::render(&file, view, false)?,
+            texts: [
+                texts(false, false)?,
+                texts(true, false)?,
+                texts(false, true)?,
+                texts(true, true)?,
+            ],
         })
     }
 
@@ -66,42 +130,56 @@ impl Rubric {
         self.view
     }
 
+    /// Whether the rubric says anything about a checklist; one that does not must not be given any.
+    #[must_use]
+    pub fn takes_checklists(&self) -> bool {
+        self.texts[..2] != self.texts[2..]
+    }
+
     /// What all requests of one problem share. `None` as reference asks the judge to grade without one (calibration).
     #[must_use]
     pub fn head(&self, key: &FenceKey, problem: &str, reference: Option<&str>) -> Head {
-        let texts = if reference.is_some() {
-            &self.with_reference
-        } else {
-            &self.without_reference
-        };
+        self.head_with(key, problem, reference, None)
+    }
+
+    /// The same with the problem's own checklist; see [`Rubric::takes_checklists`].
+    #[must_use]
+    pub fn head_with(
+        &self,
+        key: &FenceKey,
+        problem: &str,
+        reference: Option<&str>,
+        checklist: Option<&Checklist>,
+    ) -> Head {
+        let which = usize::from(reference.is_some()) + 2 * usize::from(checklist.is_some());
+        let Texts { head, instruction } = &self.texts[which];
+        let checklist = checklist.map(ToString::to_string);
         Head::new(
             self.view,
-            &texts.head,
-            &texts.instruction,
+            head,
+            instruction,
             key,
-            problem,
-            reference,
+            (problem, reference),
+            checklist.as_deref(),
         )
     }
 }
 
-impl Texts {
-    fn render(file: &File, view: View, has_reference: bool) -> Result<Self, Error> {
-        let head = render("head", &file.head, view, has_reference)?;
-        let instruction = render("instruction", &file.instruction, view, has_reference)?;
-        if !instruction.contains("Score: n") {
-            return Err(Error::NoScoreLine(instruction));
-        }
-        Ok(Self { head, instruction })
-    }
+/// What is said before and after the problem and the reference when a checklist is asked for.
+pub(crate) fn checklist_texts(domain: &str) -> Result<(String, String), Error> {
+    let builtin = Builtin::read()?;
+    let variables = context! { d => builtin.words(domain) };
+    Ok((
+        render("checklist", &builtin.checklist, &variables)?,
+        render(
+            "checklist_instruction",
+            &builtin.checklist_instruction,
+            &variables,
+        )?,
+    ))
 }
 
-fn render(
-    field: &'static str,
-    template: &str,
-    view: View,
-    has_reference: bool,
-) -> Result<String, Error> {
+fn render(field: &'static str, template: &str, variables: &Value) -> Result<String, Error> {
     let failed = |e: minijinja::Error| Error::Template {
         field,
         message: e.to_string(),
@@ -114,9 +192,7 @@ fn render(
     let mut env = Environment::new();
     env.set_syntax(syntax.map_err(failed)?);
     env.set_undefined_behavior(UndefinedBehavior::Strict);
-    let text = env
-        .render_str(template, context! { view => view.name(), has_reference })
-        .map_err(failed)?;
+    let text = env.render_str(template, variables).map_err(failed)?;
     match RESERVED.into_iter().find(|tag| text.contains(tag)) {
         Some(tag) => Err(Error::ReservedTag { field, tag }),
         None => Ok(text.trim().to_owned()),

@@ -30,13 +30,14 @@ fn a_message_reads_back_into_its_parts() {
                 view: read_view,
                 problem,
                 reference: read_reference,
+                checklist,
                 trace,
                 instruction,
             } = parse_request(&message).unwrap();
             assert_eq!(read_view, view);
             assert_eq!(problem, PROBLEM);
             assert_eq!(read_reference, reference);
-            assert_eq!(trace, "2 + 3\nis 5");
+            assert_eq!((trace, checklist), ("2 + 3\nis 5", None));
             assert!(instruction.contains("Score: n"));
         }
     }
