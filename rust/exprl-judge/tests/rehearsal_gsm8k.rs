@@ -80,6 +80,7 @@ fn grade(view: View, problem: &Problem, reference: Option<&str>, trace: &str) ->
         view,
         problem: &problem.question,
         reference,
+        checklist: None,
         trace,
         instruction: "",
     };
