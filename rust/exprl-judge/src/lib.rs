@@ -43,6 +43,8 @@ mod reply;
 mod request;
 mod schedule;
 mod settings;
+#[cfg(feature = "rehearsal")]
+pub mod simulation;
 mod transport;
 mod types;
 

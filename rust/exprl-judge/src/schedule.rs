@@ -210,7 +210,7 @@ impl<R> Schedule<R> {
 }
 
 /// The finalizer of `SplitMix64` (Steele, Lea, Flood 2014): spreads one bit over all 64.
-fn mix(seed: u64) -> u64 {
+pub(crate) fn mix(seed: u64) -> u64 {
     let z = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
