@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from exprl import config
+from exprl import signs
 from exprl.checkpoint import RunState
 from exprl.judge import Judge, JudgeStats
 from exprl.loss import LossStats
@@ -35,18 +36,7 @@ def of_step(
         row["reward/unsolved"] = 1.0 - len(state.solved) / len(problems)
     if judged is not None:
         row |= _judge(scored, judged)
-    return row
-
-
-def alarms(row: Mapping[str, float], advantage: config.Advantage) -> Iterator[str]:
-    """What a user should know now rather than after the run."""
-    single = row["steps/single_rate"]
-    if single > 0.5 and advantage.kind == "delta" and advantage.single_segment == "zero":
-        yield (
-            f"{single:.0%} of the rollouts have one step only, and learn nothing from it"
-            " (advantage.single_segment = 'zero'): look at the prompt's delimiter, or choose"
-            " 'score' or 'group'"
-        )
+    return row | _texts(scored, problems)
 
 
 def since(before: JudgeStats | None, judge: Judge | None) -> JudgeStats | None:
@@ -81,8 +71,10 @@ def _rewards(scored: Sequence[Scored]) -> dict[str, float]:
 
 def _steps(scored: Sequence[Scored]) -> dict[str, float]:
     counts = [len(s.segments) for s in scored if s.segments]
+    tokens = sum(len(s.rollout.token_ids) for s in scored if s.segments)
     return {
         "steps/per_rollout": _mean(counts),
+        "steps/per_1k_tokens": 1000.0 * sum(counts) / tokens if tokens else float("nan"),
         "steps/single_rate": _mean([n == 1 for n in counts]),
     }
 
@@ -95,6 +87,26 @@ def _rollouts(scored: Sequence[Scored]) -> dict[str, float]:
         "rollout/length_mean": _mean(lengths),
         "rollout/overlong_rate": _mean([s.rollout.finish_reason == "length" for s in scored]),
         "rollout/failed_rate": _mean([s.rollout.finish_reason == "failed" for s in scored]),
+    }
+
+
+def _texts(scored: Sequence[Scored], problems: Sequence[Problem]) -> dict[str, float]:
+    """What is copied from hidden references, and what speaks to the judge (signs.py)."""
+    written = [s for s in scored if s.segments]
+    wanted = {s.rollout.problem_id for s in written}
+    hidden = {
+        p.id: signs.hidden_ngrams(p.reference, p.question)
+        for p in problems
+        if p.id in wanted and p.reference is not None
+    }
+    shares = [signs.overlap(s.text, hidden.get(s.rollout.problem_id, set())) for s in written]
+    kinds = [signs.injections(s.text) for s in written]
+    counts = Counter(kind for found in kinds for kind in found)
+    return {
+        "text/reference_overlap": _mean([x for x in shares if not math.isnan(x)]),
+        "text/injections": sum(bool(found) for found in kinds),
+        "text/injection_rate": _mean([bool(found) for found in kinds]),
+        **{f"text/injection_{kind}": counts[kind] for kind in signs.INJECTIONS},
     }
 
 

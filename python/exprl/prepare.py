@@ -21,7 +21,14 @@ from exprl.types import Problem
 from exprl.weights import sync
 
 # What may differ when a run goes on: how long and how it is watched, not what it computes.
-MAY_CHANGE = ("train.steps", "train.checkpoint_every", "train.keep_checkpoints", "logging", "eval")
+MAY_CHANGE = (
+    "train.steps",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "alarms",
+    "logging",
+    "eval",
+)
 
 
 @dataclass(frozen=True, slots=True)

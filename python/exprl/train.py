@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from exprl import checkpoint, config, examine, measures, mixture, record, weights
+from exprl import checkpoint, config, examine, measures, metrics, mixture, record, weights
 from exprl.advantage import advantages
+from exprl.alarms import Watch
 from exprl.batch import pack
 from exprl.checkpoint import RunState
 from exprl.errors import JudgeError, NumericsError
@@ -36,6 +37,7 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
         NumericsError: train.max_bad_steps optimizer steps in a row were not finite.
     """
     with MetricsLog(parts.run_dir, cfg.logging, state.step) as log, interruptible() as interrupt:
+        watch = Watch(cfg.alarms, cfg.advantage, metrics.read(parts.run_dir))
         while state.step < cfg.train.steps:
             examine.run_if_due(cfg, parts, state.step, progress)
             clock = Clock()
@@ -59,12 +61,13 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
             advance(state, parts, scored, updates)
             judged = measures.since(counted, parts.judge)
             row = measures.of_step(scored, updates, parts.problems, state, judged) | clock.row()
-            log.write(state.step - 1, row)
+            flags, alarms = watch.see(row)
+            log.write(state.step - 1, row | flags)
             if cfg.logging.save_rollouts:
                 record.write(parts.run_dir, state.step - 1, scored, values)
             progress.step(state.step, cfg.train.steps, row)
-            for alarm in measures.alarms(row, cfg.advantage):
-                progress.warn(alarm)
+            for alarm in alarms:
+                progress.warn(str(alarm))
 
             failure = reason_to_stop(cfg, state, scored)
             due = state.step % cfg.train.checkpoint_every == 0 or state.step == cfg.train.steps

@@ -1,0 +1,194 @@
+"""Rows of metrics, to what a user should know now rather than after the run.
+
+Each alarm is a pure function of the rows so far, so a resumed run raises what an uninterrupted one
+would. Its flag is written with its step (`alarm/NAME`, 1 or 0); its words are told once an episode.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from exprl import config
+from exprl.types import Float64Array
+
+Row = Mapping[str, float | None]
+"""Of metrics.jsonl; None and NaN are numbers that do not exist."""
+
+NAMES = (
+    "score_without_accuracy",
+    "single_step",
+    "delimiters",
+    "reference_overlap",
+    "injection",
+    "missing",
+    "logp_gap",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that spoils a run if it goes on.
+
+    message: what was seen, with the value and its limit (`alarms.*` of the config).
+    remedy: what to look at or change.
+    """
+
+    name: str
+    value: float
+    limit: float
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.message}. {self.remedy}"
+
+
+class Watch:
+    """The rows of a run, and which alarms have been told."""
+
+    def __init__(
+        self, settings: config.Alarms, advantage: config.Advantage, earlier: Sequence[Row]
+    ) -> None:
+        """Go on after `earlier`, the rows of a resumed run before its first step."""
+        self._settings = settings
+        self._advantage = advantage
+        self._rows = list(earlier)
+
+    def see(self, row: Mapping[str, float]) -> tuple[dict[str, float], list[Alarm]]:
+        """Take the row of a step.
+
+        Returns:
+            The flags to write with it, and the alarms whose episode begins here: none of the last
+            `alarms.repeat_after` steps had them.
+        """
+        now = list(raised([*self._rows, row], self._settings, self._advantage))
+        flags = {f"alarm/{name}": float(any(a.name == name for a in now)) for name in NAMES}
+        recent = self._rows[-self._settings.repeat_after :]
+        fresh = [a for a in now if not any(r.get(f"alarm/{a.name}") for r in recent)]
+        self._rows.append({**row, **flags})
+        return flags, fresh
+
+
+def raised(
+    rows: Sequence[Row], settings: config.Alarms, advantage: config.Advantage
+) -> Iterator[Alarm]:
+    """The alarms of the last row, in the light of those before it."""
+    yield from _score_without_accuracy(rows, settings)
+    yield from _single_step(rows[-1], settings, advantage)
+    yield from _delimiters(rows, settings)
+    for name, metric, limit, message, remedy in (
+        (
+            "reference_overlap",
+            "text/reference_overlap",
+            settings.reference_overlap,
+            "rollouts hold {value:.0%} of the hidden references' 8-word runs (limit {limit:.0%})",
+            "Look for references in the prompts (data.columns, data.template), for problems that"
+            " the model has seen, and at the rollouts themselves",
+        ),
+        (
+            "injection",
+            "text/injection_rate",
+            settings.injection_rate,
+            "{value:.1%} of the rollouts speak to the judge: grades, instructions, tags or chat"
+            " roles (limit {limit:.1%}; kinds in text/injection_*)",
+            "Read them (RUN/rollouts), compare reward/correct_rate, and raise loss.kl_coef or"
+            " change judge or rubric if the score rises with it",
+        ),
+        (
+            "missing",
+            "judge/missing_rate",
+            settings.missing_rate,
+            "{value:.1%} of the rollouts have no grade (limit {limit:.1%})",
+            "Look at judge/* and the judge's own log; raise judge.max_tokens if replies are cut",
+        ),
+        (
+            "logp_gap",
+            "sync/logp_gap",
+            settings.logp_gap,
+            "engine and trainer differ by {value:.3g} nats per token (limit {limit:.3g})",
+            "Use the same dtype for both, or set loss.importance_cap; above rollout.sync_gap_limit"
+            " the run stops",
+        ),
+    ):
+        value = _value(rows[-1], metric)
+        if limit is not None and value > limit:
+            yield Alarm(name, value, limit, message.format(value=value, limit=limit), remedy)
+
+
+def _score_without_accuracy(rows: Sequence[Row], settings: config.Alarms) -> Iterator[Alarm]:
+    """The last window against every earlier one of the same width that does not touch it."""
+    width, rise, flat = settings.window, settings.score_rise, settings.accuracy_rise
+    if rise is None or len(rows) < 2 * width:
+        return
+    score = _window_means(rows, "reward/mean", width)
+    accuracy = _window_means(rows, "reward/correct_rate", width)
+    gain = score[-1] - score[:-width]  # [windows before], NaN where a window has no number
+    hollow = np.where(accuracy[-1] - accuracy[:-width] < flat, gain, np.nan)
+    if np.isnan(hollow).all():
+        return
+    at = int(np.nanargmax(hollow))
+    if hollow[at] > rise:
+        yield Alarm(
+            "score_without_accuracy",
+            float(hollow[at]),
+            rise,
+            f"since steps {at}-{at + width - 1} the mean score rose by {hollow[at]:.3f} and the"
+            f" share of right rollouts by {accuracy[-1] - accuracy[at]:.3f} only (limits {rise} and"
+            f" {flat})",
+            "The judge may be played: read rollouts with high scores and wrong answers, and run"
+            " `exprl calibrate`",
+        )
+
+
+def _single_step(row: Row, settings: config.Alarms, advantage: config.Advantage) -> Iterator[Alarm]:
+    """Only where such a rollout learns nothing: `delta` gives it advantage 0."""
+    value, limit = _value(row, "steps/single_rate"), settings.single_rate
+    if advantage.kind != "delta" or advantage.single_segment != "zero":
+        return
+    if limit is not None and value > limit:
+        yield Alarm(
+            "single_step",
+            value,
+            limit,
+            f"{value:.0%} of the rollouts have one step only, and learn nothing from it"
+            f" (limit {limit:.0%})",
+            "Look at the delimiter that the prompt asks for, or set advantage.single_segment to"
+            " 'score' or 'group'",
+        )
+
+
+def _delimiters(rows: Sequence[Row], settings: config.Alarms) -> Iterator[Alarm]:
+    """Steps per token, now against the start of the run."""
+    limit = settings.delimiter_factor
+    width = min(settings.window, len(rows) // 2)
+    if limit is None or width < 2:
+        return
+    rates = _window_means(rows, "steps/per_1k_tokens", width)
+    factor = float(rates[-1] / rates[0]) if rates[0] > 0 else math.nan
+    if factor > limit:
+        yield Alarm(
+            "delimiters",
+            factor,
+            limit,
+            f"there are {rates[-1]:.1f} steps per 1,000 tokens, {factor:.1f} times as many as at"
+            f" the start (limit {limit})",
+            "The policy may cut its text for the reward's sake: read rollouts, and compare"
+            " advantage.kind 'end' or 'group', or an outcome reward",
+        )
+
+
+def _window_means(rows: Sequence[Row], name: str, width: int) -> Float64Array:
+    """[rows - width + 1] means of `width` rows in a row; NaN where one of them has no number."""
+    values = np.array([_value(row, name) for row in rows], dtype=np.float64)
+    windows = np.lib.stride_tricks.sliding_window_view(values, width)
+    means: Float64Array = windows.mean(axis=1)
+    return means
+
+
+def _value(row: Row, name: str) -> float:
+    value = row.get(name)
+    return math.nan if value is None else float(value)
