@@ -1,6 +1,6 @@
-"""Scored rollouts and their advantages, packed into micro-batches without padding.
+"""Examples, packed into micro-batches without padding.
 
-A training step is cut into mini-batches (one optimizer step each) of whole rollouts, and those
+A training step is cut into mini-batches (one optimizer step each) of whole sequences, and those
 into micro-batches (one forward and backward each) of at most `micro_batch_tokens` tokens. The
 mask and the aggregation over the *mini-batch* are folded into each token's weight here, so the
 losses of its micro-batches add up to the loss of the optimizer step.
@@ -8,129 +8,146 @@ losses of its micro-batches add up to the loss of the optimizer step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
-from exprl.types import Float32Array, Float64Array, Scored, TrainBatch
+from exprl.types import Example, Float64Array, Int32Array, Packed, Scored, TrainBatch
 
 Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Weighted:
-    """A rollout with one advantage per segment [T] and one loss weight per response token [n]."""
+def from_rollouts(
+    scored: Sequence[Scored],
+    advantages: Sequence[Float64Array],
+    teacher_prompts: Mapping[str, Int32Array] | None = None,
+) -> list[Example]:
+    """The rollouts that are in the loss.
 
-    scored: Scored
-    advantages: Float64Array
-    token_weight: Float32Array
+    Args:
+        scored: rollouts of the step, groups together.
+        advantages: per rollout [T], or [1] where one number holds for the whole rollout, or [0]
+            where the loss reads none; NaN marks a rollout that is out of the loss.
+        teacher_prompts: by problem id, for distillation.
+    """
+    return [
+        Example(
+            prompt_ids=s.rollout.prompt_ids,
+            token_ids=s.rollout.token_ids,
+            generator_logp=s.rollout.generator_logp,
+            advantages=a if len(a) else np.zeros(1),
+            segment_tokens=_segment_tokens(s, a),
+            teacher_ids=teacher_prompts[s.rollout.problem_id] if teacher_prompts else None,
+        )
+        for s, a in zip(scored, advantages, strict=True)
+        if not s.masked and not np.isnan(a).any()
+    ]
+
+
+def from_solutions(pairs: Sequence[tuple[Int32Array, Int32Array]]) -> list[Example]:
+    """Prompts, each with a solution to imitate: one segment, with advantage 1."""
+    return [
+        Example(
+            prompt_ids=prompt_ids,
+            token_ids=token_ids,
+            generator_logp=np.full(len(token_ids), np.nan, dtype=np.float32),
+            advantages=np.ones(1),
+            segment_tokens=(len(token_ids),),
+        )
+        for prompt_ids, token_ids in pairs
+    ]
 
 
 def pack(
-    scored: Sequence[Scored],
-    advantages: Sequence[Float64Array],
+    examples: Sequence[Example],
     *,
     mini_batches: int,
     micro_batch_tokens: int,
     aggregation: Aggregation,
     max_response_tokens: int,
 ) -> list[list[TrainBatch]]:
-    """Pack the rollouts of a step: a list of mini-batches, each a list of micro-batches.
+    """Pack the examples of a step: a list of mini-batches, each a list of micro-batches.
 
     Args:
-        scored: rollouts of the step, groups together.
-        advantages: per rollout [T], or [1] where one number holds for the whole rollout; NaN
-            marks a rollout that is out of the loss.
         max_response_tokens: the constant divisor of `sequence_sum` (Dr. GRPO).
 
     Returns:
-        At most `mini_batches` lists; fewer where rollouts are out. Empty if all are.
+        At most `mini_batches` lists; fewer where there are fewer examples. Empty without any.
     """
-    kept = [
-        (s, a)
-        for s, a in zip(scored, advantages, strict=True)
-        if not s.masked and not np.isnan(a).any()
-    ]
-    chunks = np.array_split(np.arange(len(kept)), mini_batches)
     result = []
-    for chunk in chunks:
-        mini = [kept[i] for i in chunk]
-        weighted = list(_weigh(mini, aggregation, max_response_tokens))
-        if weighted:
-            result.append([_concatenate(m) for m in _micro_batches(weighted, micro_batch_tokens)])
+    for chunk in np.array_split(np.arange(len(examples)), mini_batches):
+        mini = [examples[i] for i in chunk]
+        if mini:
+            weights = _token_weights(mini, aggregation, max_response_tokens)
+            parts = _micro_batches(mini, micro_batch_tokens)
+            result.append([_train_batch(mini[part], weights[part]) for part in parts])
     return result
 
 
-def _weigh(
-    mini: Sequence[tuple[Scored, Float64Array]], aggregation: Aggregation, max_tokens: int
-) -> Iterator[Weighted]:
-    lengths = [len(s.rollout.token_ids) for s, _ in mini]
-    for (scored, advantages), length in zip(mini, lengths, strict=True):
-        match aggregation:
-            case "token_mean":
-                weight = 1.0 / sum(lengths)
-            case "sequence_mean":
-                weight = 1.0 / (len(mini) * length)
-            case "sequence_sum":
-                weight = 1.0 / (len(mini) * max_tokens)
-        yield Weighted(scored, advantages, np.full(length, weight, dtype=np.float32))
+def _token_weights(
+    mini: Sequence[Example], aggregation: Aggregation, max_tokens: int
+) -> list[float]:
+    """The loss weight of each token of an example."""
+    lengths = [len(example.token_ids) for example in mini]
+    match aggregation:
+        case "token_mean":
+            return [1.0 / sum(lengths)] * len(mini)
+        case "sequence_mean":
+            return [1.0 / (len(mini) * length) for length in lengths]
+        case "sequence_sum":
+            return [1.0 / (len(mini) * max_tokens)] * len(mini)
 
 
-def _micro_batches(weighted: Sequence[Weighted], max_tokens: int) -> Iterator[list[Weighted]]:
-    """First come, first packed: a rollout that no longer fits opens the next micro-batch."""
-    current: list[Weighted] = []
-    size = 0
-    for item in weighted:
-        rollout = item.scored.rollout
-        length = len(rollout.prompt_ids) + len(rollout.token_ids)
-        if current and size + length > max_tokens:
-            yield current
-            current, size = [], 0
-        current.append(item)
+def _micro_batches(mini: Sequence[Example], max_tokens: int) -> Iterator[slice]:
+    """First come, first packed: an example that no longer fits opens the next micro-batch."""
+    start, size = 0, 0
+    for i, example in enumerate(mini):
+        teacher_ids = () if example.teacher_ids is None else example.teacher_ids
+        length = max(len(example.prompt_ids), len(teacher_ids)) + len(example.token_ids)
+        if i > start and size + length > max_tokens:
+            yield slice(start, i)
+            start, size = i, 0
         size += length
-    if current:
-        yield current
+    yield slice(start, len(mini))
 
 
-def _concatenate(items: Sequence[Weighted]) -> TrainBatch:
-    rollouts = [item.scored.rollout for item in items]
-    lengths = np.array([len(r.prompt_ids) + len(r.token_ids) for r in rollouts])
-    cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
-    segment_tokens = [_segment_tokens(item) for item in items]
-    seg_off = np.cumsum([0, *(len(t) for t in segment_tokens)])
+def _train_batch(examples: Sequence[Example], weights: Sequence[float]) -> TrainBatch:
+    tokens = [e.token_ids for e in examples]
+    segment_tokens = np.concatenate([e.segment_tokens for e in examples])
+    teacher_ids = [e.teacher_ids for e in examples if e.teacher_ids is not None]
     return TrainBatch(
-        input_ids=np.concatenate(
-            [ids for r in rollouts for ids in (r.prompt_ids, r.token_ids)]
-        ).astype(np.int64),
-        position_ids=np.concatenate([np.arange(n) for n in lengths]),
-        cu_seqlens=cu_seqlens.astype(np.int32),
-        target_pos=np.concatenate(
-            [
-                np.arange(start + len(r.prompt_ids), end)
-                for r, start, end in zip(rollouts, cu_seqlens, cu_seqlens[1:], strict=False)
-            ]
-        ),
-        generator_logp=np.concatenate([r.generator_logp for r in rollouts]),
-        token_weight=np.concatenate([item.token_weight for item in items]),
-        seg_adv=np.concatenate([item.advantages for item in items]).astype(np.float32),
-        seg_id=np.concatenate(
-            [
-                np.repeat(np.arange(first, first + len(tokens)), tokens)
-                for first, tokens in zip(seg_off, segment_tokens, strict=False)
-            ]
-        ).astype(np.int32),
+        **_packed([e.prompt_ids for e in examples], tokens),
+        generator_logp=np.concatenate([e.generator_logp for e in examples]),
+        token_weight=np.repeat(weights, [len(t) for t in tokens]).astype(np.float32),
+        seg_adv=np.concatenate([e.advantages for e in examples]).astype(np.float32),
+        seg_id=np.repeat(np.arange(len(segment_tokens)), segment_tokens).astype(np.int32),
+        teacher=Packed(**_packed(teacher_ids, tokens)) if teacher_ids else None,
     )
 
 
-def _segment_tokens(item: Weighted) -> list[int]:
+def _packed(prompts: Sequence[Int32Array], tokens: Sequence[Int32Array]) -> dict[str, np.ndarray]:
+    """The fields of a Packed."""
+    lengths = np.array([len(p) + len(t) for p, t in zip(prompts, tokens, strict=True)])
+    cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
+    targets = [np.arange(end - len(t), end) for t, end in zip(tokens, cu_seqlens[1:], strict=True)]
+    return {
+        "input_ids": np.concatenate(
+            [ids for pair in zip(prompts, tokens, strict=True) for ids in pair]
+        ).astype(np.int64),
+        "position_ids": np.concatenate([np.arange(n) for n in lengths]),
+        "cu_seqlens": cu_seqlens.astype(np.int32),
+        "target_pos": np.concatenate(targets),
+    }
+
+
+def _segment_tokens(scored: Scored, advantages: Float64Array) -> tuple[int, ...]:
     """Tokens under each advantage: one count per segment, or all of them for a single one."""
-    if len(item.advantages) == 1:
-        return [len(item.scored.rollout.token_ids)]
-    if len(item.advantages) != len(item.scored.segments):
+    if len(advantages) <= 1:
+        return (len(scored.rollout.token_ids),)
+    if len(advantages) != len(scored.segments):
         raise ValueError(
-            f"{len(item.advantages)} advantages for the {len(item.scored.segments)} segments of"
-            f" rollout {item.scored.rollout.index} of {item.scored.rollout.problem_id!r}"
+            f"{len(advantages)} advantages for the {len(scored.segments)} segments of"
+            f" rollout {scored.rollout.index} of {scored.rollout.problem_id!r}"
         )
-    return [segment.end - segment.start for segment in item.scored.segments]
+    return tuple(segment.end - segment.start for segment in scored.segments)

@@ -25,7 +25,7 @@ from exprl import methods
 from exprl.errors import ConfigError
 
 View = Literal["outcome", "prefix", "step"]
-RewardSource = Literal["judge", "verifier", "max", "weighted"]
+RewardSource = Literal["judge", "verifier", "max", "weighted", "none"]
 AdvantageKind = Literal["grpo", "dr_grpo", "rloo", "reinforce", "delta", "end", "group"]
 VerifierName = Literal["math", "science", "choice", "exact", "code"]
 VERIFIERS: dict[str, VerifierName] = {
@@ -49,6 +49,7 @@ CONFINEMENTS: tuple[Confinement, ...] = get_args(Confinement)
 
 BOXED = "boxed"
 """An answer_pattern that is no regular expression."""
+Objective = Literal["policy_gradient", "cross_entropy", "reverse_kl", "sampled_reverse_kl"]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -264,7 +265,7 @@ class Reward(Section):
     source: RewardSource = Field(
         "judge",
         description="the judge's grades, 0/1 by the verifier (sparse reward), the larger of the"
-        " two, or their mean weighted by verifier_weight",
+        " two, their mean weighted by verifier_weight, or none (SFT and self-distillation)",
     )
     verifier_weight: float = Field(
         0.5, ge=0.0, le=1.0, description="of source = 'weighted'; the judge has the rest"
@@ -335,12 +336,12 @@ class Treatment:
     @property
     def judged(self) -> bool:
         """Whether the judge is asked."""
-        return self.source != "verifier"
+        return self.source not in ("verifier", "none")
 
     @property
     def verified(self) -> bool:
         """Whether the reward needs the verifier."""
-        return self.source != "judge"
+        return self.source not in ("judge", "none")
 
     @property
     def per_segment(self) -> bool:
@@ -348,9 +349,33 @@ class Treatment:
         return self.source == "judge" and self.view != "outcome"
 
 
+class Teacher(Section):
+    """The teacher of self-distillation: the frozen initial policy, shown the reference."""
+
+    prompt: str = Field(
+        "{problem}\n\nA correct solution, which you alone can see:\n{reference}\n\n"
+        "Now solve the problem yourself, step by step.",
+        description="its user message; {problem} is the policy's own, {reference} the hidden"
+        " solution",
+    )
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_both(cls, prompt: str) -> str:
+        missing = [place for place in ("{problem}", "{reference}") if place not in prompt]
+        if missing:
+            raise ValueError(f"the teacher's prompt must contain {' and '.join(missing)}")
+        return prompt
+
+
 class Loss(Section):
     """The token-level objective (method.md, Objective)."""
 
+    objective: Objective = Field(
+        "policy_gradient",
+        description="advantages of rewards; cross-entropy on the references (SFT); or"
+        " self-distillation from the teacher, over the whole vocabulary or the sampled tokens",
+    )
     clip_low: float | None = Field(0.2, gt=0.0, lt=1.0, description="null = REINFORCE, no clip")
     clip_high: float | None = Field(0.26, gt=0.0)
     kl_coef: float = Field(0.001, ge=0.0, description="of the k3 estimator to the initial policy")
@@ -365,6 +390,11 @@ class Loss(Section):
         if (self.clip_low is None) != (self.clip_high is None):
             raise ValueError(
                 "clip_low and clip_high go together: set both, or both to 'none' for REINFORCE"
+            )
+        if self.kl_coef > 0 and self.objective in ("cross_entropy", "reverse_kl"):
+            raise ValueError(
+                f"kl_coef = {self.kl_coef} has no place in the {self.objective} objective; set it"
+                " to 0"
             )
         return self
 
@@ -455,6 +485,11 @@ class Config(Section):
 
     method: methods.MethodName = Field("exprl-process", description="preset (exprl.methods)")
     seed: int = Field(0, ge=0, lt=2**31)
+    init_from: str | None = Field(
+        None,
+        description="start from this run's last checkpoint (a run folder), or from a checkpoint,"
+        " instead of model.path, and keep the KL to it; Stage II names its Stage I here",
+    )
     run_dir: str = Field("runs/default", description="the run's folder; an existing run resumes")
     model: Model
     data: Data
@@ -467,6 +502,7 @@ class Config(Section):
     advantage: Advantage = Advantage()
     sandbox: Sandbox = Sandbox()
     loss: Loss = Loss()
+    teacher: Teacher = Teacher()
     optim: Optim = Optim()
     train: Train = Train()
     eval: Evaluation = Evaluation()
@@ -477,7 +513,7 @@ class Config(Section):
     def _agrees(self) -> Self:
         outcome = self.reward.source == "verifier" or self.judge.view == "outcome"
         process_kind = self.advantage.kind in methods.PROCESS_ADVANTAGES
-        if outcome == process_kind:
+        if outcome == process_kind and self.reward.source != "none":
             scores = "one score per rollout" if outcome else "one score per step"
             allowed = methods.OUTCOME_ADVANTAGES if outcome else methods.PROCESS_ADVANTAGES
             raise ValueError(
@@ -518,6 +554,25 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _objective_fits(self) -> Self:
+        rewarded = self.loss.objective == "policy_gradient"
+        for name in ("", *self.domains):
+            source = self.treatment(name).source
+            if rewarded == (source == "none"):
+                wanted = "'judge' or 'verifier'" if rewarded else "'none'"
+                where = f"domains.{name}.source" if name else "reward.source"
+                raise ValueError(
+                    f"loss.objective = {self.loss.objective!r} does not fit {where} = {source!r};"
+                    f" set {where} to {wanted}"
+                )
+        if self.needs_references and any(p.columns.reference is None for p in self.data.parts):
+            raise ValueError(
+                "this run needs reference solutions: set data.columns.reference to the column that"
+                " holds them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _domains_agree(self) -> Self:
         for name in ("", *self.domains):
             treatment, where = self.treatment(name), f"domains.{name}: " if name else ""
@@ -528,7 +583,7 @@ class Config(Section):
                     " 'outcome', and an advantage for it such as 'grpo'"
                 )
             kinds = methods.kinds_for(treatment.per_segment)
-            if name and treatment.advantage not in kinds:
+            if name and treatment.source != "none" and treatment.advantage not in kinds:
                 raise ValueError(
                     f"domains.{name}: advantage = {treatment.advantage!r} does not fit source ="
                     f" {treatment.source!r} with view = {treatment.view!r}; use one of"
@@ -572,6 +627,12 @@ class Config(Section):
     def asks_judge(self) -> bool:
         """Whether any grade is asked for."""
         return any(treatment.judged for treatment in self.treatments.values())
+
+    @property
+    def needs_references(self) -> bool:
+        """Whether judge, loss or teacher look at the hidden solutions; else they are not read."""
+        judged = self.asks_judge and self.judge.condition != "none"
+        return judged or self.loss.objective != "policy_gradient"
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:

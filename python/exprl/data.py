@@ -16,17 +16,18 @@ from exprl import config
 from exprl.errors import DataError
 from exprl.mixture import generator
 from exprl.rows import Row, kind, read_rows
-from exprl.types import Message, Problem, Prompt, Role
+from exprl.types import Message, Problem, Prompt, ReferenceProblem, Role
 from exprl.verify import final_answer
 
 PLAIN_TEMPLATE = "{problem}"
 _ROLES: tuple[str, ...] = get_args(Role)
 
 
-def load_problems(settings: config.Data) -> list[Problem]:
+def load_problems(settings: config.Data) -> list[ReferenceProblem]:
     """Read every problem that the settings name, source by source, in file order.
 
-    The ids of several sources get the source's number in front: `2/17`.
+    The ids of several sources get the source's number in front: `2/17`. A source without a
+    columns.reference has its references not even read.
 
     Raises:
         DataError: names the file, the row and the column, and says what to change.
@@ -38,7 +39,7 @@ def load_problems(settings: config.Data) -> list[Problem]:
     ]
 
 
-def _load(source: config.Source, index: int, *, several: bool) -> list[Problem]:
+def _load(source: config.Source, index: int, *, several: bool) -> list[ReferenceProblem]:
     rows = list(itertools.islice(read_rows(source), source.limit))
     if not rows:
         raise DataError(f"{source.path}: holds no rows")
@@ -50,12 +51,12 @@ def _load(source: config.Source, index: int, *, several: bool) -> list[Problem]:
     return [_from_source(problem, index) for problem in problems]
 
 
-def _from_source(problem: Problem, index: int) -> Problem:
+def _from_source(problem: ReferenceProblem, index: int) -> ReferenceProblem:
     name = f"{index + 1}/{problem.id}"
     return replace(problem, id=name, prompt=replace(problem.prompt, problem_id=name), source=index)
 
 
-def require_references(problems: Sequence[Problem]) -> None:
+def require_references(problems: Sequence[ReferenceProblem]) -> None:
     """Raise a DataError that names the first row without a reference solution."""
     for number, problem in enumerate(problems, 1):
         if problem.reference is None:
@@ -75,12 +76,7 @@ def require_answers(problems: Sequence[Problem]) -> None:
             )
 
 
-def without_references(problems: Sequence[Problem]) -> list[Problem]:
-    """Take the references away: the data of Stage II."""
-    return [replace(problem, reference=None) for problem in problems]
-
-
-def wrong_references(problems: Sequence[Problem], seed: int) -> dict[str, str]:
+def wrong_references(problems: Sequence[ReferenceProblem], seed: int) -> dict[str, str]:
     """Give every problem the reference of another one, for the judge's `wrong` condition.
 
     The text always differs from the problem's own, also where problems share a reference.
@@ -92,7 +88,7 @@ def wrong_references(problems: Sequence[Problem], seed: int) -> dict[str, str]:
         DataError: a reference is missing, or more than half of the problems share one.
     """
     require_references(problems)
-    same_text: dict[str, list[Problem]] = {}
+    same_text: dict[str, list[ReferenceProblem]] = {}
     for i in generator(seed, 0).permutation(len(problems)):
         problem = problems[i]
         same_text.setdefault(cast(str, problem.reference), []).append(problem)
@@ -120,7 +116,7 @@ def _check_columns(rows: Sequence[Row], settings: config.Source) -> None:
         )
 
 
-def _problem(row: Row, number: int, settings: config.Source) -> Problem:
+def _problem(row: Row, number: int, settings: config.Source) -> ReferenceProblem:
     columns = settings.columns
 
     def at(column: str) -> str:
@@ -136,7 +132,7 @@ def _problem(row: Row, number: int, settings: config.Source) -> Problem:
         column = columns.id if problem_id is None else columns.domain
         raise DataError(f"{at(str(column))}: is empty")
     messages = _messages(row.get(columns.problem), settings, at(columns.problem))
-    return Problem(
+    return ReferenceProblem(
         id=problem_id,
         prompt=Prompt(problem_id, messages),
         reference=cell(columns.reference),

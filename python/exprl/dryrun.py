@@ -9,11 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from exprl import config, prepare
+from exprl import config, hidden, prepare
 from exprl.errors import ConfigError, JudgeError
 from exprl.judge import JudgeItem
 from exprl.rollout import load_tokenizer, prompt_ids
-from exprl.types import Problem
+from exprl.types import ReferenceProblem
 
 GIB = 2**30
 # What the trainer keeps per parameter: fp32 weight, gradient and two AdamW moments.
@@ -29,8 +29,9 @@ def report(cfg: config.Config) -> int:
         JudgeError: no judge answered, or its reply holds no grade.
     """
     console = Console()
+    cfg = prepare.started(cfg)
     tokenizer = load_tokenizer(cfg.model)
-    problems = prepare.load_problems(cfg, cfg.data, tokenizer)
+    problems = prepare.load_problems(cfg, tokenizer)
     held_out = prepare.load_held_out(cfg, tokenizer)
     rollouts = cfg.rollout.problems_per_step * cfg.rollout.group_size
     lengths = [len(prompt_ids(tokenizer, p.prompt)) for p in problems]
@@ -140,7 +141,7 @@ def _memory(cfg: config.Config) -> str:
         model = AutoModelForCausalLM.from_config(shapes)
     parameters = sum(p.numel() for p in model.parameters())
     half = 2 if cfg.model.dtype == "bfloat16" else 4
-    frozen = half * parameters if cfg.loss.kl_coef > 0 else 0
+    frozen = half * parameters if prepare.needs_initial_policy(cfg) else 0
     trainer = TRAINER_BYTES * parameters + frozen
     text = (
         f"{parameters / 1e6:,.2f} M parameters: trainer {trainer / GIB:.2f} GiB plus activations,"
@@ -154,12 +155,12 @@ def _memory(cfg: config.Config) -> str:
     return text
 
 
-def _ask_judge(cfg: config.Config, problem: Problem) -> str:
+def _ask_judge(cfg: config.Config, problem: ReferenceProblem) -> str:
     """Have the reference itself graded: the judge must answer, and its reply hold a grade."""
     item = JudgeItem(
         id="dry-run",
         problem=problem.question,
-        reference=prepare.references(cfg, [problem])[problem.id] if _one(cfg) else None,
+        reference=hidden.references(cfg, [problem])[problem.id] if _one(cfg) else None,
         segments=(problem.reference or problem.question,),
         domain=problem.domain,
     )

@@ -32,8 +32,10 @@ def run(cfg: config.Config, parts: Parts, step: int, progress: Progress) -> None
     """Evaluate the policy after `step` steps, unless RUN/eval.jsonl has it already."""
     if not parts.held_out or any(e.step == step for e in read(parts.run_dir)):
         return
+    from exprl.weights import awake
+
     result = evaluate.evaluate(
-        watched(parts.engine, progress),
+        watched(awake(parts.policy, parts.engine), progress),
         parts.held_out,
         cfg.eval,
         decode=lambda rollout: decode(parts.splitter, rollout),

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,20 +23,25 @@ def of_step(
     scored: Sequence[Scored],
     updates: Sequence[UpdateStats],
     problems: Sequence[Problem],
+    references: Mapping[str, str | None],
     state: RunState,
     judged: JudgeStats | None,
 ) -> dict[str, float]:
     """The row of metrics.jsonl for a step, times excepted. NaN = there was nothing to measure.
 
     Args:
+        references: the hidden ones by problem id, of those that this run knows.
         judged: what the dispatcher counted in this step; None where no judge is asked.
     """
-    row = _rewards(scored) | _steps(scored) | _rollouts(scored) | _updates(updates)
+    row = _updates(updates)
+    if not scored:  # SFT
+        return row
+    row |= _rewards(scored) | _steps(scored) | _rollouts(scored)
     if any(p.answer is not None for p in problems):
         row["reward/unsolved"] = 1.0 - len(state.solved) / len(problems)
     if judged is not None:
         row |= _judge(scored, judged)
-    return row | _texts(scored, problems)
+    return row | _texts(scored, problems, references)
 
 
 def since(before: JudgeStats | None, judge: Judge | None) -> JudgeStats | None:
@@ -52,7 +57,11 @@ def since(before: JudgeStats | None, judge: Judge | None) -> JudgeStats | None:
 
 def _rewards(scored: Sequence[Scored]) -> dict[str, float]:
     """A rollout's reward is the mean of its scores; the histogram counts the judge's grades."""
-    given = [[x for x in s.scores if x is not None] for s in scored if not s.missing | s.masked]
+    given = [
+        [x for x in s.scores if x is not None]
+        for s in scored
+        if s.scores and not s.missing | s.masked
+    ]
     rewards = np.array([_mean(scores) for scores in given])
     verified = [s.correct for s in scored if s.correct is not None]
     grades = Counter(g for s in scored for g in s.grades if g is not None)
@@ -90,14 +99,16 @@ def _rollouts(scored: Sequence[Scored]) -> dict[str, float]:
     }
 
 
-def _texts(scored: Sequence[Scored], problems: Sequence[Problem]) -> dict[str, float]:
+def _texts(
+    scored: Sequence[Scored], problems: Sequence[Problem], references: Mapping[str, str | None]
+) -> dict[str, float]:
     """What is copied from hidden references, and what speaks to the judge (signs.py)."""
     written = [s for s in scored if s.segments]
     wanted = {s.rollout.problem_id for s in written}
     hidden = {
-        p.id: signs.hidden_ngrams(p.reference, p.question)
+        p.id: signs.hidden_ngrams(reference, p.question)
         for p in problems
-        if p.id in wanted and p.reference is not None
+        if p.id in wanted and (reference := references.get(p.id)) is not None
     }
     shares = [signs.overlap(s.text, hidden.get(s.rollout.problem_id, set())) for s in written]
     kinds = [signs.injections(s.text) for s in written]
@@ -120,7 +131,7 @@ def _updates(updates: Sequence[UpdateStats]) -> dict[str, float]:
         "policy/kl": total.kl / tokens,
         "policy/entropy": total.entropy / tokens,
         "policy/clip_fraction": total.clipped / tokens,
-        "policy/ratio_max": total.ratio_max if updates else float("nan"),
+        "policy/ratio_max": total.ratio_max or float("nan"),
         "policy/bad_rows": total.bad_rows,
         "policy/updates": len(updates),
         "policy/skipped": sum(u.skipped for u in updates),

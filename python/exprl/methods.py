@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-MethodName = Literal["exprl-outcome", "exprl-process", "sparse-grpo"]
+MethodName = Literal["exprl-outcome", "exprl-process", "sparse-grpo", "sft", "self-distillation"]
 
 OUTCOME_ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce")
 PROCESS_ADVANTAGES = ("delta", "end", "group")
@@ -36,7 +36,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loss": {"clip_low": 0.2, "clip_high": 0.26},
         "optim": {"mini_batches": 1},
     },
-    # 0/1 by the verifier: the baseline, and Stage II from a Stage-I checkpoint.
+    # 0/1 by the verifier: the baseline, and Stage II, where init_from names the Stage-I run. The
+    # references are not read.
     "sparse-grpo": {
         "rollout": {"problems_per_step": 32, "group_size": 16},
         "reward": {"source": "verifier"},
@@ -44,6 +45,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loss": {"clip_low": 0.2, "clip_high": 0.26},
         "optim": {"mini_batches": 1},
         "train": {"steps": 500},
+    },
+    # Cross-entropy on the reference solutions; nothing is sampled.
+    "sft": {
+        "reward": {"source": "none"},
+        "loss": {"objective": "cross_entropy", "kl_coef": 0.0},
+    },
+    # Reverse KL to the initial policy that is shown the reference, on the student's own samples.
+    "self-distillation": {
+        "reward": {"source": "none"},
+        "loss": {"objective": "reverse_kl", "kl_coef": 0.0},
+        "optim": {"lr": 1e-7},
     },
 }
 

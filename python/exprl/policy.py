@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from exprl import attention, config
 from exprl.errors import ConfigError
+from exprl.imitation import cross_entropy, reverse_kl
 from exprl.loss import LossInputs, LossStats, policy_loss, token_logp
-from exprl.types import TrainBatch
+from exprl.types import Packed, TrainBatch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -52,7 +53,7 @@ class Policy:
 
         Args:
             temperature: log-probs are taken at it.
-            needs_reference: keep the frozen initial policy for the KL term.
+            needs_reference: keep the frozen initial policy, for the KL term or as the teacher.
             weights: folder of a checkpoint to go on from; None = model.path.
         """
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -75,11 +76,11 @@ class Policy:
         )
         self.version = 0
 
-    def trainer_logp(self, batch: TrainBatch) -> Tensor:
+    def trainer_logp(self, batch: Packed) -> Tensor:
         """Log-probs [N] of the batch's tokens under the policy as it is now."""
         return self._logp(self.model, batch)
 
-    def reference_logp(self, batch: TrainBatch) -> Tensor | None:
+    def reference_logp(self, batch: Packed) -> Tensor | None:
         """Log-probs [N] under the frozen initial policy; None where the loss needs none."""
         return None if self.reference is None else self._logp(self.reference, batch)
 
@@ -100,23 +101,7 @@ class Policy:
         self.optimizer.zero_grad(set_to_none=True)
         stats = LossStats()
         for i, batch in enumerate(micro_batches):
-            inputs = LossInputs(
-                targets=self._tensor(batch.input_ids[batch.target_pos]),
-                seg_adv=self._tensor(batch.seg_adv),
-                seg_id=self._tensor(batch.seg_id),
-                token_weight=self._tensor(batch.token_weight),
-                generator_logp=self._tensor(batch.generator_logp),
-                trainer_logp=None if trainer_logp is None else trainer_logp[i],
-                reference_logp=self.reference_logp(batch),
-            )
-            with self._autocast():
-                value, part = policy_loss(
-                    self._hidden(self.model, batch),
-                    _head(self.model),
-                    inputs,
-                    loss,
-                    self.temperature,
-                )
+            value, part = self._loss(batch, None if trainer_logp is None else trainer_logp[i], loss)
             value.backward()
             stats.add(part)
         norm = nn.utils.clip_grad_norm_(
@@ -173,13 +158,65 @@ class Policy:
                 self.optimizer.state[parameter] = state
         self.version = version
 
-    def _logp(self, model: Any, batch: TrainBatch) -> Tensor:
+    def _loss(
+        self, batch: TrainBatch, trainer_logp: Tensor | None, loss: config.Loss
+    ) -> tuple[Tensor, LossStats]:
+        """The loss of a micro-batch, by loss.objective."""
+        targets = self._tensor(batch.input_ids[batch.target_pos])
+        token_weight = self._tensor(batch.token_weight)
+        generator_logp = self._tensor(batch.generator_logp)
+        seg_adv, seg_id = self._tensor(batch.seg_adv), self._tensor(batch.seg_id)
+        match loss.objective:
+            case "cross_entropy":
+                with self._autocast():
+                    hidden = self._hidden(self.model, batch)
+                    return cross_entropy(hidden, _head(self.model), targets, token_weight)
+            case "reverse_kl":
+                with self._autocast():
+                    return reverse_kl(
+                        self._hidden(self.model, batch),
+                        _head(self.model),
+                        self._teacher_hidden(batch),
+                        _head(self.reference),
+                        targets,
+                        token_weight,
+                        generator_logp,
+                        trainer_logp,
+                        self.temperature,
+                    )
+            case "sampled_reverse_kl":  # one advantage per token: log q - log p
+                if trainer_logp is None:
+                    trainer_logp = self.trainer_logp(batch)
+                assert batch.teacher is not None
+                seg_adv = self._logp(self.reference, batch.teacher) - trainer_logp
+                seg_id = torch.arange(len(targets), dtype=torch.int32, device=self.device)
+            case "policy_gradient":
+                pass
+        inputs = LossInputs(
+            targets=targets,
+            seg_adv=seg_adv,
+            seg_id=seg_id,
+            token_weight=token_weight,
+            generator_logp=generator_logp,
+            trainer_logp=trainer_logp,
+            reference_logp=self.reference_logp(batch) if loss.kl_coef > 0 else None,
+        )
+        with self._autocast():
+            hidden = self._hidden(self.model, batch)
+            return policy_loss(hidden, _head(self.model), inputs, loss, self.temperature)
+
+    @torch.no_grad()
+    def _teacher_hidden(self, batch: TrainBatch) -> Tensor:
+        assert batch.teacher is not None and self.reference is not None
+        return self._hidden(self.reference, batch.teacher)
+
+    def _logp(self, model: Any, batch: Packed) -> Tensor:
         with torch.no_grad(), self._autocast():
             targets = self._tensor(batch.input_ids[batch.target_pos])
             hidden = self._hidden(model, batch)
             return token_logp(hidden, _head(model), targets, self.temperature)
 
-    def _hidden(self, model: Any, batch: TrainBatch) -> Tensor:
+    def _hidden(self, model: Any, batch: Packed) -> Tensor:
         """Final hidden states [N, H] at the positions that predict the response tokens."""
         cu_seqlens = self._tensor(batch.cu_seqlens)
         longest = int((batch.cu_seqlens[1:] - batch.cu_seqlens[:-1]).max())

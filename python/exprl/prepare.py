@@ -8,17 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from exprl import checkpoint, config, data
+from exprl import checkpoint, config, data, hidden
 from exprl.checkpoint import RunState
 from exprl.errors import ConfigError
 from exprl.judge import Judge, JudgeSettings, RuleJudge
 from exprl.policy import Policy
-from exprl.rollout import Engine, load_tokenizer, prompt_ids
+from exprl.rollout import NO_POLICY, Engine, load_tokenizer, prompt_ids
 from exprl.steps import Splitter
-from exprl.types import Problem
-from exprl.weights import sync
+from exprl.types import Int32Array, Problem, ReferenceProblem
+
+P = TypeVar("P", bound=Problem)
 
 # What may differ when a run goes on: how long and how it is watched, not what it computes.
 MAY_CHANGE = (
@@ -35,16 +36,23 @@ MAY_CHANGE = (
 class Parts:
     """What a run works with, opened and closed by `opened`.
 
-    references: what the judge is shown for each problem id; None shows no reference.
     held_out: problems of the evaluations; empty where none are wanted.
+    references: what the judge is shown for each problem id; None shows no reference. Empty where
+        nothing in the run looks at references.
+    solutions: token ids of prompt and reference, by problem id (SFT); else empty.
+    teacher_prompts: token ids before which the teacher reads a rollout, by problem id
+        (self-distillation); else empty.
+    engine: None where nothing is sampled: SFT without evaluations.
     """
 
     run_dir: Path
     problems: Sequence[Problem]
     held_out: Sequence[Problem]
     references: Mapping[str, str | None]
+    solutions: Mapping[str, tuple[Int32Array, Int32Array]]
+    teacher_prompts: Mapping[str, Int32Array]
     tokenizer: Any
-    engine: Engine
+    engine: Engine | None
     policy: Policy
     splitter: Splitter
     judge: Judge | None
@@ -65,9 +73,10 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
     run_dir = Path(cfg.run_dir)
     with ExitStack() as stack:
         stack.enter_context(checkpoint.locked(run_dir))
+        cfg = started(cfg)
         _same_run(cfg, run_dir)
         tokenizer = load_tokenizer(cfg.model)
-        problems = load_problems(cfg, cfg.data, tokenizer)
+        problems = load_problems(cfg, tokenizer)
         held_out = load_held_out(cfg, tokenizer)
         judge = stack.enter_context(open_judge(cfg, run_dir)) if uses_judge(cfg) else None
 
@@ -75,26 +84,30 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
         state = checkpoint.load_state(folder) if folder else RunState()
         weights = str(folder or cfg.model.path)
         set_threads(cfg.train.torch_threads)
-        fresh = engine is None
-        engine = engine or Engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=weights)
+        if engine is None and samples(cfg):
+            engine = Engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=weights)
+            engine.policy_version = state.policy_version
+        elif engine is not None:
+            engine.policy_version = NO_POLICY  # what it holds is another run's
         policy = Policy(
             cfg.model,
             cfg.optim,
             temperature=cfg.rollout.temperature,
-            needs_reference=cfg.loss.kl_coef > 0,
+            needs_reference=needs_initial_policy(cfg),
             weights=weights,
         )
         if folder:
             policy.load_optimizer(folder / checkpoint.TRAINER, state.policy_version)
         policy.to_host()
-        engine.policy_version = policy.version
-        if not fresh:
-            sync(policy, engine)
         parts = Parts(
             run_dir=run_dir,
-            problems=problems,
-            held_out=held_out,
-            references=references(cfg, problems),
+            problems=[p.without_reference() for p in problems],
+            held_out=[p.without_reference() for p in held_out],
+            references=hidden.references(cfg, problems) if cfg.needs_references else {},
+            solutions=hidden.solutions(problems, tokenizer) if imitates(cfg) else {},
+            teacher_prompts=hidden.teacher_prompts(cfg.teacher.prompt, problems, tokenizer)
+            if distills(cfg)
+            else {},
             tokenizer=tokenizer,
             engine=engine,
             policy=policy,
@@ -104,47 +117,90 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
         yield parts, state
 
 
+def started(cfg: config.Config) -> config.Config:
+    """The config with model.path at the weights that init_from names, as RUN/config.toml has it.
+
+    A run that exists keeps the checkpoint that it once started from, also where the run that
+    init_from names has gone on since.
+
+    Raises:
+        ConfigError: init_from holds no model.
+    """
+    if cfg.init_from is None:
+        return cfg
+    recorded = recorded_config(Path(cfg.run_dir))
+    if recorded is not None and recorded.init_from == cfg.init_from:
+        path = recorded.model.path
+    else:
+        path = str(checkpoint.latest(Path(cfg.init_from)) or cfg.init_from)
+    if not (Path(path) / "config.json").exists():
+        raise ConfigError(
+            f"init_from = {cfg.init_from!r}: {path} holds no model; name a run folder with a whole"
+            " checkpoint, or a checkpoint"
+        )
+    return cfg.model_copy(update={"model": cfg.model.model_copy(update={"path": path})})
+
+
 def uses_judge(cfg: config.Config) -> bool:
     """Whether any grade is asked for."""
     return cfg.asks_judge
 
 
-def load_problems(cfg: config.Config, settings: config.Data, tokenizer: Any) -> list[Problem]:
-    """The training problems whose prompts fit, with what the reward needs of them."""
-    problems = data.load_problems(settings)
-    if uses_judge(cfg) and cfg.judge.condition != "none":
+def imitates(cfg: config.Config) -> bool:
+    """Whether the references themselves are learned (SFT)."""
+    return cfg.loss.objective == "cross_entropy"
+
+
+def distills(cfg: config.Config) -> bool:
+    """Whether a teacher reads the references (self-distillation)."""
+    return cfg.loss.objective in ("reverse_kl", "sampled_reverse_kl")
+
+
+def needs_initial_policy(cfg: config.Config) -> bool:
+    """Whether a frozen copy of the initial policy is kept: for the KL term, or as the teacher."""
+    return cfg.loss.kl_coef > 0 or distills(cfg)
+
+
+def samples(cfg: config.Config) -> bool:
+    """Whether the engine is needed."""
+    return not imitates(cfg) or cfg.eval.data is not None
+
+
+def load_problems(cfg: config.Config, tokenizer: Any) -> list[ReferenceProblem]:
+    """The training problems that fit, with what reward or loss need of them, and nothing else.
+
+    Where nothing looks at the references (sparse reward), their column is not read.
+    """
+    settings, limits = cfg.data, cfg.rollout
+    problems = data.load_problems(settings if cfg.needs_references else hidden.taken_away(settings))
+    if cfg.needs_references:
         data.require_references(problems)
     if cfg.reward.source == "verifier":
         data.require_answers(problems)
-    kept = fitting(problems, tokenizer, cfg.rollout.max_prompt_tokens)
-    if cfg.rollout.problems_per_step > len(kept):
+    kept = fitting(problems, tokenizer, limits.max_prompt_tokens)
+    limit = f"prompt has at most rollout.max_prompt_tokens = {limits.max_prompt_tokens} tokens"
+    if imitates(cfg):
+        pairs = hidden.solutions(kept, tokenizer)
+        kept = [p for p in kept if len(pairs[p.id][1]) <= limits.max_response_tokens]
+        limit += (
+            " and reference at most rollout.max_response_tokens ="
+            f" {limits.max_response_tokens} tokens"
+        )
+    if limits.problems_per_step > len(kept):
         raise ConfigError(
-            f"rollout.problems_per_step = {cfg.rollout.problems_per_step} exceeds the"
-            f" {len(kept)} problems of {settings.path} whose prompt has at most"
-            f" rollout.max_prompt_tokens = {cfg.rollout.max_prompt_tokens} tokens"
-            f" ({len(problems) - len(kept)} are longer)"
+            f"rollout.problems_per_step = {limits.problems_per_step} exceeds the {len(kept)}"
+            f" problems of {settings.path} whose {limit} ({len(problems) - len(kept)} are longer)"
         )
     return kept
 
 
-def load_held_out(cfg: config.Config, tokenizer: Any) -> list[Problem]:
-    """The problems of the evaluations; they need answers."""
+def load_held_out(cfg: config.Config, tokenizer: Any) -> list[ReferenceProblem]:
+    """The problems of the evaluations; they need answers, and their references are not read."""
     if cfg.eval.data is None:
         return []
-    problems = data.load_problems(cfg.eval.data)
+    problems = data.load_problems(hidden.taken_away(cfg.eval.data))
     data.require_answers(problems)
     return fitting(problems, tokenizer, cfg.rollout.max_prompt_tokens)
-
-
-def references(cfg: config.Config, problems: Sequence[Problem]) -> dict[str, str | None]:
-    """What the judge is shown, by judge.condition."""
-    match cfg.judge.condition:
-        case "right":
-            return {p.id: p.reference for p in problems}
-        case "none":
-            return dict.fromkeys((p.id for p in problems), None)
-        case "wrong":
-            return dict(data.wrong_references(problems, cfg.seed))
 
 
 @contextmanager
@@ -202,17 +258,24 @@ def set_threads(count: int | None) -> None:
         torch.set_num_threads(count)
 
 
-def fitting(problems: Sequence[Problem], tokenizer: Any, limit: int) -> list[Problem]:
+def fitting(problems: Sequence[P], tokenizer: Any, limit: int) -> list[P]:
     """The problems whose prompt has at most `limit` tokens."""
     return [p for p in problems if len(prompt_ids(tokenizer, p.prompt)) <= limit]
 
 
+def recorded_config(run_dir: Path) -> config.Config | None:
+    """The resolved config of a run; None where the folder holds none."""
+    path = run_dir / "config.toml"
+    if not path.exists():
+        return None
+    return config.build(tomllib.loads(path.read_text("utf-8")), str(path))
+
+
 def _same_run(cfg: config.Config, run_dir: Path) -> None:
     """Write RUN/config.toml, or refuse to go on with an earlier run under other settings."""
-    path = run_dir / "config.toml"
-    if path.exists() and checkpoint.latest(run_dir):
-        before = config.flat(config.build(tomllib.loads(path.read_text("utf-8")), str(path)))
-        now = config.flat(cfg)
+    recorded = recorded_config(run_dir)
+    if recorded is not None and checkpoint.latest(run_dir):
+        before, now = config.flat(recorded), config.flat(cfg)
         differ = [
             f"{key}: {before[key]!r} then, {now[key]!r} now"
             for key in sorted(before.keys() | now.keys())
@@ -223,4 +286,4 @@ def _same_run(cfg: config.Config, run_dir: Path) -> None:
                 f"{run_dir} holds a run with other settings; choose another run_dir or delete it"
                 + "".join(f"\n  {line}" for line in differ)
             )
-    path.write_text(config.to_toml(cfg), encoding="utf-8")
+    (run_dir / "config.toml").write_text(config.to_toml(cfg), encoding="utf-8")

@@ -35,7 +35,7 @@ class Scorer:
         Args:
             problems: of the step, in group order; ids may repeat.
             references: what the judge is shown for each problem id; None shows no reference.
-            judge: None where the verifier alone scores.
+            judge: None where the verifier alone scores, or nobody does.
             per_segment: whether the judge grades every step, or the rollout once.
         """
         self._per_segment = per_segment
@@ -98,7 +98,7 @@ class Scorer:
         overlong = rollout.finish_reason == "length" and self._reward.overlong != "none"
         grades: tuple[int | None, ...] = ()
         scores: tuple[float | None, ...] = ()
-        if rollout.finish_reason == "failed":
+        if rollout.finish_reason == "failed" or self._reward.source == "none":
             pass
         elif overlong:
             width = len(segments) if self._per_segment else 1
@@ -109,7 +109,8 @@ class Scorer:
             grades = tuple(v.grade for v in graded.verdicts)
             scores = tuple(v.score for v in graded.verdicts)
         masked = overlong and self._reward.overlong == "mask"
-        return Scored(rollout, segments, grades, scores, correct, masked)
+        rewarded = self._reward.source != "none"
+        return Scored(rollout, segments, grades, scores, correct, masked, rewarded=rewarded)
 
     def _verify(self, rollout: Rollout, segments: Sequence[Segment]) -> bool | None:
         problem = self._problems[rollout.problem_id]

@@ -18,8 +18,10 @@ import numpy as np
 
 from exprl import config
 from exprl.errors import ConfigError, EngineError
-from exprl.types import FinishReason, Int32Array, Prompt, Rollout
+from exprl.types import FinishReason, Int32Array, Message, Prompt, Rollout
 
+# No policy has this version: the engine holds the weights of another run, or none.
+NO_POLICY = -1
 FINISH_REASONS: dict[str | None, FinishReason] = {"stop": "stop", "length": "length"}
 
 
@@ -126,12 +128,15 @@ class Engine:
 
     def sleep(self) -> None:
         """Free the GPU for the trainer: weights and KV cache are dropped."""
-        if self._llm.vllm_config.model_config.enable_sleep_mode:
+        sleeps = self._llm.vllm_config.model_config.enable_sleep_mode
+        if sleeps and not self._llm.is_sleeping():
             self._llm.sleep(level=2)
+            self.policy_version = NO_POLICY
 
     def wake(self, part: str) -> None:
         """Take memory back for `weights` (before a sync) or `kv_cache` (after it)."""
-        if self._llm.vllm_config.model_config.enable_sleep_mode:
+        sleeps = self._llm.vllm_config.model_config.enable_sleep_mode
+        if sleeps and self._llm.is_sleeping():
             self._llm.wake_up([part])
 
     def _step(self) -> Any:
@@ -163,10 +168,17 @@ class Engine:
 
 
 def prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """The tokens that the policy is given: the chat template up to the assistant's turn."""
-    messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
+    """The tokens that the policy is given."""
+    return chat_ids(tokenizer, prompt.messages)
+
+
+def chat_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """The chat template up to the assistant's turn."""
     ids: list[int] = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=True, return_dict=False
+        [{"role": m.role, "content": m.content} for m in messages],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=False,
     )
     return ids
 

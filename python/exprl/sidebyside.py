@@ -27,7 +27,7 @@ from exprl.errors import ConfigError, DataError, EngineError
 from exprl.evaluate import Curve, Evaluation
 from exprl.metrics import Progress
 from exprl.targets import Target
-from exprl.types import Problem, Rollout
+from exprl.types import Problem, ReferenceProblem, Rollout
 
 # What must agree for two evaluations to be about the same thing.
 SAME = ("eval.data", "eval.samples", "eval.temperature", "eval.max_response_tokens")
@@ -156,10 +156,12 @@ def measure(job: Measurement) -> Evaluation:
         )
     engine = Engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=job.target.weights)
     splitter = Splitter(tokenizer.backend_tokenizer.to_str(), cfg.reward.delimiter)
+    references = {problem.id: problem.reference for problem in kept}
     lines: list[str] = []
 
     def keep(problem: Problem, rollout: Rollout, text: str, correct: bool) -> None:
-        lines.append(json.dumps(_line(problem, rollout, text, correct)))
+        reference = references[problem.id]
+        lines.append(json.dumps(_line(problem, reference, rollout, text, correct)))
 
     with Progress() as progress:
         if len(kept) < len(problems):
@@ -251,19 +253,21 @@ def _longest(cfg: config.Config) -> int:
     return cfg.eval.max_response_tokens or cfg.rollout.max_response_tokens
 
 
-def _problems(cfg: config.Config) -> list[Problem]:
+def _problems(cfg: config.Config) -> list[ReferenceProblem]:
     assert cfg.eval.data is not None, "targets.eval_config sets it"
     problems = data.load_problems(cfg.eval.data)
     data.require_answers(problems)
     return problems
 
 
-def _line(problem: Problem, rollout: Rollout, text: str, correct: bool) -> dict[str, Any]:
+def _line(
+    problem: Problem, reference: str | None, rollout: Rollout, text: str, correct: bool
+) -> dict[str, Any]:
     return {
         "id": f"{problem.id}/{rollout.index}",
         "problem_id": problem.id,
         "problem": problem.question,
-        "reference": problem.reference,
+        "reference": reference,
         "trace": text,
         "domain": problem.domain,
         "correct": correct,
@@ -271,7 +275,7 @@ def _line(problem: Problem, rollout: Rollout, text: str, correct: bool) -> dict[
     }
 
 
-def _key(job: Measurement, problems: Sequence[Problem]) -> str:
+def _key(job: Measurement, problems: Sequence[ReferenceProblem]) -> str:
     """What a measurement depends on: weights, problems, sampling."""
     cfg = job.cfg
     files = sorted(Path(job.target.weights).glob("*.safetensors"))

@@ -13,7 +13,7 @@ import numpy as np
 from exprl import checkpoint, config, examine, measures, metrics, mixture, record, weights
 from exprl.advantage import advantages
 from exprl.alarms import Watch
-from exprl.batch import pack
+from exprl.batch import from_rollouts, from_solutions, pack
 from exprl.checkpoint import RunState
 from exprl.errors import JudgeError, NumericsError
 from exprl.interrupt import interruptible
@@ -43,11 +43,16 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
             clock = Clock()
             counted = parts.judge.stats() if parts.judge else None
             problems = step_problems(cfg, parts, state.step)
-            scored = sample(cfg, parts, problems, state.step, progress, clock)
-            values = segment_advantages(cfg, scored)
+            scored, values = list[Scored](), list[Float64Array]()
+            match cfg.loss.objective:
+                case "cross_entropy":
+                    examples = from_solutions([parts.solutions[p.id] for p in problems])
+                case "policy_gradient" | "reverse_kl" | "sampled_reverse_kl":
+                    scored = sample(cfg, parts, problems, state.step, progress, clock)
+                    values = segment_advantages(cfg, scored)
+                    examples = from_rollouts(scored, values, parts.teacher_prompts)
             batches = pack(
-                scored,
-                values,
+                examples,
                 mini_batches=cfg.optim.mini_batches,
                 micro_batch_tokens=cfg.optim.micro_batch_tokens,
                 aggregation=cfg.loss.aggregation,
@@ -55,15 +60,17 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
             )
             with weights.training(parts.policy, parts.engine):
                 updates = update(cfg, parts, batches)
-                clock.lap("train")
-            clock.lap("sync")
+            clock.lap("train")
 
             advance(state, parts, scored, updates)
             judged = measures.since(counted, parts.judge)
-            row = measures.of_step(scored, updates, parts.problems, state, judged) | clock.row()
+            row = (
+                measures.of_step(scored, updates, parts.problems, parts.references, state, judged)
+                | clock.row()
+            )
             flags, alarms = watch.see(row)
             log.write(state.step - 1, row | flags)
-            if cfg.logging.save_rollouts:
+            if cfg.logging.save_rollouts and scored:
                 record.write(parts.run_dir, state.step - 1, scored, values)
             progress.step(state.step, cfg.train.steps, row)
             for alarm in alarms:
@@ -98,6 +105,8 @@ def sample(
     clock: Clock,
 ) -> list[Scored]:
     """The step's rollouts, each judged while others are still being sampled."""
+    engine = weights.awake(parts.policy, parts.engine)
+    clock.lap("sync")
     scorer = Scorer(
         problems,
         parts.references,
@@ -108,7 +117,7 @@ def sample(
     )
     total = len(problems) * cfg.rollout.group_size
     try:
-        rollouts = parts.engine.sample(
+        rollouts = engine.sample(
             [p.prompt for p in problems],
             cfg.rollout.group_size,
             step_seed(cfg.seed, step),
@@ -128,7 +137,13 @@ def sample(
 
 
 def segment_advantages(cfg: config.Config, scored: Sequence[Scored]) -> list[Float64Array]:
-    """Per rollout one advantage per score; NaN throughout where the rollout is out."""
+    """Per rollout one advantage per score; NaN throughout where the rollout is out.
+
+    Without a reward (self-distillation) there is none: an empty array.
+    """
+    if cfg.reward.source == "none":
+        failed = [s.rollout.finish_reason == "failed" for s in scored]
+        return [np.full(int(out), np.nan) for out in failed]
     scores, seg_off, group_off = score_arrays(scored)
     values = advantages(
         scores,
@@ -153,10 +168,10 @@ def update(
     updates: list[UpdateStats] = []
     for mini, logp in zip(batches, before, strict=True):
         updates.append(policy.update(mini, logp, cfg.loss))
-        first = updates[0]
-        if not first.skipped:  # a non-finite step is counted by `advance`, and has no gap
+        first = updates[0]  # a non-finite one is counted by `advance`; it and SFT have no gap
+        if not first.skipped and cfg.loss.objective != "cross_entropy":
             gap = first.loss.logp_gap / first.loss.tokens
-            weights.prove(gap, cfg.rollout.sync_gap_limit, parts.engine.policy_version)
+            weights.prove(gap, cfg.rollout.sync_gap_limit, policy.version - len(updates))
     return updates
 
 
@@ -177,7 +192,7 @@ def reason_to_stop(
     cfg: config.Config, state: RunState, scored: Sequence[Scored]
 ) -> JudgeError | NumericsError | None:
     """Why the run must not go on, to be raised once the checkpoint is written."""
-    missing = sum(s.ungraded for s in scored) / len(scored)
+    missing = sum(s.ungraded for s in scored) / max(1, len(scored))
     if missing > cfg.judge.max_missing_rate:
         return JudgeError(
             f"step {state.step}: {missing:.0%} of the rollouts have no grade, above"

@@ -2,6 +2,8 @@
 
     Problem -> Prompt -> Rollout -> Segments -> Verdicts -> Scored -> advantages -> TrainBatch
 
+References travel beside this way, to the judge: a Problem of the training loop has none.
+
 Shapes: N tokens of a batch, S segments, R rollouts, G rollouts of one problem (a group).
 This module imports numpy only, so every room may import it.
 """
@@ -51,10 +53,8 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    r"""A question with what is known about its solution.
+    r"""A question and its final answer: all that training on the sparse reward knows of it.
 
-    reference: step-by-step solution, for the judge (and the SFT and distillation baselines) only;
-        None where the data has none or Stage II took it away.
     answer: final answer for the verifier, or unit tests of code; None means that the sparse reward
         is unavailable.
     domain: selects rubric, verifier and reward kind.
@@ -62,13 +62,12 @@ class Problem:
     source: which of data.sources it comes from.
 
     >>> prompt = Prompt("p0", (Message("user", "5)106973="),))
-    >>> Problem("p0", prompt, r"5*021394+3=106973###\boxed{021394r3}", "021394r3", "math").answer
-    '021394r3'
+    >>> Problem("p0", prompt, "021394r3", "math").question
+    '5)106973='
     """
 
     id: str
     prompt: Prompt
-    reference: str | None
     answer: str | None
     domain: str
     setup: str = ""
@@ -78,6 +77,27 @@ class Problem:
     def question(self) -> str:
         """The text of the last user message: what the judge is shown as the problem."""
         return next(m.content for m in reversed(self.prompt.messages) if m.role == "user")
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceProblem(Problem):
+    r"""A problem as the data has it: with its hidden solution.
+
+    reference: step-by-step solution, for the judge (and the SFT and distillation baselines) only;
+        None where the data has none.
+
+    >>> prompt = Prompt("p0", (Message("user", "5)106973="),))
+    >>> reference = r"5*021394+3=106973###\boxed{021394r3}"
+    >>> hidden = ReferenceProblem("p0", prompt, "021394r3", "math", reference=reference)
+    >>> hidden.without_reference()  # doctest: +ELLIPSIS
+    Problem(id='p0', prompt=Prompt(...), answer='021394r3', domain='math', setup='', source=0)
+    """
+
+    reference: str | None = None
+
+    def without_reference(self) -> Problem:
+        """The problem as the training loop knows it; a Problem has no way to a reference."""
+        return Problem(self.id, self.prompt, self.answer, self.domain, self.setup, self.source)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,6 +144,7 @@ class Scored:
     correct: the verifier's word, None where no answer is known.
     masked: kept out of the loss by choice (overlong = "mask"), which is not a missing score.
     domain: of its problem.
+    rewarded: whether a score was asked for; self-distillation asks for none, so none is missing.
     """
 
     rollout: Rollout
@@ -133,6 +154,7 @@ class Scored:
     correct: bool | None
     masked: bool = False
     domain: str = ""
+    rewarded: bool = True
 
     @property
     def text(self) -> str:
@@ -142,7 +164,9 @@ class Scored:
     @property
     def missing(self) -> bool:
         """Whether this rollout has no usable score: then it is out of the step."""
-        return not self.masked and (not self.scores or any(s is None for s in self.scores))
+        if self.masked or not self.rewarded:
+            return False
+        return not self.scores or any(s is None for s in self.scores)
 
     @property
     def ungraded(self) -> bool:
@@ -151,24 +175,52 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TrainBatch:
-    """Rollouts packed end to end without padding, for one micro-batch.
+class Example:
+    """What one optimizer step learns from one sequence: a rollout, or a reference solution (SFT).
 
-    Sequence i is prompt and response at [cu_seqlens[i], cu_seqlens[i+1]) of input_ids. The loss
-    looks at the N' response tokens only: `target_pos` are their positions in the packed row.
+    prompt_ids, token_ids: [P], [n] int32, n >= 1.
+    generator_logp: [n] float32; NaN for tokens that no engine sampled.
+    advantages: [T], one per segment.   segment_tokens: [T], how many tokens each has; sum n.
+    teacher_ids: [P'] int32, the prompt under which the distillation teacher reads the same tokens.
+    """
+
+    prompt_ids: Int32Array
+    token_ids: Int32Array
+    generator_logp: Float32Array
+    advantages: Float64Array
+    segment_tokens: tuple[int, ...]
+    teacher_ids: Int32Array | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """Sequences end to end without padding, for one forward.
+
+    Sequence i is prompt and response at [cu_seqlens[i], cu_seqlens[i+1]) of input_ids. Only the N'
+    response tokens are looked at: `target_pos` are their positions in the packed row.
 
     input_ids, position_ids: [L] int64.   cu_seqlens: [B+1] int32.
     target_pos: [N'] int64 (token at p is predicted from the hidden state at p - 1).
-    generator_logp: [N'] float32.   token_weight: [N'] float32: mask and aggregation folded in, so
-        that the weighted sum over an optimizer step's micro-batches is the loss.
-    seg_adv: [S] float32.   seg_id: [N'] int32, the segment that each token lies in.
     """
 
     input_ids: Int64Array
     position_ids: Int64Array
     cu_seqlens: Int32Array
     target_pos: Int64Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainBatch(Packed):
+    """The examples of one micro-batch.
+
+    generator_logp: [N'] float32.   token_weight: [N'] float32: mask and aggregation folded in, so
+        that the weighted sum over an optimizer step's micro-batches is the loss.
+    seg_adv: [S] float32.   seg_id: [N'] int32, the segment that each token lies in.
+    teacher: the same responses after the distillation teacher's prompts, with N' targets too.
+    """
+
     generator_logp: Float32Array
     token_weight: Float32Array
     seg_adv: Float32Array
     seg_id: Int32Array
+    teacher: Packed | None = None

@@ -17,20 +17,23 @@ from exprl.rollout import Engine
 
 
 @contextmanager
-def training(policy: Policy, engine: Engine) -> Iterator[None]:
-    """The engine sleeps while the trainer works, and wakes up with the trainer's new weights."""
-    engine.sleep()
+def training(policy: Policy, engine: Engine | None) -> Iterator[None]:
+    """The engine sleeps while the trainer works."""
+    if engine is not None:
+        engine.sleep()
     policy.to_device()
     yield
     policy.to_host()
-    sync(policy, engine)
 
 
-def sync(policy: Policy, engine: Engine) -> None:
-    """Bring the policy's weights into the engine."""
-    engine.wake("weights")
-    engine.load_weights(policy.weights(), policy.version)
-    engine.wake("kv_cache")
+def awake(policy: Policy, engine: Engine | None) -> Engine:
+    """The engine, ready to sample from the policy as it is now."""
+    assert engine is not None, "this run samples nothing"
+    if engine.policy_version != policy.version:
+        engine.wake("weights")
+        engine.load_weights(policy.weights(), policy.version)
+        engine.wake("kv_cache")
+    return engine
 
 
 def prove(gap: float, limit: float, version: int) -> None:

@@ -6,15 +6,22 @@ reference that the judge sees, the grades themselves.
 """
 
 import dataclasses
+import json
+import shutil
 from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pyarrow import parquet
+from safetensors.torch import load_file
 
-from exprl import config, examine, metrics, prepare, train
+from exprl import checkpoint, config, examine, metrics, prepare, train
+from exprl.errors import EngineError, JudgeError
 from exprl.judge import RuleJudge
 from exprl.rollout import Engine, load_tokenizer
+from exprl.types import Problem
 
 pytestmark = pytest.mark.engine
 
@@ -134,9 +141,6 @@ def test_failed_grades_are_counted_and_the_run_goes_on(engine, tmp_path):
 
 
 def test_a_missing_rate_above_the_limit_stops_the_run_after_a_checkpoint(engine, tmp_path):
-    from exprl import checkpoint
-    from exprl.errors import JudgeError
-
     with pytest.raises(JudgeError, match=r"judge\.max_missing_rate = 0\.1"):
         run(
             engine,
@@ -150,6 +154,23 @@ def test_a_missing_rate_above_the_limit_stops_the_run_after_a_checkpoint(engine,
 
 def test_the_reference_never_reaches_the_policy(engine, tmp_path, monkeypatch):
     """Checked on the token ids that the engine was given."""
+    seen = spied(engine, monkeypatch)
+    cfg = settings(tmp_path / "run", "train.steps=1")
+    with metrics.Progress() as progress, prepare.opened(cfg, engine) as (parts, state):
+        train.train(without_eval(cfg), without_held_out(parts), state, progress)
+    size = cfg.rollout.problems_per_step * cfg.rollout.group_size
+    assert len(seen) == size
+    encode = parts.tokenizer.encode
+    asked = {tuple(encode(f"<bos>{p.question}", add_special_tokens=False)) for p in parts.problems}
+    assert set(seen) == asked
+    assert len(parts.references) == len(parts.problems)
+    for reference in parts.references.values():
+        shown = tuple(encode(reference, add_special_tokens=False))
+        assert not any(contains(tokens, shown[:4]) for tokens in seen)
+
+
+def spied(engine, monkeypatch):
+    """The token ids of every prompt that vLLM is given from now on."""
     seen = []
     add_request = engine._llm.add_request
     monkeypatch.setattr(
@@ -160,28 +181,104 @@ def test_the_reference_never_reaches_the_policy(engine, tmp_path, monkeypatch):
             add_request(key, prompt, params),
         ),
     )
-    cfg = settings(tmp_path / "run", "train.steps=1")
-    with metrics.Progress() as progress, prepare.opened(cfg, engine) as (parts, state):
-        train.train(without_eval(cfg), without_held_out(parts), state, progress)
-    size = cfg.rollout.problems_per_step * cfg.rollout.group_size
-    assert len(seen) == size
-    encode = parts.tokenizer.encode
-    asked = {tuple(encode(f"<bos>{p.question}", add_special_tokens=False)) for p in parts.problems}
-    assert set(seen) == asked
-    for problem in parts.problems:
-        reference = tuple(encode(problem.reference, add_special_tokens=False))
-        for tokens in seen:
-            assert not contains(tokens, reference[:4])
+    return seen
 
 
 def contains(tokens, part):
     return any(tokens[i : i + len(part)] == part for i in range(len(tokens) - len(part) + 1))
 
 
+@pytest.fixture(scope="module")
+def stage_one(engine, tmp_path_factory):
+    """A short Stage-I run with judge and references."""
+    run_dir = tmp_path_factory.mktemp("stage-one")
+    trained(engine, settings(run_dir, "train.steps=1"))
+    return run_dir
+
+
+def trained(engine, cfg):
+    """The parts after training, and the weights and problems it began with."""
+    with metrics.Progress() as progress, prepare.opened(cfg, engine) as (parts, state):
+        began = {name: value.clone() for name, value in parts.policy.weights()}
+        assert train.train(without_eval(cfg), without_held_out(parts), state, progress) == 0
+    return parts, began
+
+
+def test_stage_two_starts_at_stage_ones_weights_and_never_reads_a_reference(
+    engine, stage_one, tmp_path, monkeypatch
+):
+    """The rows of Stage II hold references that the tokenizer and any search would notice."""
+    canary = "CANARY-REFERENCE"
+    rows = map(json.loads, Path("examples/division/train.jsonl").read_text().splitlines())
+    lines = (json.dumps(row | {"reference": f"{canary} {row['id']}"}) + "\n" for row in rows)
+    data_file = tmp_path / "rows.jsonl"
+    data_file.write_text("".join(lines))
+    seen = spied(engine, monkeypatch)
+    run_dir = tmp_path / "stage-two"
+    cfg = config.load(
+        "configs/division_stage2.toml",
+        [f"init_from={stage_one}", f"run_dir={run_dir}", f"data.path={data_file}", "train.steps=1"],
+    )
+    parts, began = trained(engine, cfg)
+
+    checkpointed = load_file(checkpoint.latest(stage_one) / "model.safetensors")
+    for name, value in checkpointed.items():
+        torch.testing.assert_close(began[name], value, rtol=0, atol=0)
+        torch.testing.assert_close(parts.policy.reference.state_dict()[name], value, rtol=0, atol=0)
+    assert seen and parts.judge is None
+    assert not parts.references and not parts.solutions and not parts.teacher_prompts
+    assert all(type(problem) is Problem for problem in parts.problems)
+    assert canary not in repr(parts)
+    for path in run_dir.rglob("*"):
+        assert path.is_dir() or canary.encode() not in path.read_bytes(), path
+    recorded = config.load(run_dir / "config.toml")
+    assert recorded.init_from == str(stage_one)
+    assert recorded.model.path == str(checkpoint.latest(stage_one))
+
+
+def test_stage_two_keeps_its_start_when_stage_one_goes_on(engine, stage_one, tmp_path):
+    overrides = [f"init_from={stage_one}", f"run_dir={tmp_path}", "train.steps=1"]
+    cfg = config.load("configs/division_stage2.toml", overrides)
+    with prepare.opened(cfg, engine) as (parts, state):
+        checkpoint.save(tmp_path, state, parts.policy, parts.tokenizer, keep=1)
+    first = checkpoint.latest(stage_one)
+    later = first.with_name("step-00099")
+    shutil.copytree(first, later)
+    try:
+        with prepare.opened(cfg, engine):
+            assert config.load(tmp_path / "config.toml").model.path == str(first)
+    finally:
+        shutil.rmtree(later)
+
+
+@pytest.mark.parametrize("objective", ["reverse_kl", "sampled_reverse_kl"])
+def test_self_distillation_shows_the_reference_to_the_teacher_alone(
+    engine, tmp_path, monkeypatch, objective
+):
+    seen = spied(engine, monkeypatch)
+    overrides = [f"run_dir={tmp_path}", "train.steps=1", f"loss.objective={objective}"]
+    cfg = config.load("configs/division_distill.toml", overrides)
+    parts, began = trained(engine, cfg)
+    hint = parts.tokenizer.convert_tokens_to_ids("<hint>")
+    assert all(hint in ids for ids in parts.teacher_prompts.values())
+    assert seen and not any(hint in tokens for tokens in seen)
+    assert parts.judge is None
+    assert any(not torch.equal(began[name], value) for name, value in parts.policy.weights())
+    [row] = metrics.read(tmp_path)
+    assert row["reward/excluded_rate"] == 0.0 and row["policy/skipped"] == 0
+
+
+def test_sft_learns_the_references_without_sampling(engine, tmp_path, monkeypatch):
+    seen = spied(engine, monkeypatch)
+    overrides = [f"run_dir={tmp_path}", "train.steps=8", "eval.data=none"]
+    parts, _ = trained(None, config.load("configs/division_sft.toml", overrides))
+    assert not seen and parts.engine is None
+    losses = [row["policy/loss"] for row in metrics.read(tmp_path)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
 def test_stale_weights_stop_the_run(engine, tmp_path, monkeypatch):
     """An engine that keeps its old weights samples from another policy than the one that learns."""
-    from exprl.errors import EngineError
-
     monkeypatch.setattr(type(engine), "load_weights", lambda *_: None)
     with pytest.raises(EngineError, match="the weights did not reach the engine"):
         run(engine, tmp_path / "run", "optim.lr=0.01", "train.steps=3")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from exprl.batch import pack
+from exprl.batch import from_rollouts, pack
 from exprl.types import Rollout, Scored, Segment
 
 
@@ -32,7 +32,8 @@ def packed(items, advantages, **change):
         "aggregation": "token_mean",
         "max_response_tokens": 50,
     }
-    return pack(items, [np.array(a) for a in advantages], **(settings | change))
+    examples = from_rollouts(items, [np.array(a) for a in advantages])
+    return pack(examples, **(settings | change))
 
 
 def test_each_token_carries_the_advantage_of_its_segment():

@@ -83,12 +83,74 @@ def test_a_minimal_config_takes_everything_else_from_preset_and_defaults() -> No
                 "train.steps": 500,
             },
         ),
+        ("sft", {"reward.source": "none", "loss.objective": "cross_entropy", "loss.kl_coef": 0.0}),
+        (
+            "self-distillation",
+            {
+                "reward.source": "none",
+                "loss.objective": "reverse_kl",
+                "loss.kl_coef": 0.0,
+                "optim.lr": 1e-7,
+            },
+        ),
     ],
 )
 def test_a_method_is_the_papers_settings(method: str, settings: dict[str, Any]) -> None:
     built = config.flat(build(method=method))
     assert built["loss.clip_low"] == 0.2
     assert {key: built[key] for key in settings} == settings
+
+
+@pytest.mark.parametrize(
+    ("method", "needed"),
+    [
+        ("exprl-process", True),
+        ("exprl-outcome", True),
+        ("sft", True),
+        ("self-distillation", True),
+        ("sparse-grpo", False),
+    ],
+)
+def test_only_the_sparse_method_does_without_references(method: str, needed: bool) -> None:
+    assert build(method=method).needs_references is needed
+    data = {**BASE["data"], "columns": {"reference": "none"}}
+    if needed:
+        assert "set data.columns.reference" in refusal(method=method, data=data)
+    else:
+        build(method=method, data=data)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"method": "sft", "reward": {"source": "judge"}},
+            "'cross_entropy' does not fit reward.source = 'judge'; set reward.source to 'none'",
+        ),
+        (
+            {"reward": {"source": "none"}},
+            "'policy_gradient' does not fit reward.source = 'none'; set reward.source to 'judge'",
+        ),
+        (
+            {"method": "self-distillation", "loss": {"kl_coef": 0.1}},
+            "kl_coef = 0.1 has no place in the reverse_kl objective; set it to 0",
+        ),
+        (
+            {"method": "self-distillation", "teacher": {"prompt": "{problem}"}},
+            "the teacher's prompt must contain {reference}",
+        ),
+    ],
+)
+def test_an_objective_that_does_not_fit_is_refused(sections: dict[str, Any], message: str) -> None:
+    assert message in refusal(**sections)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "configs").glob("*.toml")), ids=lambda p: p.stem
+)
+def test_every_config_of_the_repository_is_valid_and_complete(path: Path) -> None:
+    built = config.load(path)
+    assert config.build(config.tomllib.loads(config.to_toml(built))) == built
 
 
 def test_what_the_file_sets_wins_over_the_method() -> None:

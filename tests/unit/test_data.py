@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from exprl import config, data, mixture
 from exprl.errors import DataError
-from exprl.types import Message, Problem, Prompt
+from exprl.types import Message, Problem, Prompt, ReferenceProblem
 
 ROWS = [
     {"problem": "5)106973=", "reference": "5*021394+3=106973", "answer": "021394r3"},
@@ -50,9 +50,9 @@ def write_as(ending: str, folder: Path) -> Path:
     return path
 
 
-def problem(number: int, reference: str | None) -> Problem:
+def problem(number: int, reference: str | None) -> ReferenceProblem:
     prompt = Prompt(str(number), (Message("user", "?"),))
-    return Problem(str(number), prompt, reference, None, "math")
+    return ReferenceProblem(str(number), prompt, None, "math", reference)
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet"])
@@ -146,11 +146,12 @@ def test_a_missing_answer_is_named_by_its_row() -> None:
         data.require_answers([problem(7, "r")])
 
 
-def test_stage_two_takes_the_references_away_and_nothing_else() -> None:
-    before = [problem(1, "secret"), problem(2, None)]
-    after = data.without_references(before)
-    assert [p.reference for p in after] == [None, None]
-    assert [(p.id, p.prompt) for p in after] == [(p.id, p.prompt) for p in before]
+def test_a_problem_without_its_reference_is_of_a_type_that_has_none() -> None:
+    before = problem(1, "secret")
+    after = before.without_reference()
+    assert type(after) is Problem and not hasattr(after, "reference")
+    assert (after.id, after.prompt, after.answer) == (before.id, before.prompt, before.answer)
+    assert "secret" not in repr(after)
 
 
 def test_id_and_domain_come_from_their_columns(tmp_path: Path) -> None:

@@ -79,9 +79,7 @@ class ScriptedSampler:
 
 
 def problems(*ids: str) -> list[Problem]:
-    return [
-        Problem(i, Prompt(i, (Message("user", "5)17="),)), None, "03r2", "division") for i in ids
-    ]
+    return [Problem(i, Prompt(i, (Message("user", "5)17="),)), "03r2", "division") for i in ids]
 
 
 RIGHT, WRONG = r"\boxed{03r2}", r"\boxed{3r2}"
@@ -139,7 +137,7 @@ def test_a_k_above_the_samples_is_refused_before_anything_is_sampled(k: int) -> 
 def test_a_problem_without_answer_is_refused() -> None:
     sampler = ScriptedSampler({"a": [("stop", RIGHT)]})
     [only] = problems("a")
-    unanswered = Problem(only.id, only.prompt, None, None, only.domain)
+    unanswered = Problem(only.id, only.prompt, None, only.domain)
     with pytest.raises(ConfigError, match="'a' has no answer"):
         evaluate(
             sampler,

@@ -12,7 +12,7 @@ from exprl.types import Message, Problem, Prompt, Rollout, Scored, Segment
 
 
 def problem(name, answer="1"):
-    return Problem(name, Prompt(name, (Message("user", "?"),)), "ref", answer, "math")
+    return Problem(name, Prompt(name, (Message("user", "?"),)), answer, "math")
 
 
 def scored(name, grades, scores, *, finish="stop", correct=None, tokens=4, masked=False):
@@ -32,8 +32,8 @@ def scored(name, grades, scores, *, finish="stop", correct=None, tokens=4, maske
 TWO = (problem("a"), problem("b"))
 
 
-def row(items, state=None, problems=TWO):
-    return measures.of_step(items, [], problems, state or RunState(), None)
+def row(items, state=None, problems=TWO, references=None):
+    return measures.of_step(items, [], problems, references or {}, state or RunState(), None)
 
 
 def test_the_reward_is_the_mean_score_and_missing_rollouts_do_not_count():
@@ -75,8 +75,7 @@ def texts(*traces, reference="first add four and nine and then halve the sum"):
     for trace in traces:
         one = scored("a", (5,), (1.0,), tokens=50)
         items.append(dataclasses.replace(one, segments=(Segment(0, 50, trace),)))
-    [owner] = (dataclasses.replace(problem("a"), reference=reference),)
-    return row(items, problems=(owner,))
+    return row(items, problems=(problem("a"),), references={"a": reference})
 
 
 def test_copies_of_the_hidden_reference_are_measured_and_what_the_problem_says_is_none():

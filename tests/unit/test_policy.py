@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from exprl import attention, config, weights
-from exprl.batch import pack
+from exprl.batch import from_rollouts, pack
 from exprl.errors import ConfigError, EngineError
 from exprl.policy import Policy
 from exprl.types import Rollout, Scored, Segment
@@ -50,8 +50,7 @@ def rollouts(count=5):
 def batches(micro_batch_tokens=1000, advantages=(1.0, -1.0), mini_batches=1):
     items = list(rollouts())
     return pack(
-        items,
-        [np.array(advantages)] * len(items),
+        from_rollouts(items, [np.array(advantages)] * len(items)),
         mini_batches=mini_batches,
         micro_batch_tokens=micro_batch_tokens,
         aggregation="token_mean",

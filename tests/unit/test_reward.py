@@ -45,9 +45,7 @@ def rollout(tokenizer, text, index, finish="stop"):
 
 
 def score(tokenizer, rollouts, *, view="prefix", reward=None, judged=True, faults=None):
-    problem = Problem(
-        "p", Prompt("p", (Message("user", QUESTION),)), REFERENCE, "021394r3", "division"
-    )
+    problem = Problem("p", Prompt("p", (Message("user", QUESTION),)), "021394r3", "division")
     with contextlib.ExitStack() as stack:
         judge = None
         if judged:

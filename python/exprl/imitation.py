@@ -1,0 +1,136 @@
+"""The losses of the baselines that have no reward: SFT and self-distillation.
+
+Per response token k, with weight w_k that sums to 1 over an optimizer step (token mean):
+
+    cross-entropy    loss = -sum_k w_k log p(reference token k)              temperature 1
+    reverse KL       loss =  sum_k w_k sum_v p_k(v) (log p_k(v) - log q_k(v))
+
+p is the student. q is the teacher: the frozen initial policy, which reads the student's own tokens
+after a prompt that shows the reference; both at the sampling temperature. The KL's gradient goes
+through p_k alone, not through the sampling of the tokens before k (GKD, arXiv 2306.13649).
+
+As in loss.py, no more than one chunk's logits live at a time.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from exprl.loss import CHUNK_TOKENS, LossStats
+
+
+def cross_entropy(
+    hidden: Tensor, head: Tensor, targets: Tensor, token_weight: Tensor
+) -> tuple[Tensor, LossStats]:
+    """The differentiable loss of a micro-batch and its sums.
+
+    Args:
+        hidden: [N, H], the state that predicts each token of the references.
+        head: [V, H].
+        targets: [N] int64.
+        token_weight: [N].
+    """
+    total = hidden.new_zeros((), dtype=torch.float32)
+    stats = LossStats()
+    for start in range(0, len(hidden), CHUNK_TOKENS):
+        part = slice(start, start + CHUNK_TOKENS)
+        logp, entropy = checkpoint(
+            _token_stats, hidden[part], head, targets[part], 1.0, use_reentrant=False
+        )
+        loss = -(token_weight[part] * logp).sum()
+        total = total + loss
+        stats.add(_stats(loss, entropy, logp_gap=math.nan))
+    return total, stats
+
+
+def reverse_kl(
+    hidden: Tensor,
+    head: Tensor,
+    teacher_hidden: Tensor,
+    teacher_head: Tensor,
+    targets: Tensor,
+    token_weight: Tensor,
+    generator_logp: Tensor,
+    trainer_logp: Tensor | None,
+    temperature: float,
+) -> tuple[Tensor, LossStats]:
+    """The differentiable loss of a micro-batch and its sums.
+
+    Args:
+        hidden: [N, H], the student's states; head: [V, H].
+        teacher_hidden: [N, H'], the teacher's states of the same tokens; teacher_head: [V, H'].
+        targets, token_weight: [N].
+        generator_logp: [N], by the engine, which sampled the tokens.
+        trainer_logp: [N], by the student before the step; None = it has not moved since.
+    """
+    total = hidden.new_zeros((), dtype=torch.float32)
+    stats = LossStats()
+    for start in range(0, len(hidden), CHUNK_TOKENS):
+        part = slice(start, start + CHUNK_TOKENS)
+        divergence, logp, entropy = checkpoint(
+            _reverse_kl,
+            hidden[part],
+            head,
+            teacher_hidden[part],
+            teacher_head,
+            targets[part],
+            temperature,
+            use_reentrant=False,
+        )
+        loss = (token_weight[part] * divergence).sum()
+        total = total + loss
+        before = logp.detach() if trainer_logp is None else trainer_logp[part]
+        gap = (before - generator_logp[part]).abs().sum().item()
+        stats.add(_stats(loss, entropy, logp_gap=gap))
+    return total, stats
+
+
+def _token_stats(
+    hidden: Tensor, head: Tensor, targets: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """log p of each target [N], and the entropy [N] without gradient."""
+    log_p = _log_softmax(hidden, head, temperature)
+    return _at(log_p, targets), _entropy(log_p)
+
+
+def _reverse_kl(
+    hidden: Tensor,
+    head: Tensor,
+    teacher_hidden: Tensor,
+    teacher_head: Tensor,
+    targets: Tensor,
+    temperature: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """KL(p || q) [N], log p of each target [N] and the entropy [N], the last two for metrics."""
+    log_p = _log_softmax(hidden, head, temperature)
+    log_q = _log_softmax(teacher_hidden, teacher_head, temperature)
+    divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
+    return divergence, _at(log_p, targets), _entropy(log_p)
+
+
+def _log_softmax(hidden: Tensor, head: Tensor, temperature: float) -> Tensor:
+    return torch.log_softmax((hidden @ head.T).float() / temperature, dim=-1)
+
+
+def _at(log_p: Tensor, targets: Tensor) -> Tensor:
+    return log_p.gather(-1, targets[:, None])[:, 0]
+
+
+def _entropy(log_p: Tensor) -> Tensor:
+    fixed = log_p.detach()
+    return -(fixed.exp() * fixed).sum(-1)
+
+
+def _stats(loss: Tensor, entropy: Tensor, *, logp_gap: float) -> LossStats:
+    """Neither loss has a KL to the initial policy, or a ratio."""
+    return LossStats(
+        tokens=len(entropy),
+        loss=loss.item(),
+        kl=math.nan,
+        entropy=entropy.sum().item(),
+        logp_gap=logp_gap,
+    )
