@@ -52,7 +52,7 @@ def write_as(ending: str, folder: Path) -> Path:
 
 def problem(number: int, reference: str | None) -> ReferenceProblem:
     prompt = Prompt(str(number), (Message("user", "?"),))
-    return ReferenceProblem(str(number), prompt, None, "math", reference)
+    return ReferenceProblem(str(number), prompt, None, "math", reference=reference)
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet"])

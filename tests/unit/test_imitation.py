@@ -164,7 +164,7 @@ def test_the_teachers_prompt_holds_problem_and_reference_as_they_are():
 
     messages = (Message("system", "Be brief."), Message("user", "a {reference} in a {problem}"))
     problem = ReferenceProblem(
-        "p", Prompt("p", messages), None, "math", "see {problem} {reference}"
+        "p", Prompt("p", messages), None, "math", reference="see {problem} {reference}"
     )
     prompts = hidden.teacher_prompts("{problem} | {reference}!", [problem], Characters())
     assert "".join(map(chr, prompts["p"])) == (
@@ -183,6 +183,8 @@ def test_sft_imitates_the_reference_and_then_stops():
         def apply_chat_template(self, messages, **_):
             return [9]
 
-    problem = ReferenceProblem("p", Prompt("p", (Message("user", "?"),)), None, "math", "a bc")
+    problem = ReferenceProblem(
+        "p", Prompt("p", (Message("user", "?"),)), None, "math", reference="a bc"
+    )
     prompt, tokens = hidden.solutions([problem], Words())["p"]
     assert prompt.tolist() == [9] and tokens.tolist() == [1, 2, 0]

@@ -12,7 +12,7 @@ from exprl.types import Problem, Prompt
 
 def problems(*counts):
     return [
-        Problem(f"{source}/{i}", Prompt(f"{source}/{i}", ()), None, None, "math", source=source)
+        Problem(f"{source}/{i}", Prompt(f"{source}/{i}", ()), None, "math", source=source)
         for source, count in enumerate(counts)
         for i in range(count)
     ]
