@@ -137,17 +137,14 @@ def show(
         f" problems; left out: {counts['overlong']} cut by length, {counts['unknown_truth']} of"
         " unknown truth"
     )
-    table = Table("", *(f"reference: {r.condition}" for r in results), title="The judge")
+    table = Table("reference", *(r.condition for r in results), title="The judge, 95 % intervals")
     table.add_row("misplacement", *(_percent(r.misplacement) for r in results))
-    table.add_row("  wrong ones graded >= 4", *(_percent(r.false_positive) for r in results))
-    table.add_row("  right ones graded < 4", *(_percent(r.false_negative) for r in results))
+    table.add_row("  wrong, but >= 4", *(_percent(r.false_positive) for r in results))
+    table.add_row("  right, but < 4", *(_percent(r.false_negative) for r in results))
     table.add_row("AUC", *(_number(r.auc) for r in results))
-    table.add_row("right, grades 1..5", *(" ".join(map(str, r.right)) for r in results))
-    table.add_row("wrong, grades 1..5", *(" ".join(map(str, r.wrong)) for r in results))
-    missing = [
-        f"{r.right_missing} right, {r.wrong_missing} wrong ({r.missing_rate:.1%})" for r in results
-    ]
-    table.add_row("missing", *missing)
+    table.add_row("right, by grade", *(" ".join(map(str, r.right)) for r in results))
+    table.add_row("wrong, by grade", *(" ".join(map(str, r.wrong)) for r in results))
+    table.add_row("missing", *(f"{r.right_missing} + {r.wrong_missing}" for r in results))
     console.print(table)
     if again:
         console.print(
@@ -271,7 +268,7 @@ def _number(rate: Rate) -> str:
 def _interval(rate: Rate, form: str) -> str:
     if math.isnan(rate.value):
         return "-"
-    return f"{rate.value:{form}}  {rate.low:{form}} .. {rate.high:{form}}"
+    return f"{rate.value:{form}} [{rate.low:{form}}, {rate.high:{form}}]"
 
 
 def _plain(value: float, form: str) -> str:

@@ -223,6 +223,65 @@ def calibrate(
 
 
 @app.command()
+def behaviors(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE [SOURCE]",
+            help="run folder or file of solutions; of two, the second is held against the first",
+        ),
+    ],
+    endpoint: Annotated[list[str], typer.Option(help="base URL of a server; may repeat")],
+    model: Annotated[str, typer.Option(help="model that annotates")],
+    out: Annotated[Path, typer.Option(help="folder for results and ledger")] = Path("behaviors"),
+    api_key_env: Annotated[
+        str | None, typer.Option(help="environment variable that holds the key")
+    ] = None,
+    problems: Annotated[int, typer.Option(min=1, help="drawn at random")] = 100,
+    per_problem: Annotated[int, typer.Option(min=1, help="solutions of each problem")] = 4,
+    steps: Annotated[str | None, typer.Option(help="of a run, such as 12 or 0-9")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of the drawing")] = 0,
+    tries: Annotated[int, typer.Option(min=1, help="for an answer that fits the schema")] = 2,
+    max_tokens: Annotated[int, typer.Option(min=1, help="of an answer")] = 2048,
+    concurrency: Annotated[int, typer.Option(min=1, help="requests in flight per server")] = 64,
+    guided: Annotated[
+        bool, typer.Option(help="send the JSON schema; not every server takes it")
+    ] = True,
+) -> None:
+    """How are solutions reached? Archetypes and reasoning behaviours, annotated by a model.
+
+    Of two sources also what the second gains and loses against the first, problem by problem. The
+    same command again asks only for what is missing.
+
+    Example: exprl eval runs/a@step-0 runs/a --rollouts samples
+
+    then: exprl behaviors samples/00-* samples/01-* --endpoint http://127.0.0.1:8001/v1 --model M
+    """
+    from exprl import behaviors_command
+    from exprl.judge import JudgeSettings
+
+    behaviors_command.command(
+        behaviors_command.Request(
+            sources=sources,
+            out=out,
+            judge=JudgeSettings(
+                endpoints=tuple(endpoint),
+                model=model,
+                api_key_env=api_key_env,
+                max_tokens=max_tokens,
+                concurrency=concurrency,
+            ),
+            problems=problems,
+            per_problem=per_problem,
+            steps=steps,
+            seed=seed,
+            tries=tries,
+            guided=guided,
+        )
+    )
+
+
+@app.command()
 def demo(
     run_dir: Annotated[
         Path, typer.Option(help="where the run goes; replaced if it is a demo")

@@ -10,6 +10,7 @@ import numpy as np
 
 from exprl.calibrate import Calibration
 from exprl.continuations import Continued
+from exprl.estimates import Rate
 from exprl.evaluate import Curve, Evaluation
 
 if TYPE_CHECKING:
@@ -122,6 +123,26 @@ def draw_success(axes: Axes, continued: Continued) -> None:
     )
     axes.title.set_fontsize("small")
     axes.legend(frameon=False, fontsize="small")
+
+
+def behaviors(labels: Sequence[str], shares: Sequence[Mapping[str, Rate]], path: Path) -> None:
+    """Write the shares of archetypes and behaviours of one or more models as a PNG."""
+    names = list(shares[0])
+    picture = figure(6.0, 0.28 * len(names) + 1.0)
+    axes = picture.subplots()
+    places = np.arange(len(names))
+    height = 0.8 / len(shares)
+    for i, (label, rates) in enumerate(zip(labels, shares, strict=True)):
+        values = np.array([rates[name].value for name in names])
+        ends = np.array([(rates[name].low, rates[name].high) for name in names])
+        errors = np.abs(ends.T - values)
+        axes.barh(places + i * height, values, height, xerr=errors, label=label, ecolor="0.5")
+    axes.set_yticks(places + height * (len(shares) - 1) / 2, names)
+    axes.invert_yaxis()
+    axes.set(xlabel="share of a problem's solutions", xlim=(0.0, 1.0))
+    axes.legend(frameon=False, fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.savefig(path)
 
 
 def _percent(value: float) -> str:

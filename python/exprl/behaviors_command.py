@@ -1,0 +1,189 @@
+"""`exprl behaviors`: solutions of one or two models, annotated, to tables, a picture and files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from exprl import behaviors, calibrate, compare, examine, plots, solutions, targets
+from exprl.behaviors import Annotated, Change
+from exprl.errors import ConfigError, DataError
+from exprl.judge import JudgeSettings
+from exprl.solutions import Solution
+
+LEDGER = "ledger"
+PICTURE = "behaviors.png"
+RESULT = "behaviors.json"
+RUBRIC = "annotator.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to annotate.
+
+    sources: one run folder or file of solutions, or two: the second is held against the first.
+    judge: who annotates: endpoints, model, key.
+    problems, per_problem: at most so many problems, and solutions of each, drawn at random.
+    guided: send the JSON schema with each request.
+    """
+
+    sources: Sequence[Path]
+    out: Path
+    judge: JudgeSettings
+    problems: int = 100
+    per_problem: int = 4
+    steps: str | None = None
+    seed: int = 0
+    tries: int = 2
+    guided: bool = True
+
+
+def command(request: Request) -> dict[str, Any]:
+    """Annotate, print and write OUT/annotations-N.jsonl, behaviors.json, behaviors.png.
+
+    The ledger in OUT answers what was asked before, so the same command goes on where it stopped.
+
+    Raises:
+        ConfigError: no annotator is named, or more than two sources.
+        DataError: a source cannot be used, or two have no problem in common.
+    """
+    if not request.judge.endpoints or not request.judge.model:
+        raise ConfigError("name the annotator: --endpoint URL and --model NAME")
+    if len(request.sources) not in (1, 2):
+        raise ConfigError(f"{len(request.sources)} sources: give one, or two to compare")
+    read = [solutions.read(source, steps=_steps(request, source)) for source in request.sources]
+    chosen = drawn(read, request.problems, request.per_problem, request.seed)
+    request.out.mkdir(parents=True, exist_ok=True)
+    rubric = request.out / RUBRIC
+    rubric.write_text(behaviors.rubric(), encoding="utf-8")
+    settings = behaviors.settings_for(
+        replace(request.judge, ledger=str(request.out / LEDGER)),
+        rubric_file=str(rubric),
+        guided=request.guided,
+    )
+    annotated = [behaviors.annotate(s, settings, tries=request.tries) for s in chosen]
+    for number, found in enumerate(annotated):
+        lines = "".join(json.dumps(behaviors.to_row(one)) + "\n" for one in found)
+        (request.out / f"annotations-{number}.jsonl").write_text(lines, encoding="utf-8")
+    changed = behaviors.changes(*annotated) if len(annotated) == 2 else []
+    tree = _tree(request, annotated, changed)
+    examine.write_json(request.out / RESULT, tree)
+    plots.behaviors(
+        [str(s) for s in request.sources],
+        [behaviors.shares(found) for found in annotated],
+        request.out / PICTURE,
+    )
+    show(request.sources, annotated, changed)
+    Console(stderr=True).print(f"written: {request.out}", highlight=False)
+    return tree
+
+
+def drawn(
+    sources: Sequence[Sequence[Solution]], problems: int, per_problem: int, seed: int
+) -> list[list[Solution]]:
+    """The same problems of every source, and some solutions of each, at random by the seed.
+
+    Raises:
+        DataError: no problem is in all of them.
+    """
+    common = set.intersection(*({s.problem_id for s in source} for source in sources))
+    order = [p for p in dict.fromkeys(s.problem_id for s in sources[0]) if p in common]
+    if not order:
+        raise DataError(
+            "the two sources have no problem in common (by problem_id): annotate rollouts of the"
+            " same problems, such as those of `exprl eval A B --rollouts DIR`"
+        )
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    kept = {order[i] for i in generator.permutation(len(order))[:problems]}
+    result = []
+    for source in sources:
+        shuffled = [source[i] for i in generator.permutation(len(source))]
+        taken: Counter[str] = Counter()
+        chosen = []
+        for solution in shuffled:
+            if solution.problem_id in kept and taken[solution.problem_id] < per_problem:
+                taken[solution.problem_id] += 1
+                chosen.append(solution)
+        result.append(chosen)
+    return result
+
+
+def show(
+    sources: Sequence[Path],
+    annotated: Sequence[Sequence[Annotated]],
+    changed: Sequence[Change],
+    console: Console | None = None,
+) -> None:
+    """Print shares of archetypes and behaviours, changes, and what is missing."""
+    console = console or Console(highlight=False)
+    for source, found in zip(sources, annotated, strict=True):
+        counts = behaviors.missing(found)
+        console.print(
+            Text(
+                f"{source}: {len(found)} solutions of"
+                f" {len({a.solution.problem_id for a in found})} problems,"
+                f" {sum(counts.values())} without annotation,"
+                f" {behaviors.archetypes_per_problem(found):.2f} archetypes per problem"
+            )
+        )
+        for reason, count in sorted(counts.items(), key=lambda pair: -pair[1])[:5]:
+            console.print(Text(f"  missing {count}: {reason}"))
+    if changed:
+        table = Table(
+            "", "A", "B", "B - A", "gained", "lost", title="Share of a problem's solutions"
+        )
+        for c in changed:
+            if c.name == next(iter(behaviors.BEHAVIORS)):
+                table.add_section()
+            d = c.difference
+            difference = f"{d.value:+.1%} [{d.low:+.1%}, {d.high:+.1%}]"
+            counts_row = (str(len(c.gained)), str(len(c.lost)))
+            table.add_row(c.name, f"{c.a:.1%}", f"{c.b:.1%}", difference, *counts_row)
+    else:
+        table = Table("", "share", "95 % interval", title="Share of a problem's solutions")
+        for name, rate in behaviors.shares(annotated[0]).items():
+            if name == next(iter(behaviors.BEHAVIORS)):
+                table.add_section()
+            known = not math.isnan(rate.value)
+            interval = f"{rate.low:.1%} .. {rate.high:.1%}" if known else "-"
+            table.add_row(name, f"{rate.value:.1%}" if known else "-", interval)
+    console.print(table)
+
+
+def _steps(request: Request, source: Path) -> str | None:
+    return request.steps if targets.is_run(source) else None
+
+
+def _tree(
+    request: Request, annotated: Sequence[Sequence[Annotated]], changed: Sequence[Change]
+) -> dict[str, Any]:
+    """What behaviors.json holds."""
+    runs = [targets.config_of(s) for s in request.sources if targets.is_run(s)]
+    settings = compare.config_differences(runs[0], runs[1]) if len(runs) == 2 else {}
+    tree = {
+        "annotator": request.judge.model,
+        "seed": request.seed,
+        "sources": [
+            {
+                "source": str(source),
+                "solutions": len(found),
+                "missing": dict(behaviors.missing(found)),
+                "archetypes_per_problem": behaviors.archetypes_per_problem(found),
+                "shares": behaviors.shares(found),
+            }
+            for source, found in zip(request.sources, annotated, strict=True)
+        ],
+        "changes": list(changed),
+        "settings": {key: {"a": x, "b": y} for key, (x, y) in settings.items()},
+    }
+    return dict(calibrate.to_json(tree))
