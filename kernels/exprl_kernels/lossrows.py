@@ -1,0 +1,181 @@
+"""The kernel of the losses: a row's statistics, its token's loss, and the gradient of the logits.
+
+One program a row: the second pass over the row finds part of it in the L2 cache.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from exprl_kernels import tables
+from exprl_kernels.lossmath import token_loss
+from exprl_kernels.rowmath import inverse_temperature, row_gradient, row_statistics
+from exprl_kernels.rowstats import on_device
+from exprl_kernels.terms import Rows, Shape, Terms
+
+
+class Tokens(NamedTuple):
+    """What the kernel gives per token, [N]: GrpoOutput's, and what a backward needs."""
+
+    loss: Tensor
+    logp: Tensor
+    entropy: Tensor
+    k3: Tensor
+    clip_code: Tensor
+    ratio: Tensor
+    bad: Tensor
+    lse: Tensor
+    row_entropy: Tensor  # also where the weight is 0
+    d_logp: Tensor
+    d_entropy: Tensor
+
+
+def empty_tokens(n: int, device: torch.device) -> Tokens:
+    """Room for n tokens."""
+    kinds = dict.fromkeys(Tokens._fields, torch.float32)
+    kinds |= {"clip_code": torch.int8, "bad": torch.int8}
+    return Tokens(*(torch.empty(n, dtype=kind, device=device) for kind in kinds.values()))
+
+
+@triton.jit
+def loss_rows_kernel(
+    logits,
+    stride,
+    vocab,
+    targets,
+    seg_adv,
+    segments,
+    seg_id,
+    token_weight,
+    behavior_logp,
+    ref_logp,
+    rollout_logp,
+    temperatures,
+    temperature,
+    scale,
+    softcap,
+    clip_low,
+    clip_high,
+    dual_clip,
+    kl_coef,
+    entropy_coef,
+    importance_cap,
+    out_loss,
+    out_logp,
+    out_entropy,
+    out_k3,
+    out_clip_code,
+    out_ratio,
+    out_bad,
+    out_lse,
+    out_row_entropy,
+    out_d_logp,
+    out_d_entropy,
+    grad,
+    grad_stride,
+    BLOCK: tl.constexpr,
+):
+    """grad: None, or where to write the gradient of the logits; it may be logits."""
+    row = tl.program_id(0).to(tl.int64)
+    x_row = logits + row * stride
+    inverse = inverse_temperature(temperatures, temperature, row)
+    target = tl.load(targets + row)
+    logp, entropy, lse, sound = row_statistics(x_row, vocab, target, scale, softcap, inverse, BLOCK)
+
+    segment = tl.load(seg_id + row)
+    known = (segment >= 0) & (segment < segments)
+    adv = tl.load(seg_adv + segment, mask=known, other=0.0).to(tl.float32)
+    weight = tl.load(token_weight + row).to(tl.float32)
+    behavior = None
+    if behavior_logp is not None:
+        behavior = tl.load(behavior_logp + row).to(tl.float32)
+    ref = None
+    if ref_logp is not None:
+        ref = tl.load(ref_logp + row).to(tl.float32)
+    rollout = None
+    if importance_cap is not None:
+        rollout = tl.load(rollout_logp + row).to(tl.float32)
+    loss, d_logp, d_entropy, k3, code, ratio, good = token_loss(
+        logp,
+        entropy,
+        adv,
+        weight,
+        known,
+        behavior,
+        ref,
+        rollout,
+        clip_low,
+        clip_high,
+        dual_clip,
+        kl_coef,
+        entropy_coef,
+        importance_cap,
+    )
+
+    weighed = weight != 0.0
+    used = good & weighed
+    nan = float("nan")
+    tl.store(out_loss + row, loss)
+    tl.store(out_logp + row, tl.where(weighed, logp, nan))
+    tl.store(out_entropy + row, tl.where(weighed, entropy, nan))
+    tl.store(out_k3 + row, tl.where(used, k3, nan))
+    tl.store(out_clip_code + row, code)
+    tl.store(out_ratio + row, tl.where(used, ratio, nan))
+    tl.store(out_bad + row, tl.where(weighed & (good == 0), 1, 0))
+    tl.store(out_lse + row, lse)
+    tl.store(out_row_entropy + row, entropy)
+    tl.store(out_d_logp + row, d_logp)
+    tl.store(out_d_entropy + row, d_entropy)
+    if grad is not None:
+        row_gradient(
+            x_row,
+            grad + row * grad_stride,
+            vocab,
+            target,
+            scale,
+            softcap,
+            inverse,
+            lse,
+            entropy,
+            d_logp,
+            d_entropy,
+            0.0,
+            sound & used,
+            BLOCK,
+        )
+
+
+def loss_rows(
+    logits: Tensor, rows: Rows, shape: Shape, terms: Terms, out: Tokens, grad: Tensor | None
+) -> None:
+    """Losses of logits [C, V] into out, and their gradient into grad [C, V] where it is given."""
+    if not len(logits):
+        return
+    block = tables.block("loss_rows", logits)
+    with on_device(logits):
+        loss_rows_kernel[(len(logits),)](
+            logits,
+            logits.stride(0),
+            logits.shape[1],
+            rows.targets,
+            rows.seg_adv,
+            len(rows.seg_adv),
+            rows.seg_id,
+            rows.token_weight,
+            rows.behavior_logp,
+            rows.ref_logp,
+            rows.rollout_logp,
+            rows.temperatures,
+            *shape,
+            *terms,
+            *out,
+            grad,
+            0 if grad is None else grad.stride(0),
+            BLOCK=block.columns,
+            num_warps=block.warps,
+        )

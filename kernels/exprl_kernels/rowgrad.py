@@ -1,0 +1,95 @@
+"""The kernel of the recomputing backwards: gradient of the logits from that of their statistics."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from exprl_kernels import tables
+from exprl_kernels.rowmath import inverse_temperature, row_gradient
+from exprl_kernels.rowstats import on_device
+from exprl_kernels.terms import Shape
+
+
+@triton.jit
+def row_grad_kernel(
+    logits,
+    stride,
+    vocab,
+    targets,
+    temperatures,
+    temperature,
+    scale,
+    softcap,
+    lse,
+    entropy,
+    d_logp,
+    d_entropy,
+    d_lse,
+    grad,
+    grad_stride,
+    BLOCK: tl.constexpr,
+):
+    """One program a row; lse is NaN where the row is unsound."""
+    row = tl.program_id(0).to(tl.int64)
+    inverse = inverse_temperature(temperatures, temperature, row)
+    row_lse = tl.load(lse + row)
+    row_d_lse = 0.0
+    if d_lse is not None:
+        row_d_lse = tl.load(d_lse + row)
+    row_gradient(
+        logits + row * stride,
+        grad + row * grad_stride,
+        vocab,
+        tl.load(targets + row),
+        scale,
+        softcap,
+        inverse,
+        row_lse,
+        tl.load(entropy + row),
+        tl.load(d_logp + row),
+        tl.load(d_entropy + row),
+        row_d_lse,
+        tl.abs(row_lse) < float("inf"),
+        BLOCK,
+    )
+
+
+def row_grad(
+    logits: Tensor,
+    targets: Tensor,
+    temperatures: Tensor | None,
+    shape: Shape,
+    *,
+    lse: Tensor,
+    entropy: Tensor,
+    d_logp: Tensor,
+    d_entropy: Tensor,
+    d_lse: Tensor | None,
+    out: Tensor,
+) -> None:
+    """Gradient of logits [C, V] into out [C, V]; out may be logits. All others [C] fp32."""
+    if not len(logits):
+        return
+    block = tables.block("row_grad", logits)
+    with on_device(logits):
+        row_grad_kernel[(len(logits),)](
+            logits,
+            logits.stride(0),
+            logits.shape[1],
+            targets,
+            temperatures,
+            shape.temperature,
+            shape.logit_scale,
+            shape.softcap,
+            lse,
+            entropy,
+            d_logp,
+            d_entropy,
+            d_lse,
+            out,
+            out.stride(0),
+            BLOCK=block.columns,
+            num_warps=block.warps,
+        )

@@ -1,0 +1,98 @@
+"""What a loss is made of: per-token tensors, numbers, and what comes out.
+
+N tokens, H hidden size, V vocabulary, S segments. Logarithms are natural.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+from torch import Tensor
+
+# A log-ratio past this is not a policy that drifted but a broken row: weight 0, and counted.
+MAX_LOG_RATIO = 20.0
+
+
+class ClipCode(enum.IntEnum):
+    """Which side of the clip held a token, so that its gradient through the ratio is 0."""
+
+    NONE = 0
+    LOW = 1
+    HIGH = 2
+    DUAL = 3
+
+
+class LogpOutput(NamedTuple):
+    """logp, entropy, lse: [N], at the temperature.
+
+    A row without a finite maximum (all masked, NaN, +inf) has NaN in all three and gradient 0.
+    """
+
+    logp: Tensor
+    entropy: Tensor
+    lse: Tensor
+
+
+class GrpoOutput(NamedTuple):
+    """The scalar loss, differentiable; and per token [N], detached, what was seen on the way.
+
+    logp, entropy: at the temperature; NaN where token_weight is 0, as such rows are left out.
+    k3, ratio: NaN where the row was left out, be it for weight 0 or as a bad row.
+        k3 is 0 without ref_logp.
+    clip_code: int8, a `ClipCode`.
+    bad_rows: number of tokens with a weight that were left out because a value was not finite,
+        an index was out of range, or a log-ratio lay beyond MAX_LOG_RATIO.
+    """
+
+    loss: Tensor
+    logp: Tensor
+    entropy: Tensor
+    k3: Tensor
+    clip_code: Tensor
+    ratio: Tensor
+    bad_rows: Tensor
+
+
+class Rows(NamedTuple):
+    """The loss's tensors beside logits: checked, detached, contiguous; [N], and seg_adv [S]."""
+
+    targets: Tensor
+    seg_adv: Tensor
+    seg_id: Tensor
+    token_weight: Tensor
+    behavior_logp: Tensor | None
+    ref_logp: Tensor | None
+    rollout_logp: Tensor | None
+    temperatures: Tensor | None  # per token; None = the scalar of Terms
+
+
+class Shape(NamedTuple):
+    """How raw logits x become z: cap * tanh(scale x / cap) / temperature, cap = inf where None."""
+
+    temperature: float
+    logit_scale: float
+    softcap: float | None
+
+
+class Terms(NamedTuple):
+    """The numbers of the loss. clip_low = clip_high = None: REINFORCE."""
+
+    clip_low: float | None
+    clip_high: float | None
+    dual_clip: float | None
+    kl_coef: float
+    entropy_coef: float
+    importance_cap: float | None
+
+
+# The same as schemas of custom operators, in the same order.
+ROWS_SCHEMA = (
+    "Tensor targets, Tensor seg_adv, Tensor seg_id, Tensor token_weight, Tensor? behavior_logp, "
+    "Tensor? ref_logp, Tensor? rollout_logp, Tensor? temperatures"
+)
+SHAPE_SCHEMA = "float temperature, float logit_scale, float? softcap"
+TERMS_SCHEMA = (
+    "float? clip_low, float? clip_high, float? dual_clip, float kl_coef, float entropy_coef, "
+    "float? importance_cap"
+)
