@@ -9,7 +9,7 @@ p is the student. q is the teacher: the frozen initial policy, which reads the s
 after a prompt that shows the reference; both at the sampling temperature. The KL's gradient goes
 through p_k alone, not through the sampling of the tokens before k (GKD, arXiv 2306.13649).
 
-As in loss.py, no more than one chunk's logits live at a time.
+The cross-entropy is fused as in loss.py; the KL is plain torch over chunks of tokens.
 """
 
 from __future__ import annotations
@@ -20,38 +20,32 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from exprl.loss import CHUNK_TOKENS, LossStats
+from exprl.loss import Head, LossStats
+
+# The KL needs both whole distributions: no more than this many tokens' logits live at a time.
+CHUNK_TOKENS = 4096
 
 
 def cross_entropy(
-    hidden: Tensor, head: Tensor, targets: Tensor, token_weight: Tensor
+    hidden: Tensor, head: Head, targets: Tensor, token_weight: Tensor
 ) -> tuple[Tensor, LossStats]:
     """The differentiable loss of a micro-batch and its sums.
 
     Args:
         hidden: [N, H], the state that predicts each token of the references.
-        head: [V, H].
         targets: [N] int64.
         token_weight: [N].
     """
-    total = hidden.new_zeros((), dtype=torch.float32)
-    stats = LossStats()
-    for start in range(0, len(hidden), CHUNK_TOKENS):
-        part = slice(start, start + CHUNK_TOKENS)
-        logp, entropy = checkpoint(
-            _token_stats, hidden[part], head, targets[part], 1.0, use_reentrant=False
-        )
-        loss = -(token_weight[part] * logp).sum()
-        total = total + loss
-        stats.add(_stats(loss, entropy, logp_gap=math.nan))
-    return total, stats
+    logp, entropy, _ = head.logp(hidden, targets, temperature=1.0)
+    loss = -(token_weight * logp).sum()
+    return loss, _stats(loss, entropy, logp_gap=math.nan)
 
 
 def reverse_kl(
     hidden: Tensor,
-    head: Tensor,
+    head: Head,
     teacher_hidden: Tensor,
-    teacher_head: Tensor,
+    teacher_head: Head,
     targets: Tensor,
     token_weight: Tensor,
     generator_logp: Tensor,
@@ -61,8 +55,8 @@ def reverse_kl(
     """The differentiable loss of a micro-batch and its sums.
 
     Args:
-        hidden: [N, H], the student's states; head: [V, H].
-        teacher_hidden: [N, H'], the teacher's states of the same tokens; teacher_head: [V, H'].
+        hidden: [N, H], the student's states.
+        teacher_hidden: [N, H'], the teacher's states of the same tokens.
         targets, token_weight: [N].
         generator_logp: [N], by the engine, which sampled the tokens.
         trainer_logp: [N], by the student before the step; None = it has not moved since.
@@ -89,31 +83,19 @@ def reverse_kl(
     return total, stats
 
 
-def _token_stats(
-    hidden: Tensor, head: Tensor, targets: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """log p of each target [N], and the entropy [N] without gradient."""
-    log_p = _log_softmax(hidden, head, temperature)
-    return _at(log_p, targets), _entropy(log_p)
-
-
 def _reverse_kl(
     hidden: Tensor,
-    head: Tensor,
+    head: Head,
     teacher_hidden: Tensor,
-    teacher_head: Tensor,
+    teacher_head: Head,
     targets: Tensor,
     temperature: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """KL(p || q) [N], log p of each target [N] and the entropy [N], the last two for metrics."""
-    log_p = _log_softmax(hidden, head, temperature)
-    log_q = _log_softmax(teacher_hidden, teacher_head, temperature)
+    log_p = head.log_softmax(hidden, temperature)
+    log_q = teacher_head.log_softmax(teacher_hidden, temperature)
     divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
     return divergence, _at(log_p, targets), _entropy(log_p)
-
-
-def _log_softmax(hidden: Tensor, head: Tensor, temperature: float) -> Tensor:
-    return torch.log_softmax((hidden @ head.T).float() / temperature, dim=-1)
 
 
 def _at(log_p: Tensor, targets: Tensor) -> Tensor:
@@ -131,6 +113,6 @@ def _stats(loss: Tensor, entropy: Tensor, *, logp_gap: float) -> LossStats:
         tokens=len(entropy),
         loss=loss.item(),
         kl=math.nan,
-        entropy=entropy.sum().item(),
+        entropy=entropy.detach().sum().item(),
         logp_gap=logp_gap,
     )

@@ -1,7 +1,7 @@
 """A micro-batch's hidden states, to the loss and what the metrics need of it.
 
-The head is applied to chunks of tokens under checkpointing, so that no more than one chunk's
-logits live at a time. The arithmetic is `exprl_kernels.reference`'s.
+Hidden states go to `exprl_kernels` and never become a micro-batch's logits: on a GPU to its Triton
+kernels, on a CPU to its plain torch.
 """
 
 from __future__ import annotations
@@ -11,12 +11,35 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from exprl import config
-from exprl_kernels import ClipCode, linear_grpo_loss, linear_logp
+from exprl_kernels import ClipCode, LogpOutput, linear_grpo_loss, linear_logp
 
-CHUNK_TOKENS = 4096
+
+class Head(NamedTuple):
+    """From hidden states to logits: softcap * tanh(logit_scale * hidden @ weight.T / softcap)."""
+
+    weight: Tensor  # [V, H]
+    logit_scale: float = 1.0
+    softcap: float | None = None
+
+    def logp(self, hidden: Tensor, targets: Tensor, temperature: float) -> LogpOutput:
+        """logp, entropy and lse [N] of the targets, differentiable, without the logits."""
+        return linear_logp(
+            hidden,
+            self.weight,
+            targets,
+            temperature=temperature,
+            logit_scale=self.logit_scale,
+            softcap=self.softcap,
+        )
+
+    def log_softmax(self, hidden: Tensor, temperature: float) -> Tensor:
+        """[N, V] fp32, for objectives over the whole vocabulary."""
+        logits = (hidden @ self.weight.T).float() * self.logit_scale
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return torch.log_softmax(logits / temperature, dim=-1)
 
 
 class LossInputs(NamedTuple):
@@ -57,63 +80,46 @@ class LossStats:
 
 
 def policy_loss(
-    hidden: Tensor, head: Tensor, inputs: LossInputs, settings: config.Loss, temperature: float
+    hidden: Tensor, head: Head, inputs: LossInputs, settings: config.Loss, temperature: float
 ) -> tuple[Tensor, LossStats]:
-    """The differentiable loss of a micro-batch and its sums.
+    """The differentiable loss of a micro-batch and its sums; rows that were left out add nothing.
 
     Args:
         hidden: [N, H], the state that predicts each response token.
-        head: [V, H].
     """
-    total = hidden.new_zeros((), dtype=torch.float32)
-    stats = LossStats()
-    for start in range(0, len(hidden), CHUNK_TOKENS):
-        part = slice(start, start + CHUNK_TOKENS)
-        out = checkpoint(
-            linear_grpo_loss,
-            hidden[part],
-            head,
-            inputs.targets[part],
-            seg_adv=inputs.seg_adv,
-            seg_id=inputs.seg_id[part],
-            token_weight=inputs.token_weight[part],
-            behavior_logp=_part(inputs.trainer_logp, part),
-            ref_logp=_part(inputs.reference_logp, part),
-            rollout_logp=inputs.generator_logp[part],
-            temperature=temperature,
-            clip_low=settings.clip_low,
-            clip_high=settings.clip_high,
-            kl_coef=settings.kl_coef,
-            entropy_coef=settings.entropy_coef,
-            importance_cap=settings.importance_cap,
-            use_reentrant=False,
-        )
-        total = total + out.loss
-        before = out.logp if inputs.trainer_logp is None else inputs.trainer_logp[part]
-        stats.add(
-            LossStats(
-                tokens=len(out.logp),
-                loss=out.loss.item(),
-                kl=out.k3.sum().item(),
-                entropy=out.entropy.sum().item(),
-                clipped=int((out.clip_code != ClipCode.NONE).sum()),
-                logp_gap=(before - inputs.generator_logp[part]).abs().sum().item(),
-                ratio_max=out.ratio.max().item(),
-                bad_rows=int(out.bad_rows),
-            )
-        )
-    return total, stats
+    out = linear_grpo_loss(
+        hidden,
+        head.weight,
+        inputs.targets,
+        seg_adv=inputs.seg_adv,
+        seg_id=inputs.seg_id,
+        token_weight=inputs.token_weight,
+        behavior_logp=inputs.trainer_logp,
+        ref_logp=inputs.reference_logp,
+        rollout_logp=inputs.generator_logp,
+        temperature=temperature,
+        logit_scale=head.logit_scale,
+        softcap=head.softcap,
+        clip_low=settings.clip_low,
+        clip_high=settings.clip_high,
+        kl_coef=settings.kl_coef,
+        entropy_coef=settings.entropy_coef,
+        importance_cap=settings.importance_cap,
+    )
+    before = out.logp if inputs.trainer_logp is None else inputs.trainer_logp
+    return out.loss, LossStats(
+        tokens=len(hidden),
+        loss=out.loss.item(),
+        kl=out.k3.nansum().item(),
+        entropy=out.entropy.nansum().item(),
+        clipped=int((out.clip_code != ClipCode.NONE).sum()),
+        logp_gap=(before - inputs.generator_logp).abs().sum().item(),
+        ratio_max=out.ratio.nan_to_num(nan=0.0).max().item(),
+        bad_rows=int(out.bad_rows),
+    )
 
 
 @torch.no_grad()
-def token_logp(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float) -> Tensor:
+def token_logp(hidden: Tensor, head: Head, targets: Tensor, temperature: float) -> Tensor:
     """Log-probabilities [N] of the targets, without a graph."""
-    parts = [
-        linear_logp(h, head, t, temperature=temperature).logp
-        for h, t in zip(hidden.split(CHUNK_TOKENS), targets.split(CHUNK_TOKENS), strict=True)
-    ]
-    return torch.cat(parts)
-
-
-def _part(values: Tensor | None, part: slice) -> Tensor | None:
-    return None if values is None else values[part]
+    return head.logp(hidden, targets, temperature).logp

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from exprl import attention, config
 from exprl.errors import ConfigError
 from exprl.imitation import cross_entropy, reverse_kl
-from exprl.loss import LossInputs, LossStats, policy_loss, token_logp
+from exprl.loss import Head, LossInputs, LossStats, policy_loss, token_logp
 from exprl.types import Packed, TrainBatch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -269,17 +269,16 @@ def _load(settings: config.Model, path: str, dtype: torch.dtype, device: torch.d
         )
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"model.path = {path!r} cannot be loaded: {error}") from error
-    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(model.config, name, None) not in (None, 1.0):
-            raise ConfigError(
-                f"{path}: {name} = {getattr(model.config, name)} is not supported by the loss yet"
-            )
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # dropout would turn the ratio into noise
     return model.to(device).train()  # transformers checkpoints activations in train mode only
 
 
-def _head(model: Any) -> Tensor:
-    weight: Tensor = model.get_output_embeddings().weight
-    return weight
+def _head(model: Any) -> Head:
+    """The head with what the model's own forward does to its logits (Gemma, Cohere, Granite)."""
+    settings = model.config
+    scale = getattr(settings, "logit_scale", None) or 1.0
+    divisor = getattr(settings, "logits_scaling", None) or 1.0
+    softcap = getattr(settings, "final_logit_softcapping", None)
+    return Head(model.get_output_embeddings().weight, scale / divisor, softcap)
