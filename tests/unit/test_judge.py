@@ -2,11 +2,13 @@
 
 import asyncio
 import pickle
+import time
+import urllib.request
 
 import pytest
 
 from exprl.errors import ConfigError, DataError, ExprlError, JudgeError
-from exprl.judge import Judge, JudgeItem, JudgeSettings, RuleJudge, split
+from exprl.judge import Judge, JudgeItem, JudgeSettings, Prices, RuleJudge, split
 
 PROBLEM = "5)106973="
 REFERENCE = r"5*021394+3=106973###\boxed{021394r3}"
@@ -246,3 +248,26 @@ def test_the_fence_key_is_readable_by_its_owner_only(rules, tmp_path):
         pass
     assert (tmp_path / "fence.key").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "fence.key").stat().st_size == 32
+
+
+def test_a_judge_tells_prometheus_what_it_did_and_what_it_cost(rules):
+    prices = Prices(prompt=1e6, cached=1e6, completion=0.0)
+    with Judge(settings(rules, view="outcome", prices=prices)) as judge:
+        judge.submit([item()]).result()
+        with urllib.request.urlopen(judge.serve_metrics()) as response:
+            page = response.read().decode()
+        stats = judge.stats()
+        assert judge.prometheus().count("\n") == page.count("\n")
+    assert stats.cost == stats.prompt_tokens > 0
+    assert f'exprl_judge_requests_total{{server="{rules.url}",status="200"}} 1\n' in page
+    assert f"exprl_judge_cost_total {stats.prompt_tokens}\n" in page
+    with pytest.raises(JudgeError, match="closed"):
+        judge.prometheus()
+
+
+def test_requests_per_minute_are_kept_to_from_python(rules):
+    start = time.monotonic()
+    with Judge(settings(rules, view="outcome", rpm=120)) as judge:
+        graded = judge.submit(distinct(4)).result()
+    assert [one.verdicts[0].status for one in graded] == ["ok"] * 4
+    assert time.monotonic() - start > 0.9

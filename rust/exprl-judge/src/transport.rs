@@ -166,12 +166,13 @@ impl Transport {
         }
     }
 
-    /// Fetches a page beside the API, such as `/metrics`, without the key. `None` if the server has no
-    /// such page.
-    pub(crate) async fn get(&self, server: &Server, path: &'static str) -> Option<Bytes> {
+    /// Fetches a page that stands beside `/v1`, such as `/metrics`, without the key. `None` if the
+    /// server has no such page.
+    pub(crate) async fn get(&self, server: &Server, page: &str) -> Option<Bytes> {
+        let base = server.uri.path().strip_suffix("/v1/chat/completions")?;
         let mut sender = self.connect(server).await.ok()?;
         let mut request = Request::new(Body::empty());
-        *request.uri_mut() = Uri::from_static(path);
+        *request.uri_mut() = format!("{base}{page}").parse().ok()?;
         let headers = request.headers_mut();
         headers.insert(header::HOST, server.host.clone());
         let sent = timeout(self.idle_timeout, sender.send_request(request));

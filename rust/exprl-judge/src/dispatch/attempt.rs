@@ -141,10 +141,10 @@ impl Dispatcher {
         if fault.blames_server() {
             self.server_failed(lane);
         } else if let Action::Pause(pause) = fault.action() {
-            self.server_answered(lane, |_| {});
+            self.server_lives(lane);
             self.pause(lane, pause);
         } else if matches!(fault, Fault::Status { .. }) {
-            self.server_answered(lane, |_| {});
+            self.server_lives(lane);
         }
     }
 
@@ -170,7 +170,14 @@ impl Dispatcher {
         });
     }
 
-    /// The server is alive; `learn` takes more from its answer.
+    /// The server has said something, if only that it refuses.
+    fn server_lives(&self, lane: usize) {
+        let mut queues = self.queues();
+        queues.breakers[lane].answered();
+        queues.last_answer = Some(Instant::now());
+    }
+
+    /// The server has replied: its window may grow, and `learn` takes more from the reply.
     fn server_answered(&self, lane: usize, learn: impl FnOnce(&mut Queues)) {
         let mut queues = self.queues();
         learn(&mut queues);

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tracing::Instrument;
+
 use super::{Call, Dispatcher};
 use crate::metrics::{ServerMetrics, count};
 use crate::policy::{Fault, RetryBudget};
@@ -104,7 +106,8 @@ impl Dispatcher {
         begun: &'a AtomicBool,
     ) -> impl Future<Output = Result<Answer, Fault>> + 'a {
         count(&self.metrics.requests_sent);
-        async move {
+        let span = tracing::debug_span!("judge_request", server = %self.servers[lane].name);
+        let exchange = async move {
             let started = Instant::now();
             let mut wire = Wire {
                 metrics: &self.metrics.servers[lane],
@@ -117,7 +120,8 @@ impl Dispatcher {
                 Err(fault) => wire.metrics.failed(fault.label()),
             }
             answer
-        }
+        };
+        exchange.instrument(span)
     }
 
     /// How long a request to this server may stay without a byte before it is late; `None` if nothing could be done about it.

@@ -198,6 +198,43 @@ async fn beside_a_dead_server_nothing_is_lost() {
 }
 
 #[tokio::test]
+async fn servers_that_die_on_the_way_lose_nothing() {
+    // Until it dies, a server answers; then it closes its connections, and later its port.
+    let mortal = |life: usize| {
+        Server::start(move |number, _| {
+            if number < life {
+                Answer::Slow(Duration::from_millis(5), "Score: 4".into())
+            } else {
+                Answer::Close
+            }
+        })
+    };
+    let last = Server::grading(4).await;
+    let mut doomed = vec![mortal(40).await, mortal(90).await];
+    let settings = Settings {
+        concurrency: 8,
+        ..settings(&[&doomed[0], &last, &doomed[1]])
+    };
+    let judge = judge(&settings);
+    let job = judge.submit();
+    for id in 0..600 {
+        job.push(&item(id, &["a trace"])).await.unwrap();
+    }
+    while doomed[0].seen().len() < 40 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(doomed.remove(0));
+    let graded = job.collect().await;
+    let verdicts: Vec<_> = graded.into_iter().flat_map(|g| g.verdicts).collect();
+    assert_eq!(verdicts.len(), 600);
+    assert!(all_ok(&verdicts), "{:?}", judge.stats());
+    let by_last = verdicts
+        .iter()
+        .filter(|v| v.server.as_deref() == Some(&last.url));
+    assert!(by_last.count() >= 600 - 130);
+}
+
+#[tokio::test]
 async fn when_every_server_is_dead_the_wait_ends() {
     let dead = { Server::grading(1).await.url.clone() };
     let settings = Settings {
