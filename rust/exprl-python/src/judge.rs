@@ -7,7 +7,6 @@
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use exprl_judge::{
     Burst, Error, Graded, Item, MetricsServer, Prices, Readout, ScoreMap, Settings, Status,
     Verdict, View,
 };
+use pyo3::conversion::FromPyObjectOwned;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyDict, PyTuple};
@@ -382,28 +382,38 @@ fn row(py: Python<'_>, v: Verdict) -> PyResult<Bound<'_, PyTuple>> {
         .into_pyobject(py)
 }
 
+/// One of the settings, or what is wrong with it.
+fn get<'py, T: FromPyObjectOwned<'py>>(given: &Bound<'py, PyDict>, name: &str) -> PyResult<T> {
+    let value = given.get_item(name)?;
+    let value =
+        value.ok_or_else(|| ConfigError::new_err(format!("judge setting `{name}` is missing")))?;
+    value.extract::<T>().map_err(|error| {
+        let error: PyErr = error.into();
+        ConfigError::new_err(format!(
+            "judge setting `{name}`: {}",
+            error.value(given.py())
+        ))
+    })
+}
+
 fn read_settings(given: &Bound<'_, PyDict>) -> PyResult<Settings> {
-    let field = |name: &str| -> PyResult<Bound<'_, PyAny>> {
-        let value = given.get_item(name)?;
-        value.ok_or_else(|| ConfigError::new_err(format!("judge setting `{name}` is missing")))
-    };
     let seconds = |name: &str| -> PyResult<Duration> {
-        let value: f64 = field(name)?.extract()?;
+        let value: f64 = get(given, name)?;
         Duration::try_from_secs_f64(value).map_err(|_| {
             ConfigError::new_err(format!(
                 "judge setting `{name}`: {value} is no time in seconds"
             ))
         })
     };
-    let extra: String = field("extra")?.extract()?;
+    let extra: String = get(given, "extra")?;
     let extra = serde_json::from_str(&extra)
         .map_err(|error| ConfigError::new_err(format!("judge setting `extra`: {error}")))?;
-    let view: String = field("view")?.extract()?;
-    let readout: String = field("readout")?.extract()?;
-    let score_map: String = field("score_map")?.extract()?;
+    let view: String = get(given, "view")?;
+    let readout: String = get(given, "readout")?;
+    let score_map: String = get(given, "score_map")?;
     Ok(Settings {
-        endpoints: field("endpoints")?.extract()?,
-        model: field("model")?.extract()?,
+        endpoints: get(given, "endpoints")?,
+        model: get(given, "model")?,
         view: View::ALL
             .into_iter()
             .find(|known| known.name() == view)
@@ -426,37 +436,37 @@ fn read_settings(given: &Bound<'_, PyDict>) -> PyResult<Settings> {
                 ));
             }
         },
-        rubric: field("rubric")?.extract()?,
-        temperature: field("temperature")?.extract()?,
-        max_tokens: field("max_tokens")?.extract()?,
+        rubric: get(given, "rubric")?,
+        temperature: get(given, "temperature")?,
+        max_tokens: get(given, "max_tokens")?,
         extra,
-        concurrency: field("concurrency")?.extract()?,
-        kv_tokens: field("kv_tokens")?.extract()?,
-        rpm: field("rpm")?.extract()?,
-        tpm: field("tpm")?.extract()?,
-        hedge: field("hedge")?.extract()?,
-        prices: match field("prices")? {
-            prices if prices.is_none() => None,
-            prices => Some(Prices {
+        concurrency: get(given, "concurrency")?,
+        kv_tokens: get(given, "kv_tokens")?,
+        rpm: get(given, "rpm")?,
+        tpm: get(given, "tpm")?,
+        hedge: get(given, "hedge")?,
+        prices: match get::<Option<Bound<'_, PyAny>>>(given, "prices")? {
+            None => None,
+            Some(prices) => Some(Prices {
                 prompt: prices.getattr("prompt")?.extract()?,
                 cached: prices.getattr("cached")?.extract()?,
                 completion: prices.getattr("completion")?.extract()?,
             }),
         },
-        attempts: field("attempts")?.extract()?,
-        retry_budget: field("retry_budget")?.extract()?,
-        reask: field("reask")?.extract()?,
+        attempts: get(given, "attempts")?,
+        retry_budget: get(given, "retry_budget")?,
+        reask: get(given, "reask")?,
         connect_timeout: seconds("connect_timeout_s")?,
         first_byte_timeout: seconds("first_byte_timeout_s")?,
         idle_timeout: seconds("idle_timeout_s")?,
         deadline: seconds("deadline_s")?,
         outage: seconds("outage_s")?,
-        queue_bytes: field("queue_bytes")?.extract()?,
-        ledger: field("ledger")?.extract::<Option<PathBuf>>()?,
-        revision: field("revision")?.extract()?,
-        sample_index: field("sample_index")?.extract()?,
-        api_key_env: field("api_key_env")?.extract()?,
-        api_key_file: field("api_key_file")?.extract::<Option<PathBuf>>()?,
+        queue_bytes: get(given, "queue_bytes")?,
+        ledger: get(given, "ledger")?,
+        revision: get(given, "revision")?,
+        sample_index: get(given, "sample_index")?,
+        api_key_env: get(given, "api_key_env")?,
+        api_key_file: get(given, "api_key_file")?,
     })
 }
 
