@@ -565,11 +565,12 @@ class Config(Section):
                     f"loss.objective = {self.loss.objective!r} does not fit {where} = {source!r};"
                     f" set {where} to {wanted}"
                 )
-        if self.needs_references and any(p.columns.reference is None for p in self.data.parts):
-            raise ValueError(
-                "this run needs reference solutions: set data.columns.reference to the column that"
-                " holds them"
-            )
+        for part in self.data.parts:
+            if part.columns.reference is None and self._looks_at_references(part):
+                raise ValueError(
+                    f"this run needs reference solutions, and {part.path} has none: set"
+                    " data.columns.reference to the column that holds them"
+                )
         return self
 
     @model_validator(mode="after")
@@ -631,8 +632,16 @@ class Config(Section):
     @property
     def needs_references(self) -> bool:
         """Whether judge, loss or teacher look at the hidden solutions; else they are not read."""
-        judged = self.asks_judge and self.judge.condition != "none"
-        return judged or self.loss.objective != "policy_gradient"
+        return any(map(self._looks_at_references, self.data.parts))
+
+    def _looks_at_references(self, part: Source) -> bool:
+        if self.loss.objective != "policy_gradient":
+            return True
+        if part.columns.domain is None:
+            judged = self.treatment(part.domain).judged
+        else:
+            judged = self.asks_judge
+        return judged and self.judge.condition != "none"
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:

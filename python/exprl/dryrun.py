@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,11 +14,12 @@ from exprl import config, hidden, prepare
 from exprl.errors import ConfigError, JudgeError
 from exprl.judge import JudgeItem
 from exprl.rollout import load_tokenizer, prompt_ids
-from exprl.types import ReferenceProblem
+from exprl.types import Problem, ReferenceProblem
 
 GIB = 2**30
 # What the trainer keeps per parameter: fp32 weight, gradient and two AdamW moments.
 TRAINER_BYTES = 16
+REFERENCES_TRIED = 8
 CONNECT_TIMEOUT_S = 10.0
 
 
@@ -37,7 +39,7 @@ def report(cfg: config.Config) -> int:
     lengths = [len(prompt_ids(tokenizer, p.prompt)) for p in problems]
     console.print(f"[bold]{cfg.method}[/] into {cfg.run_dir}: {cfg.train.steps} steps")
     console.print(
-        f"data       {len(problems)} problems, prompts of at most {max(lengths)} tokens;"
+        f"data       {_counted(problems)}, prompts of at most {max(lengths)} tokens;"
         f" {len(held_out)} held out"
     )
     console.print(
@@ -48,11 +50,46 @@ def report(cfg: config.Config) -> int:
     if prepare.uses_judge(cfg):
         for endpoint in cfg.judge.endpoints:
             console.print(f"server     {check_endpoint(endpoint, cfg.judge)}")
-        console.print(f"judge      {_ask_judge(cfg, problems[0])}")
+        for name, treatment in cfg.treatments.items():
+            asked = next((p for p in problems if p.domain == name), None)
+            if treatment.judged and asked:
+                own = prepare.looking(cfg, prepare.look_of(treatment), 1, Path())
+                console.print(f"judge      {name}: {_ask_judge(own, asked)}")
+    for line in _check_programs(cfg, problems, held_out):
+        console.print(f"sandbox    {line}")
     for warning in warnings(cfg):
         console.print(f"[yellow]warning[/]    {warning}")
     console.print("ready: nothing was trained or written")
     return 0
+
+
+def _counted(problems: Sequence[Problem]) -> str:
+    """How many problems, and of which domains."""
+    domains = Counter(p.domain for p in problems)
+    parts = ", ".join(f"{name} {count}" for name, count in domains.items())
+    return f"{len(problems)} problems" + (f" ({parts})" if len(domains) > 1 else "")
+
+
+def _check_programs(
+    cfg: config.Config, problems: Sequence[ReferenceProblem], held_out: Sequence[ReferenceProblem]
+) -> Iterator[str]:
+    """What the sandbox holds, and whether the first references pass their own unit tests."""
+    verifiers = prepare.open_verifiers(cfg, [*problems, *held_out])
+    if verifiers.sandbox is None:
+        return
+    yield verifiers.sandbox.summary()
+    code = [
+        p
+        for p in problems
+        if p.answer and p.reference and cfg.treatment(p.domain).verifier == "code"
+    ][:REFERENCES_TRIED]
+    failed = [p.id for p in code if not verifiers.correct(str(p.reference), p)]
+    yield f"{len(code) - len(failed)} of the first {len(code)} references pass their unit tests"
+    if failed:
+        yield (
+            f"these do not: {', '.join(failed)}; are data.columns.setup and entry_point right, and"
+            " are the references programs?"
+        )
 
 
 def check_endpoint(endpoint: str, judge: config.Judge) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -23,6 +24,7 @@ from exprl.estimates import (
     resampled_means,
 )
 from exprl.types import Float64Array, Int64Array, Problem, Prompt, Rollout
+from exprl.verifiers import Verifiers
 
 
 class Sampler(Protocol):
@@ -43,7 +45,7 @@ class Sampler(Protocol):
 class Outcome:
     """What the samples of one problem came to.
 
-    n: samples that count: crashed ones are not among them, overlong ones are.
+    n: samples that count: crashed and unverifiable ones are not among them, overlong ones are.
     c: right ones; an overlong sample is wrong.
     overlong: samples cut by length.
     wrong_votes: samples of each distinct wrong answer, largest first; samples beyond c and these
@@ -55,6 +57,7 @@ class Outcome:
     c: int
     overlong: int
     wrong_votes: tuple[int, ...] | None = None
+    domain: str = ""
 
     @property
     def blank(self) -> int:
@@ -140,6 +143,14 @@ class Evaluation:
             [majority_curve(o.c, o.wrong_votes or (), o.blank) for o in self.outcomes]
         )
 
+    def by_domain(self) -> dict[str, Self]:
+        """The same evaluation, of each domain's problems alone."""
+        names = sorted({outcome.domain for outcome in self.outcomes})
+        return {
+            name: replace(self, outcomes=tuple(o for o in self.outcomes if o.domain == name))
+            for name in names
+        }
+
     def values(self, k: int) -> list[float]:
         """pass@k of each problem that has at least k counted samples.
 
@@ -177,6 +188,12 @@ class Evaluation:
             "overlong_rate": _known(self.overlong_rate),
             "blank_rate": _known(self.blank_rate),
         }
+        domains = self.by_domain()
+        if len(domains) > 1:
+            measured["domains"] = {
+                name: {str(k): Curve.of(own.pass_values()).at(k) for k in self.ks}
+                for name, own in domains.items()
+            }
         fields = asdict(self)
         outcomes = fields.pop("outcomes")
         return fields | measured | {"ks": list(self.ks), "outcomes": list(outcomes)}
@@ -214,6 +231,7 @@ def evaluate(
     seed: int,
     step: int,
     ks: Sequence[int],
+    verifiers: Verifiers,
     keep: Callable[[Problem, Rollout, str, bool], object] | None = None,
 ) -> Evaluation:
     """Sample every problem and verify the answers.
@@ -225,11 +243,11 @@ def evaluate(
         seed: of the sampling.
         step: training steps behind the engine's weights.
         ks: k of the report, each at most settings.samples.
+        verifiers: say which are right; where they cannot, the rollout does not count.
         keep: told of every rollout that counts, with its text and whether it is right.
 
     Raises:
         ConfigError: a k exceeds settings.samples.
-        DataError: a domain has no verifier.
     """
     for k in ks:
         if not 1 <= k <= settings.samples:
@@ -238,20 +256,31 @@ def evaluate(
                 f" {settings.samples}"
             )
     by_id = {problem.id: problem for problem in problems}
+    unanswered = next((p.id for p in problems if p.answer is None), None)
+    if unanswered is not None:
+        raise ConfigError(f"problem {unanswered!r} has no answer to evaluate against")
+    taken: list[tuple[Rollout, str, Future[bool | None] | None]] = []
+    with ThreadPoolExecutor(verifiers.workers, thread_name_prefix="verify") as threads:
+        for rollout in engine.sample(
+            [problem.prompt for problem in problems],
+            settings.samples,
+            seed,
+            settings.temperature,
+            settings.max_response_tokens or max_response_tokens,
+        ):
+            if rollout.finish_reason == "failed":
+                continue
+            text, verified = decode(rollout), None
+            if rollout.finish_reason == "stop":
+                verified = threads.submit(verifiers.correct, text, by_id[rollout.problem_id])
+            taken.append((rollout, text, verified))
     n, c, overlong = Counter[str](), Counter[str](), Counter[str]()
     wrong: dict[str, list[str]] = {key: [] for key in by_id}  # answers
-    for rollout in engine.sample(
-        [problem.prompt for problem in problems],
-        settings.samples,
-        seed,
-        settings.temperature,
-        settings.max_response_tokens or max_response_tokens,
-    ):
+    for rollout, text, verified in taken:
         key = rollout.problem_id
-        if rollout.finish_reason == "failed":
+        right = verified.result() if verified else False
+        if right is None:
             continue
-        text = decode(rollout)
-        right = rollout.finish_reason == "stop" and _right(text, by_id[key])
         n[key] += 1
         c[key] += right
         overlong[key] += rollout.finish_reason == "length"
@@ -261,7 +290,14 @@ def evaluate(
         if keep is not None:
             keep(by_id[key], rollout, text, right)
     outcomes = (
-        Outcome(key, n[key], c[key], overlong[key], _votes(wrong[key], problem.domain))
+        Outcome(
+            key,
+            n[key],
+            c[key],
+            overlong[key],
+            _votes(wrong[key], problem.domain),
+            problem.domain,
+        )
         for key, problem in by_id.items()
     )
     return Evaluation(
@@ -272,12 +308,6 @@ def evaluate(
         ks=tuple(ks),
         outcomes=tuple(outcomes),
     )
-
-
-def _right(text: str, problem: Problem) -> bool:
-    if problem.answer is None:
-        raise ConfigError(f"problem {problem.id!r} has no answer to evaluate against")
-    return verify.is_correct(text, problem.answer, problem.domain)
 
 
 def _votes(wrong: Sequence[str], domain: str) -> tuple[int, ...] | None:

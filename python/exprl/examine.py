@@ -43,11 +43,16 @@ def run(cfg: config.Config, parts: Parts, step: int, progress: Progress) -> None
         seed=cfg.seed + EVAL_SEED_OFFSET,
         step=step,
         ks=default_ks(cfg.eval.samples),
+        verifiers=parts.verifiers,
     )
     with (parts.run_dir / FILE_NAME).open("a", encoding="utf-8") as file:
         file.write(json.dumps(result.to_json()) + "\n")
     rates = "  ".join(f"pass@{k} {result.at(k):.3f}" for k in result.ks)
     progress.note(f"after {step} steps, on {len(parts.held_out)} held-out problems: {rates}")
+    domains = result.by_domain()
+    for name, own in domains.items() if len(domains) > 1 else ():
+        rates = "  ".join(f"pass@{k} {own.at(k):.3f}" for k in own.ks)
+        progress.note(f"  {name}, {len(own.outcomes)} problems: {rates}")
 
 
 def read(run_dir: Path) -> list[Evaluation]:

@@ -15,6 +15,7 @@ from exprl import signs
 from exprl.checkpoint import RunState
 from exprl.judge import Judge, JudgeStats
 from exprl.loss import LossStats
+from exprl.panel import Panel
 from exprl.policy import UpdateStats
 from exprl.types import Problem, Scored
 
@@ -41,10 +42,32 @@ def of_step(
         row["reward/unsolved"] = 1.0 - len(state.solved) / len(problems)
     if judged is not None:
         row |= _judge(scored, judged)
+    domains = {p.domain for p in problems}
+    if len(domains) > 1:
+        for domain in sorted(domains):
+            row |= _domain(domain, scored, problems, state)
     return row | _texts(scored, problems, references)
 
 
-def since(before: JudgeStats | None, judge: Judge | None) -> JudgeStats | None:
+def _domain(
+    name: str, scored: Sequence[Scored], problems: Sequence[Problem], state: RunState
+) -> dict[str, float]:
+    """What a mixed run shows for each domain; NaN where the step has none of its rows."""
+    own = [s for s in scored if s.domain == name]
+    rewards = _rewards(own)
+    known = [p for p in problems if p.domain == name and p.answer is not None]
+    row = {
+        f"rollouts/{name}": len(own),
+        f"score/{name}": rewards["reward/mean"],
+        f"missing/{name}": _mean([s.ungraded for s in own]),
+    }
+    if known:
+        row[f"correct/{name}"] = rewards.get("reward/correct_rate", float("nan"))
+        row[f"unsolved/{name}"] = 1.0 - sum(p.id in state.solved for p in known) / len(known)
+    return row
+
+
+def since(before: JudgeStats | None, judge: Judge | Panel | None) -> JudgeStats | None:
     """What a judge has counted since `before`; sums only, the latencies stay the whole run's."""
     if before is None or judge is None:
         return None

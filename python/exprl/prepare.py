@@ -7,17 +7,22 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-from exprl import checkpoint, config, data, hidden
+from exprl import checkpoint, config, data, hidden, mixture
 from exprl.checkpoint import RunState
 from exprl.errors import ConfigError
 from exprl.judge import Judge, JudgeSettings, RuleJudge
+from exprl.panel import Look, Panel
 from exprl.policy import Policy
 from exprl.rollout import NO_POLICY, Engine, load_tokenizer, prompt_ids
+from exprl.sandbox import Sandbox
 from exprl.steps import Splitter
 from exprl.types import Int32Array, Problem, ReferenceProblem
+from exprl.verifiers import Verifiers, needs_sandbox
+from exprl.verifiers import check as check_answers
 
 P = TypeVar("P", bound=Problem)
 
@@ -55,7 +60,8 @@ class Parts:
     engine: Engine | None
     policy: Policy
     splitter: Splitter
-    judge: Judge | None
+    judges: Panel | None
+    verifiers: Verifiers
 
 
 @contextmanager
@@ -78,7 +84,8 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
         tokenizer = load_tokenizer(cfg.model)
         problems = load_problems(cfg, tokenizer)
         held_out = load_held_out(cfg, tokenizer)
-        judge = stack.enter_context(open_judge(cfg, run_dir)) if uses_judge(cfg) else None
+        verifiers = open_verifiers(cfg, [*problems, *held_out])
+        judges = stack.enter_context(open_panel(cfg, run_dir)) if uses_judge(cfg) else None
 
         folder = checkpoint.latest(run_dir)
         state = checkpoint.load_state(folder) if folder else RunState()
@@ -112,7 +119,8 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
             engine=engine,
             policy=policy,
             splitter=Splitter(tokenizer.backend_tokenizer.to_str(), cfg.reward.delimiter),
-            judge=judge,
+            judges=judges,
+            verifiers=verifiers,
         )
         yield parts, state
 
@@ -173,10 +181,14 @@ def load_problems(cfg: config.Config, tokenizer: Any) -> list[ReferenceProblem]:
     """
     settings, limits = cfg.data, cfg.rollout
     problems = data.load_problems(settings if cfg.needs_references else hidden.taken_away(settings))
+    _same_domains(cfg, problems)
     if cfg.needs_references:
-        data.require_references(problems)
-    if cfg.reward.source == "verifier":
-        data.require_answers(problems)
+        rewarded = cfg.loss.objective == "policy_gradient"
+        data.require_references(
+            [p for p in problems if not rewarded or cfg.treatment(p.domain).judged]
+        )
+    data.require_answers([p for p in problems if cfg.treatment(p.domain).verified])
+    check_answers(cfg, problems)
     kept = fitting(problems, tokenizer, limits.max_prompt_tokens)
     limit = f"prompt has at most rollout.max_prompt_tokens = {limits.max_prompt_tokens} tokens"
     if imitates(cfg):
@@ -187,10 +199,12 @@ def load_problems(cfg: config.Config, tokenizer: Any) -> list[ReferenceProblem]:
             f" {limits.max_response_tokens} tokens"
         )
     if limits.problems_per_step > len(kept):
+        paths = ", ".join(source.path for source in settings.parts)
         raise ConfigError(
             f"rollout.problems_per_step = {limits.problems_per_step} exceeds the {len(kept)}"
-            f" problems of {settings.path} whose {limit} ({len(problems) - len(kept)} are longer)"
+            f" problems of {paths} whose {limit} ({len(problems) - len(kept)} are longer)"
         )
+    _shares_fit(cfg, kept)
     return kept
 
 
@@ -200,7 +214,76 @@ def load_held_out(cfg: config.Config, tokenizer: Any) -> list[ReferenceProblem]:
         return []
     problems = data.load_problems(hidden.taken_away(cfg.eval.data))
     data.require_answers(problems)
+    check_answers(cfg, problems)
     return fitting(problems, tokenizer, cfg.rollout.max_prompt_tokens)
+
+
+def _same_domains(cfg: config.Config, problems: Sequence[Problem]) -> None:
+    """A section for a domain that no row has is a typing error."""
+    found = {p.domain for p in problems}
+    for name in cfg.domains:
+        if name not in found:
+            has = ", ".join(sorted(found))
+            raise ConfigError(f"[domains.{name}]: no row is of this domain; the data has {has}")
+
+
+def _shares_fit(cfg: config.Config, problems: Sequence[Problem]) -> None:
+    """No source may have to give more problems to a step than it has."""
+    parts, per_step = cfg.data.parts, cfg.rollout.problems_per_step
+    weights = [source.weight for source in parts]
+    counts = [mixture.shares(step * per_step, weights) for step in range(cfg.train.steps + 1)]
+    for i, source in enumerate(parts):
+        most = max(after[i] - before[i] for before, after in pairwise(counts))
+        own = sum(p.source == i for p in problems)
+        if most > own:
+            raise ConfigError(
+                f"data.sources.{i}.weight = {source.weight} makes a step take up to {most} problems"
+                f" of {source.path}, which has {own} that fit; lower its weight, or"
+                " rollout.problems_per_step"
+            )
+
+
+def open_verifiers(cfg: config.Config, problems: Sequence[Problem]) -> Verifiers:
+    """The verifiers of a run, with a sandbox where a row's program must be run.
+
+    Raises:
+        ConfigError: the sandbox does not hold what sandbox.require names.
+    """
+    return Verifiers(cfg, Sandbox(cfg.sandbox) if needs_sandbox(cfg, problems) else None)
+
+
+@contextmanager
+def open_panel(cfg: config.Config, run_dir: Path) -> Iterator[Panel]:
+    """The judges of the run, which share its limits; each has a ledger of its own."""
+    looks = dict.fromkeys((t.view, t.rubric) for t in cfg.treatments.values() if t.judged)
+    with ExitStack() as stack:
+        judges = {
+            look: stack.enter_context(open_judge(looking(cfg, look, len(looks), run_dir), run_dir))
+            for look in looks
+        }
+        yield Panel(judges, lambda domain: look_of(cfg.treatment(domain)))
+
+
+def look_of(treatment: config.Treatment) -> Look:
+    """Which judge of a panel grades the rows of a domain."""
+    return treatment.view, treatment.rubric
+
+
+def looking(cfg: config.Config, look: Look, judges: int, run_dir: Path) -> config.Config:
+    """The config under which one of several judges is opened."""
+    view, rubric = look
+    own = cfg.judge
+    ledger = own.ledger
+    if look != (own.view, own.rubric) and judges > 1:
+        ledger = f"{own.ledger or run_dir / 'ledger'}-{view}"
+        ledger += f"-{Path(rubric).stem}" if rubric else ""
+    shared = {
+        name: None if value is None else max(1, value // judges)
+        for name in ("concurrency", "rpm", "tpm")
+        if (value := getattr(own, name, None)) is not None
+    }
+    changes = {"view": view, "rubric": rubric, "ledger": ledger} | shared
+    return cfg.model_copy(update={"judge": own.model_copy(update=changes)})
 
 
 @contextmanager

@@ -153,7 +153,7 @@ def _defined(source: str) -> set[str]:
 
 def _body(code: str) -> str:
     """The first lines, up to what is no longer indented: a completion that ran on."""
-    kept = []
+    kept: list[str] = []
     for line in code.splitlines(keepends=True):
         if line.strip() and not line[0].isspace() and kept:
             break

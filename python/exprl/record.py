@@ -23,6 +23,7 @@ def write(
     rows = [
         {
             "problem_id": s.rollout.problem_id,
+            "domain": s.domain,
             "index": s.rollout.index,
             "policy_version": s.rollout.policy_version,
             "finish_reason": s.rollout.finish_reason,
@@ -41,6 +42,7 @@ def write(
     schema = pa.schema(
         {
             "problem_id": pa.string(),
+            "domain": pa.string(),
             "index": pa.int32(),
             "policy_version": pa.int64(),
             "finish_reason": pa.string(),

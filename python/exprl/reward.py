@@ -1,20 +1,23 @@
 """Rollouts, to scores: steps cut, judge and verifier asked, overlong rollouts dealt with.
 
-The judge grades while other rollouts are still being sampled. A score that nobody gave stays
-missing (None): it takes its rollout out of the step, and is counted.
+Judge and verifier work while other rollouts are still being sampled. A score that nobody gave
+stays missing (None): it takes its rollout out of the step, and is counted.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from exprl import config, verify
-from exprl.judge import Graded, Job, Judge, JudgeItem
+from exprl import config
+from exprl.judge import Graded, JudgeItem
+from exprl.panel import Panel, Session
 from exprl.steps import Splitter
 from exprl.types import Float64Array, Int64Array, Problem, Rollout, Scored, Segment
+from exprl.verifiers import Verifiers
 
 
 class Scorer:
@@ -25,38 +28,41 @@ class Scorer:
         problems: Sequence[Problem],
         references: Mapping[str, str | None],
         splitter: Splitter,
-        reward: config.Reward,
-        judge: Judge | None,
-        *,
-        per_segment: bool,
+        cfg: config.Config,
+        judges: Panel | None,
+        verifiers: Verifiers,
     ) -> None:
         """Open a judge job for the step.
 
         Args:
             problems: of the step, in group order; ids may repeat.
             references: what the judge is shown for each problem id; None shows no reference.
-            judge: None where the verifier alone scores, or nobody does.
-            per_segment: whether the judge grades every step, or the rollout once.
+            judges: None where the verifier alone scores, or nobody does.
         """
-        self._per_segment = per_segment
         self._problems = {p.id: p for p in problems}
         self._order = {p.id: i for i, p in enumerate(problems)}
         self._references = references
         self._splitter = splitter
-        self._reward = reward
-        self._job: Job | None = judge.submit() if judge else None
+        self._reward = cfg.reward
+        self._treatments = {p.domain: cfg.treatment(p.domain) for p in problems}
+        self._verifiers = verifiers
+        self._threads = ThreadPoolExecutor(verifiers.workers, thread_name_prefix="verify")
+        self._job: Session | None = judges.submit() if judges else None
         self._rollouts: list[tuple[Rollout, tuple[Segment, ...]]] = []
+        self._correct: list[Future[bool | None] | None] = []
         self._pushed: list[int] = []
 
     def push(self, rollout: Rollout) -> None:
-        """Take a finished rollout; its judge requests leave at once."""
+        """Take a finished rollout; it is judged and verified while others are sampled."""
         try:
             segments = self._splitter.split(rollout.token_ids)
         except ValueError:  # an id from the padding of the head, which no tokenizer knows
             rollout, segments = dataclasses.replace(rollout, finish_reason="failed"), ()
+        problem = self._problems[rollout.problem_id]
         self._rollouts.append((rollout, segments))
-        if self._job and self._is_judged(rollout) and segments:
-            problem = self._problems[rollout.problem_id]
+        self._correct.append(self._verify(rollout, segments, problem))
+        judged = self._treatments[problem.domain].judged and self._is_judged(rollout)
+        if self._job and judged and segments:
             self._pushed.append(len(self._rollouts) - 1)
             self._job.push(
                 JudgeItem(
@@ -81,10 +87,12 @@ class Scorer:
                 graded[self._pushed[result.index]] = result
                 progress(len(graded), len(self._pushed))
         scored = [self._score(i, graded.get(i)) for i in range(len(self._rollouts))]
+        self._threads.shutdown()
         return sorted(scored, key=lambda s: (self._order[s.rollout.problem_id], s.rollout.index))
 
     def cancel(self) -> None:
-        """Drop the step: requests in flight are given up."""
+        """Drop the step: requests in flight and programs not yet run are given up."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         if self._job:
             self._job.cancel()
 
@@ -92,32 +100,69 @@ class Scorer:
         overlong = rollout.finish_reason == "length" and self._reward.overlong != "none"
         return rollout.finish_reason != "failed" and not overlong
 
-    def _score(self, i: int, graded: Graded | None) -> Scored:
-        rollout, segments = self._rollouts[i]
-        correct = self._verify(rollout, segments)
-        overlong = rollout.finish_reason == "length" and self._reward.overlong != "none"
-        grades: tuple[int | None, ...] = ()
-        scores: tuple[float | None, ...] = ()
-        if rollout.finish_reason == "failed" or self._reward.source == "none":
-            pass
-        elif overlong:
-            width = len(segments) if self._per_segment else 1
-            grades, scores = (None,) * width, (0.0,) * width
-        elif self._job is None:
-            scores = (None if correct is None else float(correct),)
-        elif graded is not None:
-            grades = tuple(v.grade for v in graded.verdicts)
-            scores = tuple(v.score for v in graded.verdicts)
-        masked = overlong and self._reward.overlong == "mask"
-        rewarded = self._reward.source != "none"
-        return Scored(rollout, segments, grades, scores, correct, masked, rewarded=rewarded)
-
-    def _verify(self, rollout: Rollout, segments: Sequence[Segment]) -> bool | None:
-        problem = self._problems[rollout.problem_id]
+    def _verify(
+        self, rollout: Rollout, segments: Sequence[Segment], problem: Problem
+    ) -> Future[bool | None] | None:
         if problem.answer is None or rollout.finish_reason == "failed":
             return None
         text = "".join(s.text for s in segments)
-        return verify.is_correct(text, problem.answer, problem.domain)
+        return self._threads.submit(self._verifiers.correct, text, problem)
+
+    def _score(self, i: int, graded: Graded | None) -> Scored:
+        rollout, segments = self._rollouts[i]
+        domain = self._problems[rollout.problem_id].domain
+        treatment = self._treatments[domain]
+        verified = self._correct[i]
+        correct = None if verified is None else verified.result()
+        overlong = rollout.finish_reason == "length" and self._reward.overlong != "none"
+        grades: tuple[int | None, ...] = ()
+        scores: tuple[float | None, ...] = ()
+        if rollout.finish_reason == "failed" or treatment.source == "none":
+            pass
+        elif overlong:
+            width = len(segments) if treatment.per_segment else 1
+            grades, scores = (None,) * width, (0.0,) * width
+        else:
+            verdicts = graded.verdicts if graded else ()
+            grades = tuple(v.grade for v in verdicts)
+            scores = combined(treatment, tuple(v.score for v in verdicts), correct)
+        return Scored(
+            rollout,
+            segments,
+            grades,
+            scores,
+            correct,
+            masked=overlong and self._reward.overlong == "mask",
+            rewarded=treatment.source != "none",
+            domain=domain,
+        )
+
+
+def combined(
+    treatment: config.Treatment, judged: tuple[float | None, ...], correct: bool | None
+) -> tuple[float | None, ...]:
+    """The scores of a rollout, from the judge's and the verifier's word.
+
+    One that is missing is not replaced by the other, unless it could not change the result: with
+    `max`, a rollout that the verifier calls right has 1 whatever its grade.
+    """
+    verified = None if correct is None else float(correct)
+    grade = judged[0] if judged else None
+    both = grade is not None and verified is not None
+    match treatment.source:
+        case "none":
+            return ()
+        case "judge":
+            return judged
+        case "verifier":
+            return (verified,)
+        case "max":
+            known = both or verified == 1.0
+            return (max(grade or 0.0, verified or 0.0) if known else None,)
+        case "weighted":
+            weight = treatment.verifier_weight
+            joined = weight * (verified or 0.0) + (1.0 - weight) * (grade or 0.0)
+            return (joined if both else None,)
 
 
 def score_arrays(scored: Sequence[Scored]) -> tuple[Float64Array, Int64Array, Int64Array]:

@@ -116,6 +116,12 @@ class Sandbox:
         """Programs that run at a time."""
         return self.settings.workers or os.cpu_count() or 1
 
+    def summary(self) -> str:
+        """Which confinements hold here, in one line."""
+        holds = ", ".join(h.name for h in self.held if h.holds)
+        broken = "; ".join(f"{h.name} ({h.found})" for h in self.held if not h.holds)
+        return f"programs run confined in {holds}" + (f"; NOT in {broken}" if broken else "")
+
     def run(self, program: str, stdin: str = "") -> Ended:
         """Run a program to its end.
 

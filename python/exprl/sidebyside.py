@@ -140,7 +140,7 @@ def plan(
 
 def measure(job: Measurement) -> Evaluation:
     """Sample and verify in this process; the JSON form reports every k up to n."""
-    from exprl.prepare import fitting, set_threads
+    from exprl.prepare import fitting, open_verifiers, set_threads
     from exprl.rollout import Engine, load_tokenizer
     from exprl.steps import Splitter
 
@@ -175,6 +175,7 @@ def measure(job: Measurement) -> Evaluation:
             seed=cfg.seed + examine.EVAL_SEED_OFFSET,
             step=job.target.step,
             ks=range(1, cfg.eval.samples + 1),
+            verifiers=open_verifiers(cfg, kept),
             keep=keep if job.rollouts else None,
         )
     if job.rollouts:

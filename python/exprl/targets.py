@@ -90,6 +90,7 @@ def eval_config(
             raise ConfigError(f"{source} has no eval.data: name the problems with --data")
         section["data"] = dict(tree.get("data", {}))
     if data is not None:
+        section["data"].pop("sources", None)
         changes.append(f"eval.data.path={json.dumps(data)}")
     return config.build(config.overridden(tree, changes), str(source))
 

@@ -38,10 +38,12 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
     """
     with MetricsLog(parts.run_dir, cfg.logging, state.step) as log, interruptible() as interrupt:
         watch = Watch(cfg.alarms, cfg.advantage, metrics.read(parts.run_dir))
+        if parts.verifiers.sandbox:
+            progress.note(parts.verifiers.sandbox.summary())
         while state.step < cfg.train.steps:
             examine.run_if_due(cfg, parts, state.step, progress)
             clock = Clock()
-            counted = parts.judge.stats() if parts.judge else None
+            counted = parts.judges.stats() if parts.judges else None
             problems = step_problems(cfg, parts, state.step)
             scored, values = list[Scored](), list[Float64Array]()
             match cfg.loss.objective:
@@ -63,7 +65,7 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
             clock.lap("train")
 
             advance(state, parts, scored, updates)
-            judged = measures.since(counted, parts.judge)
+            judged = measures.since(counted, parts.judges)
             row = (
                 measures.of_step(scored, updates, parts.problems, parts.references, state, judged)
                 | clock.row()
@@ -111,9 +113,9 @@ def sample(
         problems,
         parts.references,
         parts.splitter,
-        cfg.reward,
-        parts.judge,
-        per_segment=cfg.judge.view != "outcome",
+        cfg,
+        parts.judges,
+        parts.verifiers,
     )
     total = len(problems) * cfg.rollout.group_size
     try:
@@ -139,22 +141,29 @@ def sample(
 def segment_advantages(cfg: config.Config, scored: Sequence[Scored]) -> list[Float64Array]:
     """Per rollout one advantage per score; NaN throughout where the rollout is out.
 
+    Each domain has its own kind of advantage, and its own mean where the kind takes the batch's.
+
     Without a reward (self-distillation) there is none: an empty array.
     """
     if cfg.reward.source == "none":
         failed = [s.rollout.finish_reason == "failed" for s in scored]
         return [np.full(int(out), np.nan) for out in failed]
-    scores, seg_off, group_off = score_arrays(scored)
-    values = advantages(
-        scores,
-        seg_off,
-        group_off,
-        cfg.advantage.kind,
-        single_segment=cfg.advantage.single_segment,
-        compat=cfg.advantage.compat,
-        response_width=cfg.rollout.max_response_tokens,
-    )
-    return np.split(values, seg_off[1:-1])
+    values: list[Float64Array] = [np.empty(0)] * len(scored)
+    for domain in dict.fromkeys(s.domain for s in scored):
+        members = [i for i, s in enumerate(scored) if s.domain == domain]
+        scores, seg_off, group_off = score_arrays([scored[i] for i in members])
+        flat = advantages(
+            scores,
+            seg_off,
+            group_off,
+            cfg.treatment(domain).advantage,
+            single_segment=cfg.advantage.single_segment,
+            compat=cfg.advantage.compat,
+            response_width=cfg.rollout.max_response_tokens,
+        )
+        for i, own in zip(members, np.split(flat, seg_off[1:-1]), strict=True):
+            values[i] = own
+    return values
 
 
 def update(

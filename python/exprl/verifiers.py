@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from exprl import answers, config, programs, verify
 from exprl.errors import ConfigError, DataError, SandboxError
@@ -16,7 +16,12 @@ class Verifiers:
     def __init__(self, cfg: config.Config, sandbox: Sandbox | None = None) -> None:
         """`sandbox`: for code; None where no row needs it (`needs_sandbox`)."""
         self._cfg = cfg
-        self._sandbox = sandbox
+        self.sandbox = sandbox
+
+    @property
+    def workers(self) -> int:
+        """Traces that are worth verifying at a time."""
+        return self.sandbox.workers if self.sandbox else 1
 
     def correct(self, text: str, problem: Problem) -> bool | None:  # noqa: PLR0911
         """Whether a trace is right; None where that is not known.
@@ -35,10 +40,10 @@ class Verifiers:
             return None
         match self._cfg.treatment(problem.domain).verifier:
             case "code":
-                if self._sandbox is None:
+                if self.sandbox is None:
                     raise ConfigError(f"problem {problem.id!r}: code cannot be verified unconfined")
                 try:
-                    return programs.passes(self._sandbox, text, problem.answer, problem.setup)
+                    return programs.passes(self.sandbox, text, problem.answer, problem.setup)
                 except SandboxError:
                     return None
             case "choice":
@@ -80,7 +85,3 @@ def check(cfg: config.Config, problems: Sequence[Problem]) -> None:
                 f"row with the id {problem.id!r}, domain {problem.domain!r}: {wrong}; correct the"
                 f" answer, or name another verifier in [domains.{problem.domain}]"
             )
-
-
-Verify = Callable[[str, Problem], bool | None]
-"""`Verifiers.correct`."""

@@ -23,3 +23,16 @@ def tiny_qwen3(tmp_path_factory):
     )
     Qwen3ForCausalLM(shape).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """One token per byte, and an end."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    one = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    one.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    one.decoder = decoders.ByteLevel()
+    one.add_special_tokens([AddedToken("<eos>")])
+    return one

@@ -11,6 +11,7 @@ from exprl import config
 from exprl.errors import ConfigError
 from exprl.evaluate import Evaluation, Outcome, evaluate
 from exprl.types import FinishReason, Message, Problem, Prompt, Rollout
+from exprl.verifiers import Verifiers
 
 
 def evaluation(*outcomes: Outcome, samples: int = 4, ks: tuple[int, ...] = (1, 4)) -> Evaluation:
@@ -82,6 +83,9 @@ def problems(*ids: str) -> list[Problem]:
     return [Problem(i, Prompt(i, (Message("user", "5)17="),)), "03r2", "division") for i in ids]
 
 
+VERIFIERS = Verifiers(
+    config.build({"model": {"path": "m"}, "data": {"path": "d"}, "judge": {"kind": "rules"}})
+)
 RIGHT, WRONG = r"\boxed{03r2}", r"\boxed{3r2}"
 
 
@@ -95,6 +99,7 @@ def run(sampler: ScriptedSampler, ks: Sequence[int] = (1, 2), **settings: object
         seed=11,
         step=5,
         ks=ks,
+        verifiers=VERIFIERS,
     )
 
 
@@ -109,10 +114,10 @@ def test_overlong_rollouts_are_wrong_and_crashed_ones_are_not_counted() -> None:
     )
     result = run(sampler, ks=(1,))
     assert result.outcomes == (
-        Outcome("a", 2, 1, 0, (1,)),
-        Outcome("b", 2, 1, 1, ()),
-        Outcome("c", 1, 1, 0, ()),
-        Outcome("d", 0, 0, 0, ()),
+        Outcome("a", 2, 1, 0, (1,), "division"),
+        Outcome("b", 2, 1, 1, (), "division"),
+        Outcome("c", 1, 1, 0, (), "division"),
+        Outcome("d", 0, 0, 0, (), "division"),
     )
     assert result.failed == 3
     assert result.at(1) == pytest.approx((0.5 + 0.5 + 1.0) / 3)
@@ -148,4 +153,5 @@ def test_a_problem_without_answer_is_refused() -> None:
             seed=0,
             step=0,
             ks=(1,),
+            verifiers=VERIFIERS,
         )

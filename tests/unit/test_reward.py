@@ -7,28 +7,17 @@ import pytest
 
 from exprl import config
 from exprl.judge import Judge, JudgeSettings, RuleJudge
-from exprl.reward import Scorer, score_arrays
+from exprl.panel import Panel
+from exprl.reward import Scorer, combined, score_arrays
 from exprl.steps import Splitter
 from exprl.types import Message, Problem, Prompt, Rollout, Scored
+from exprl.verifiers import Verifiers
 
 QUESTION = "5)106973="
 REFERENCE = r"5*021394+3=106973###\boxed{021394r3}"
 RIGHT = r"01/5=0r1###10/5=2r0###06/5=1r1###19/5=3r4###47/5=9r2###23/5=4r3###\boxed{021394r3}"
 WRONG_THIRD = RIGHT.replace("06/5=1r1", "06/5=2r1")
-EOS = "<eos>"
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    """One token per byte, and an end."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    one = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    one.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    one.decoder = decoders.ByteLevel()
-    one.add_special_tokens([AddedToken(EOS)])
-    return one
+EOS = "<eos>"  # of the tokenizer in conftest.py
 
 
 def rollout(tokenizer, text, index, finish="stop"):
@@ -44,22 +33,28 @@ def rollout(tokenizer, text, index, finish="stop"):
     )
 
 
-def score(tokenizer, rollouts, *, view="prefix", reward=None, judged=True, faults=None):
+def score(tokenizer, rollouts, *, view="prefix", reward=None, faults=None):
     problem = Problem("p", Prompt("p", (Message("user", QUESTION),)), "021394r3", "division")
+    reward = reward or {}
+    process = view != "outcome" and reward.get("source", "judge") == "judge"
+    cfg = config.build(
+        {
+            "model": {"path": "m"},
+            "data": {"path": "d", "domain": "division"},
+            "judge": {"kind": "rules", "view": view},
+            "reward": reward,
+            "advantage": {"kind": "delta" if process else "grpo"},
+        }
+    )
     with contextlib.ExitStack() as stack:
-        judge = None
-        if judged:
+        judges = None
+        if cfg.asks_judge:
             server = stack.enter_context(RuleJudge("division", **(faults or {})))
             settings = JudgeSettings((server.url,), server.model, view=view)
             judge = stack.enter_context(Judge(settings))
-        scorer = Scorer(
-            [problem],
-            {"p": REFERENCE},
-            Splitter(tokenizer.to_str()),
-            config.Reward(**(reward or {})),
-            judge,
-            per_segment=view != "outcome",
-        )
+            judges = Panel({(view, None): judge}, lambda domain: (view, None))
+        splitter = Splitter(tokenizer.to_str())
+        scorer = Scorer([problem], {"p": REFERENCE}, splitter, cfg, judges, Verifiers(cfg))
         for one in rollouts:
             scorer.push(one)
         return scorer.finish(lambda done, of: None)
@@ -133,7 +128,47 @@ def test_an_id_that_the_tokenizer_does_not_know_is_a_failed_rollout(tokenizer):
 def test_the_verifier_alone_gives_zero_or_one(tokenizer):
     texts = (RIGHT, WRONG_THIRD.replace("021394r3", "022394r3"))
     rollouts = [rollout(tokenizer, text, i) for i, text in enumerate(texts)]
-    assert [s.scores for s in score(tokenizer, rollouts, judged=False)] == [(1.0,), (0.0,)]
+    scored = score(tokenizer, rollouts, reward={"source": "verifier"})
+    assert [s.scores for s in scored] == [(1.0,), (0.0,)]
+
+
+JOINED = [
+    # source, judge, verifier, together
+    ("judge", 0.25, True, 0.25),
+    ("judge", 0.25, None, 0.25),
+    ("verifier", 0.25, True, 1.0),
+    ("verifier", None, False, 0.0),
+    ("verifier", 0.25, None, None),
+    ("max", 0.25, True, 1.0),
+    ("max", 0.25, False, 0.25),
+    ("max", None, True, 1.0),  # no grade could change it
+    ("max", None, False, None),
+    ("max", 1.0, None, None),
+    ("weighted", 0.5, True, 0.7 + 0.15),
+    ("weighted", 0.5, False, 0.15),
+    ("weighted", None, True, None),
+    ("weighted", 0.5, None, None),
+]
+
+
+@pytest.mark.parametrize(("source", "judged", "correct", "expected"), JOINED)
+def test_judge_and_verifier_together(source, judged, correct, expected):
+    treatment = config.Treatment("math", source, 0.7, "outcome", None, "grpo")
+    (found,) = combined(treatment, (judged,), correct)
+    assert found == (None if expected is None else pytest.approx(expected))
+    # A rollout that was never graded has no verdicts at all.
+    if judged is None:
+        assert combined(treatment, (), correct) == (found,)
+
+
+def test_execution_and_judge_in_one_run(tokenizer):
+    texts = (RIGHT, WRONG_THIRD)  # both end in the right answer
+    rollouts = [rollout(tokenizer, text, i) for i, text in enumerate(texts)]
+    reward = {"source": "weighted", "verifier_weight": 0.5}
+    scored = score(tokenizer, rollouts, view="outcome", reward=reward)
+    assert [s.scores for s in scored] == [(1.0,), (0.5 + 0.5 * 0.25,)]
+    assert [s.grades for s in scored] == [(5,), (2,)]
+    assert {s.domain for s in scored} == {"division"}
 
 
 def test_a_rollout_without_steps_has_one_segment(tokenizer):

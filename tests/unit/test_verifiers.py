@@ -18,7 +18,7 @@ SETUP = 'import math\n\ndef inc(x):\n    """One more."""\n'
 
 
 def problem(domain, answer, setup=""):
-    return Problem("p", Prompt("p", ()), answer, domain, setup)
+    return Problem("p", Prompt("p", ()), answer, domain, setup=setup)
 
 
 def cfg(**sections):
