@@ -225,7 +225,7 @@ def test_stage_two_starts_at_stage_ones_weights_and_never_reads_a_reference(
     for name, value in checkpointed.items():
         torch.testing.assert_close(began[name], value, rtol=0, atol=0)
         torch.testing.assert_close(parts.policy.reference.state_dict()[name], value, rtol=0, atol=0)
-    assert seen and parts.judge is None
+    assert seen and parts.judges is None
     assert not parts.references and not parts.solutions and not parts.teacher_prompts
     assert all(type(problem) is Problem for problem in parts.problems)
     assert canary not in repr(parts)
@@ -262,7 +262,7 @@ def test_self_distillation_shows_the_reference_to_the_teacher_alone(
     hint = parts.tokenizer.convert_tokens_to_ids("<hint>")
     assert all(hint in ids for ids in parts.teacher_prompts.values())
     assert seen and not any(hint in tokens for tokens in seen)
-    assert parts.judge is None
+    assert parts.judges is None
     assert any(not torch.equal(began[name], value) for name, value in parts.policy.weights())
     [row] = metrics.read(tmp_path)
     assert row["reward/excluded_rate"] == 0.0 and row["policy/skipped"] == 0
