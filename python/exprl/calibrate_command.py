@@ -39,6 +39,7 @@ class Request:
     rules: a rule judge instead, for rehearsals.
     config_file, overrides: the config that names the judge; None takes the run's.
     repeats: grades asked for each solution; 1 measures no agreement.
+    temperature: of the judge; None leaves 0, or what the config says.
     continuations: n samples from each of at most `beginnings`; 0 samples nothing.
     policy: who continues (targets.py); None takes the run's newest checkpoint.
     """
@@ -57,6 +58,7 @@ class Request:
     limit: int | None = 500
     seed: int = 0
     repeats: int = 1
+    temperature: float | None = None
     continuations: int = 0
     beginnings: int = 200
     policy: str | None = None
@@ -92,6 +94,8 @@ def command(request: Request) -> dict[str, Any]:
     lines = [Line(s.item, s.correct) for s in chosen]
     continued = None
     with _settings(request) as settings:
+        if request.temperature is not None:
+            settings = replace(settings, temperature=request.temperature)
         results, grades = [], {}
         for condition in request.conditions:
             result, grades[condition] = calibrate.calibrate(lines, settings, condition)
@@ -138,10 +142,10 @@ def show(
         " unknown truth"
     )
     table = Table("reference", *(r.condition for r in results), title="The judge, 95 % intervals")
-    table.add_row("misplacement", *(_percent(r.misplacement) for r in results))
-    table.add_row("  wrong, but >= 4", *(_percent(r.false_positive) for r in results))
-    table.add_row("  right, but < 4", *(_percent(r.false_negative) for r in results))
-    table.add_row("AUC", *(_number(r.auc) for r in results))
+    table.add_row("misplacement", *(_interval(r.misplacement, ".1%", "\n") for r in results))
+    table.add_row("  wrong, but >= 4", *(_interval(r.false_positive, ".1%", "\n") for r in results))
+    table.add_row("  right, but < 4", *(_interval(r.false_negative, ".1%", "\n") for r in results))
+    table.add_row("AUC", *(_interval(r.auc, ".3f", "\n") for r in results))
     table.add_row("right, by grade", *(" ".join(map(str, r.right)) for r in results))
     table.add_row("wrong, by grade", *(" ".join(map(str, r.wrong)) for r in results))
     table.add_row("missing", *(f"{r.right_missing} + {r.wrong_missing}" for r in results))
@@ -155,15 +159,17 @@ def show(
         if counts["judge_temperature"] == 0.0:
             console.print(
                 "(At temperature 0 this shows only what the servers do not repeat; set"
-                " judge.temperature to see the judge's own spread.)"
+                " --temperature to see the judge's own spread.)"
             )
     if continued:
-        means = [_plain(x, ".2f") for x in continued.success_by_grade]
+        spearman, pearson = (
+            _interval(rate, ".3f") for rate in (continued.spearman, continued.pearson)
+        )
+        means = " ".join(_plain(x, ".2f") for x in continued.success_by_grade)
         console.print(
             f"{len(continued.beginnings)} beginnings, {continued.continuations} continuations each,"
             f" {continued.missing} without grade or continuation: rank correlation of score and"
-            f" success {_number(continued.spearman)}, Pearson {_number(continued.pearson)}; success"
-            f" by grade 1..5: {' '.join(means)}"
+            f" success {spearman}, Pearson {pearson}; success by grade 1..5: {means}"
         )
 
 
@@ -257,18 +263,10 @@ def _tree(
     return dict(calibrate.to_json(tree))
 
 
-def _percent(rate: Rate) -> str:
-    return _interval(rate, ".1%")
-
-
-def _number(rate: Rate) -> str:
-    return _interval(rate, ".3f")
-
-
-def _interval(rate: Rate, form: str) -> str:
+def _interval(rate: Rate, form: str, between: str = " ") -> str:
     if math.isnan(rate.value):
         return "-"
-    return f"{rate.value:{form}} [{rate.low:{form}}, {rate.high:{form}}]"
+    return f"{rate.value:{form}}{between}[{rate.low:{form}}, {rate.high:{form}}]"
 
 
 def _plain(value: float, form: str) -> str:

@@ -78,7 +78,9 @@ def evaluate(
     samples: Annotated[
         int | None, typer.Option("-n", "--samples", min=1, help="rollouts per problem")
     ] = None,
-    k: Annotated[list[int] | None, typer.Option("-k", help="pass@k to print; may repeat")] = None,
+    k: Annotated[
+        list[int] | None, typer.Option("-k", min=1, help="pass@k to print; may repeat")
+    ] = None,
     config_file: Annotated[
         Path | None,
         typer.Option(
@@ -126,7 +128,9 @@ def evaluate(
 def compare(
     a: Annotated[str, typer.Argument(help="run folder, or RUN@step-10", show_default=False)],
     b: Annotated[str, typer.Argument(help="run folder, or RUN@step-10", show_default=False)],
-    k: Annotated[list[int] | None, typer.Option("-k", help="pass@k to print; may repeat")] = None,
+    k: Annotated[
+        list[int] | None, typer.Option("-k", min=1, help="pass@k to print; may repeat")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="write all of it as JSON")] = None,
 ) -> None:
     """Compare two runs: settings that differ, pass@k, problems gained and lost. Samples nothing.
@@ -177,6 +181,9 @@ def calibrate(
     limit: Annotated[int, typer.Option(min=1, help="solutions, drawn at random")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="of the drawing and of continuations")] = 0,
     repeats: Annotated[int, typer.Option(min=1, help="grades asked for each solution")] = 1,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="of the judge  [default: 0, or the config's]")
+    ] = None,
     continuations: Annotated[
         int, typer.Option(min=0, help="samples from each beginning; 0 starts no engine")
     ] = 0,
@@ -215,6 +222,7 @@ def calibrate(
             limit=limit,
             seed=seed,
             repeats=repeats,
+            temperature=temperature,
             continuations=continuations,
             beginnings=beginnings,
             policy=policy,

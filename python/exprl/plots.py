@@ -42,12 +42,12 @@ def draw_curve(axes: Axes, label: str, curve: Curve) -> None:
 
 def draw_rates(axes: Axes, curves: Mapping[str, Curve], ylabel: str) -> None:
     """Several curves on one pair of axes, k on a logarithmic scale."""
-    from matplotlib.ticker import ScalarFormatter
+    from matplotlib.ticker import StrMethodFormatter
 
     for label, curve in curves.items():
         draw_curve(axes, label, curve)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set(xlabel="k", ylabel=ylabel, ylim=(-0.02, 1.02))
     axes.grid(alpha=0.3)
     if curves:

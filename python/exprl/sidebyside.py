@@ -65,7 +65,11 @@ def command(
     jobs = plan(names, data_path, samples, config_file, overrides, rollouts)
     most = jobs[0].cfg.eval.samples
     ks = tuple(ks) or examine.default_ks(most)
-    if max(ks) > most or min(ks) < 1:
+    if min(ks) < 1:
+        raise ConfigError(
+            f"pass@{min(ks)}: k is the number of samples that a user draws, 1 or more"
+        )
+    if max(ks) > most:
         raise ConfigError(f"pass@{max(ks)} needs at least as many samples: -n {max(ks)}")
     problems = _problems(jobs[0].cfg)
     earlier = _earlier(out)
