@@ -93,9 +93,9 @@ def command(request: Request) -> dict[str, Any]:
     chosen = solutions.drawn(usable, request.limit, request.seed)
     lines = [Line(s.item, s.correct) for s in chosen]
     continued = None
-    with _settings(request) as settings:
-        if request.temperature is not None:
-            settings = replace(settings, temperature=request.temperature)
+    with _settings(request) as found:
+        warmth = found.temperature if request.temperature is None else request.temperature
+        settings = replace(found, temperature=warmth)
         results, grades = [], {}
         for condition in request.conditions:
             result, grades[condition] = calibrate.calibrate(lines, settings, condition)
