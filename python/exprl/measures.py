@@ -103,11 +103,13 @@ def _rewards(scored: Sequence[Scored]) -> dict[str, float]:
 
 def _steps(scored: Sequence[Scored]) -> dict[str, float]:
     counts = [len(s.segments) for s in scored if s.segments]
+    # Where some domains reward steps, only theirs can be too few.
+    process = [len(s.segments) for s in scored if s.segments and s.per_segment]
     tokens = sum(len(s.rollout.token_ids) for s in scored if s.segments)
     return {
         "steps/per_rollout": _mean(counts),
         "steps/per_1k_tokens": 1000.0 * sum(counts) / tokens if tokens else float("nan"),
-        "steps/single_rate": _mean([n == 1 for n in counts]),
+        "steps/single_rate": _mean([n == 1 for n in process or counts]),
     }
 
 

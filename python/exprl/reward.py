@@ -135,6 +135,7 @@ class Scorer:
             masked=overlong and self._reward.overlong == "mask",
             rewarded=treatment.source != "none",
             domain=domain,
+            per_segment=treatment.per_segment,
         )
 
 

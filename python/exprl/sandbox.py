@@ -40,7 +40,7 @@ GRACE_S = 10.0
 LINGER_S = 1.0
 """How long output may stay open after everything should be dead."""
 _JAIL = Path(exchange.__file__).parent
-_SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache")
+_SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/nix/store", "/gnu/store")
 
 
 @dataclass(frozen=True, slots=True)

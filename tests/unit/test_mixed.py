@@ -138,6 +138,7 @@ def test_metrics_are_shown_by_domain(cfg, scored):
         assert row[f"correct/{name}"] == 0.5
         assert row[f"missing/{name}"] == 0.0
         assert 0.5 <= row[f"score/{name}"] <= 1.0
+    assert row["steps/single_rate"] == 0.0  # programs have one step, and need no more
     assert row["unsolved/math"] == pytest.approx(5 / 6)
     assert row["unsolved/code"] == pytest.approx(2 / 3)
     only_math = measures.of_step(scored[:2], [], problems, {}, state, None)

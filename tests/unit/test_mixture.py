@@ -59,7 +59,7 @@ def test_every_problem_of_a_source_comes_once_before_any_comes_twice():
 
 def test_no_step_holds_a_problem_twice():
     own, weights = problems(5, 11, 4), [1.0, 2.5, 0.7]
-    for step in range(200):
+    for step in range(60):
         found = ids(mixture.step_problems(own, weights, 6, 3, step))
         assert len(set(found)) == 6
 

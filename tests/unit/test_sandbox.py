@@ -377,6 +377,21 @@ def test_ordinary_programs_pass_ordinary_tests(sandbox, name):
     assert tested.verdict == "passed", tested.detail
 
 
+def test_programs_may_import_the_packages_of_another_interpreter(sandbox):
+    roomy = Sandbox(config.Sandbox(python=sys.executable, memory_mb=4096, timeout_s=30))
+    program = "import numpy as np\ndef f(n): return np.arange(n) / 2"
+    tests = "import numpy as np\nassert np.allclose(f(3), [0, 0.5, 1]) and f(2).dtype == float\n"
+    assert roomy.test(program, tests).verdict == "passed"
+    wrong = roomy.test(program, tests.replace("0.5", "0.6"))
+    assert wrong.verdict == "failed" and "AssertionError" in wrong.detail
+    assert sandbox.test(program, "assert f(1)").verdict == "failed"  # no packages by default
+
+
+def test_an_interpreter_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match=r"sandbox.python = '/no/python' is no interpreter"):
+        Sandbox(config.Sandbox(python="/no/python"))
+
+
 def test_tests_that_ask_nothing_prove_nothing(sandbox):
     assert sandbox.test(RIGHT, "def check(f):\n    assert f(2) == 3\n").verdict == "vacuous"
 

@@ -178,7 +178,7 @@ class Peer:
         self.gone = True
         raise ProgramGone
 
-    def _pack(self, value: Any) -> Any:  # noqa: PLR0911 (one return per kind reads best)
+    def _pack(self, value: Any) -> Any:  # noqa: PLR0911, PLR0912 (one return per kind reads best)
         kind = type(value)
         if value is None or kind in (bool, str, float):
             return value
@@ -205,8 +205,11 @@ class Peer:
             return {"range": [value.start, value.stop, value.step]}
         if kind.__module__ in ("fractions", "decimal") and kind.__name__ in _EXACT_NUMBERS:
             return {kind.__name__: str(value)}
-        if kind.__module__ == "numpy" and getattr(value, "ndim", None) == 0:
-            return self._pack(value.item())
+        if kind.__module__ == "numpy" and getattr(value, "ndim", None) is not None:
+            if value.ndim == 0:
+                return self._pack(value.item())
+            if value.dtype.kind in _ARRAY_KINDS:
+                return {"array": [value.dtype.str, self._pack(value.tolist())]}
         self._objects.append(value)
         return {"mine": len(self._objects) - 1}
 
@@ -235,6 +238,8 @@ class Peer:
                 return range(*value)
             case "Fraction" | "Decimal":
                 return _exact_number(kind, value)
+            case "array":
+                return _array(value[0], self._unpack(value[1]))
             case "mine":
                 return Remote(self, int(value))
             case "yours":
@@ -243,6 +248,17 @@ class Peer:
 
 
 _EXACT_NUMBERS = ("Fraction", "Decimal")
+
+
+_ARRAY_KINDS = "biufcU"  # of numpy; an array of objects stays where it is
+
+
+def _array(dtype: str, values: list[Any]) -> Any:
+    import numpy as np
+
+    if np.dtype(dtype).kind not in _ARRAY_KINDS:
+        raise ValueError(f"unexpected dtype {dtype!r}")
+    return np.array(values, dtype=dtype)
 
 
 def _exact_number(kind: str, text: str) -> Any:
