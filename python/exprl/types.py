@@ -144,6 +144,7 @@ class Scored:
     correct: the verifier's word, None where no answer is known.
     masked: kept out of the loss by choice (overlong = "mask"), which is not a missing score.
     domain: of its problem.
+    per_segment: whether each segment was to get a score of its own.
     rewarded: whether a score was asked for; self-distillation asks for none, so none is missing.
     """
 
@@ -154,6 +155,7 @@ class Scored:
     correct: bool | None
     masked: bool = False
     domain: str = ""
+    per_segment: bool = True
     rewarded: bool = True
 
     @property
