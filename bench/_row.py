@@ -63,20 +63,29 @@ def report(bench: str, rows: Sequence[Row], packages: Sequence[str] = ()) -> Non
         columns = " ".join(f"{number:>10.4g}" for number in numbers)
         note = f"  ({row.note})" if row.note else ""
         print(f"{row.name:{widest}}  {columns}  {len(row.values)} {row.unit}{note}")
+    append(bench, rows, packages)
+
+
+def append(
+    bench: str, rows: Sequence[Row], packages: Sequence[str] = (), path: Path | None = None
+) -> None:
+    """Append the rows to `path`, or to results/<bench>.jsonl."""
     about = {"bench": bench, **machine(packages)}
-    RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / f"{bench}.jsonl").open("a", encoding="utf-8") as file:
+    path = path or RESULTS / f"{bench}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(about | as_json(row), ensure_ascii=False) + "\n")
 
 
 def as_json(row: Row) -> dict[str, Any]:
+    """A row without values, of something that could not run, has null for its numbers."""
     return {
         "name": row.name,
         "unit": row.unit,
-        "median": row.median,
-        "p20": row.percentile(20),
-        "p80": row.percentile(80),
+        "median": row.median if row.values else None,
+        "p20": row.percentile(20) if row.values else None,
+        "p80": row.percentile(80) if row.values else None,
         "repeats": len(row.values),
         "note": row.note,
         **row.extra,

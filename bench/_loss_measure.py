@@ -1,0 +1,201 @@
+"""Time, memory and exactness of loss providers on one problem."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from _loss_problem import EXACT_ROWS, Answers, Problem, exact, loss_inputs
+from _loss_providers import Leaves, Provider
+from torch import Tensor
+
+import exprl_kernels
+
+WARMUPS = 2
+# A provider that has been timed for so long, and so often, is not timed further.
+ENOUGH_S = 3.0
+ENOUGH_REPEATS = 3
+
+
+@dataclass(slots=True)
+class Measured:
+    """What was seen of one provider; None = it does not apply, or could not be measured.
+
+    status: "ok", or why there are no numbers.
+    forward_s, step_s: seconds of a forward without a graph, and of a forward with its backward.
+    peak_bytes: most memory above the inputs at any moment of a step, gradients included.
+    loss_ratio: loss over the exact loss.
+    logp_error: largest |logp - exact|, over tokens that count.
+    gradient_errors: relative Frobenius error of each gradient.
+    logp_positive: number of log-probs above 0.
+    repeats_bitwise: whether a second step gave the same bits.
+    """
+
+    provider: Provider
+    status: str = "ok"
+    forward_s: list[float] = field(default_factory=list)
+    step_s: list[float] = field(default_factory=list)
+    peak_bytes: int | None = None
+    loss_ratio: float | None = None
+    logp_error: float | None = None
+    gradient_errors: dict[str, float] = field(default_factory=dict)
+    logp_positive: int | None = None
+    repeats_bitwise: bool | None = None
+
+
+def measure(problem: Problem, chosen: Sequence[Provider], repeats: int) -> list[Measured]:
+    """Check every provider once, then time them in an order that rotates with each repeat."""
+    results = [Measured(provider) for provider in chosen]
+    answers = exact(problem)
+    for result in results:
+        _attempt(result, problem, answers)
+    del answers
+    for repeat in range(repeats):
+        turn = repeat % len(results)
+        for result in results[turn:] + results[:turn]:
+            if result.status == "ok" and not _enough(result):
+                result.step_s.append(_time_step(problem, result.provider))
+                if not result.provider.floor:
+                    result.forward_s.append(_time_forward(problem, result.provider))
+    return results
+
+
+def _enough(result: Measured) -> bool:
+    spent = sum(result.step_s) + sum(result.forward_s)
+    return spent > ENOUGH_S and len(result.step_s) >= ENOUGH_REPEATS
+
+
+def _attempt(result: Measured, problem: Problem, answers: Answers) -> None:
+    """Warm up, then fill in exactness and memory; a rival that cannot run says why."""
+    provider, on_cpu = result.provider, problem.hidden.device.type == "cpu"
+    if on_cpu and provider.gpu_only:
+        result.status = f"not on a CPU: {provider.gpu_only}"
+        return
+    try:
+        for _ in range(WARMUPS):
+            step(problem, provider, provider.leaves(problem))
+        result.peak_bytes = _peak_bytes(problem, provider)
+        if not provider.floor:
+            _check(result, problem, answers)
+    except ImportError as error:
+        result.status = f"absent ({error.name}): install requirements/bench.txt"
+    except torch.OutOfMemoryError:
+        result.status = "out of memory"
+    except Exception as error:
+        if provider.ours:
+            raise
+        result.status = f"failed: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+    _release()
+
+
+def step(problem: Problem, provider: Provider, leaves: Leaves) -> Tensor | None:
+    """A forward and its backward; gradients are left in the leaves."""
+    loss = provider.loss(problem, *leaves)
+    if loss is not None:
+        loss.backward()
+        return loss.detach()
+    return None
+
+
+def _check(result: Measured, problem: Problem, answers: Answers) -> None:
+    provider = result.provider
+    loss, *gradients = _gradients(problem, provider)
+    again = _gradients(problem, provider)
+    result.repeats_bitwise = all(map(torch.equal, (loss, *gradients), again))
+    del again
+    if provider.start == "logits":
+        exact_loss, exact_logp, result.gradient_errors = _logits_answers(problem, gradients[0])
+    else:
+        exact_loss, exact_logp = answers.loss.item(), answers.logp
+        result.gradient_errors = {
+            "d_hidden": relative_error(gradients[0], answers.d_hidden),
+            "d_weight": relative_error(gradients[1], answers.d_weight),
+        }
+    del gradients
+    result.loss_ratio = loss.item() / exact_loss
+    if provider.logp is not None:
+        with torch.no_grad():
+            logp = provider.logp(problem, *provider.leaves(problem))
+        counts = problem.mask.flatten() > 0
+        result.logp_error = (logp - exact_logp)[counts].abs().max().item()
+        result.logp_positive = int((logp[counts] > 0).sum())
+
+
+def _gradients(problem: Problem, provider: Provider) -> tuple[Tensor, ...]:
+    leaves = provider.leaves(problem)
+    loss = step(problem, provider, leaves)
+    gradients = [leaf.grad for leaf in leaves]
+    if loss is None or any(gradient is None for gradient in gradients):
+        raise RuntimeError(f"{provider.name} gave no gradient")
+    return loss, *gradients
+
+
+def _logits_answers(problem: Problem, d_logits: Tensor) -> tuple[float, Tensor, dict[str, float]]:
+    """Loss, logp [N] and the error of d_logits: fp64 on the logits as rounded to their dtype."""
+    shape = problem.shape
+    if d_logits.dim() == 3:  # a row past the end of each sequence
+        d_logits = d_logits[:, :-1].reshape(shape.rows, shape.vocab)
+    loss, missed, size = 0.0, 0.0, 0.0
+    logps = []
+    for start in range(0, shape.rows, EXACT_ROWS):
+        rows = slice(start, start + EXACT_ROWS)
+        logits = (problem.hidden[rows] @ problem.weight.T).double().requires_grad_()
+        out = exprl_kernels.grpo_loss_from_logits(
+            logits,
+            problem.targets.flatten()[rows],
+            **loss_inputs(problem, rows),
+            backend="reference",
+        )
+        out.loss.backward()
+        loss += out.loss.item()
+        logps.append(out.logp)
+        missed += (d_logits[rows].double() - logits.grad).square().sum().item()
+        size += logits.grad.square().sum().item()
+    return loss, torch.cat(logps), {"d_logits": (missed / size) ** 0.5}
+
+
+def relative_error(value: Tensor, exact_value: Tensor) -> float:
+    """Frobenius norm of the difference over that of the exact value."""
+    return ((value.double() - exact_value).norm() / exact_value.norm()).item()
+
+
+def _peak_bytes(problem: Problem, provider: Provider) -> int | None:
+    if problem.hidden.device.type != "cuda":
+        return None
+    _release()
+    leaves = provider.leaves(problem)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step(problem, provider, leaves)
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _time_step(problem: Problem, provider: Provider) -> float:
+    leaves = provider.leaves(problem)
+    start = _clock(problem)
+    step(problem, provider, leaves)
+    return _clock(problem) - start
+
+
+def _time_forward(problem: Problem, provider: Provider) -> float:
+    leaves = provider.leaves(problem)
+    with torch.no_grad():
+        start = _clock(problem)
+        provider.loss(problem, *leaves)
+        return _clock(problem) - start
+
+
+def _clock(problem: Problem) -> float:
+    """Seconds, with all the work of the device done."""
+    if problem.hidden.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _release() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
