@@ -1,0 +1,97 @@
+"""The paper's tables in miniature: every start x both stages x seeds, in one command.
+
+    python bench/paper/run.py                                   # the table, about half an hour
+    python bench/paper/run.py --starts delta grpo --seeds 3 4 5
+    python bench/paper/run.py --report-only
+
+Kill it and start it again: finished cells are not repeated, an unfinished one goes on at its last
+checkpoint. At the end the rows go to bench/results/paper.jsonl, and docs/paper.md with its figures
+is written from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
+
+sys.path.insert(0, str(HERE.parent))
+
+from paper import cells, report  # noqa: E402
+
+PAPER_STARTS = ("base", "sft", "grpo", "distill", "outcome", "delta")
+ABLATION_STARTS = ("group", "end", "uncentered")
+
+
+def plan(starts: list[str], seeds: list[int]) -> list[cells.Cell]:
+    """The paper's rows first, and within them the slow and telling ones."""
+    order = ["delta", "outcome", "grpo", "distill", "sft", "base", "group", "end", "uncentered"]
+    chosen = sorted(starts, key=order.index)
+    return [
+        cells.Cell(start, seed)
+        for group in (PAPER_STARTS, ABLATION_STARTS)
+        for seed in seeds
+        for start in chosen
+        if start in group
+    ]
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "runs" / "paper")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--starts", nargs="+", choices=list(cells.STARTS), default=list(cells.STARTS)
+    )
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--steps", type=int, default=16, help="of each stage")
+    parser.add_argument("--report-only", action="store_true", help="rows and page of what is done")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parsed()
+    os.chdir(REPOSITORY)
+    out = options.out.resolve()
+    common = [f"train.steps={options.steps}"]
+    work = plan(options.starts, options.seeds)
+    if options.worker:
+        cells.work(work, out, common)
+        return
+    if not options.report_only:
+        run_workers(options.workers, out)
+    report.write(out)
+
+
+def run_workers(count: int, out: Path) -> None:
+    """Start the workers, each with a log of its own, and wait for all of them."""
+    out.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    workers = []
+    for i in range(count):
+        with (out / f"worker{i}.log").open("a") as log:
+            command = [sys.executable, __file__, *sys.argv[1:], "--worker"]
+            workers.append(subprocess.Popen(command, stdout=log, stderr=log))
+    try:
+        codes = [worker.wait() for worker in workers]
+    except KeyboardInterrupt:
+        codes = [worker.wait() for worker in workers]  # they got the Ctrl-C too, and save
+    print(f"{(time.time() - started) / 60:.1f} minutes")
+    if any(codes):
+        sys.exit(f"a worker ended with {codes}; see {out}/worker*.log, then start this again")
+
+
+if __name__ == "__main__":
+    main()
