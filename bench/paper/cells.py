@@ -20,6 +20,7 @@ from exprl.evaluate import Evaluation
 from exprl.rollout import Engine, load_tokenizer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+SPENT = "spent.jsonl"  # what each run cost, kept in its folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ STARTS = {
         ("advantage.kind=group", "advantage.compat=published"),
     ),
 }
+PAPER_STARTS = ("delta", "outcome", "grpo", "distill", "sft", "base")
+ABLATION_STARTS = ("group", "end", "uncentered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """In folders and rows."""
         return f"{self.start}-seed{self.seed}"
 
 
@@ -109,7 +113,7 @@ def run_stage(cfg: config.Config, before: Evaluation, engine: Engine) -> Evaluat
             code = train.train(cfg, parts, state, progress)
         if code:
             raise SystemExit(code)
-        with (folder / "spent.jsonl").open("a", encoding="utf-8") as file:
+        with (folder / SPENT).open("a", encoding="utf-8") as file:
             spent = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
             file.write(json.dumps(spent) + "\n")
     return examine.read(folder)[-1]

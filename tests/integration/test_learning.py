@@ -277,6 +277,18 @@ def test_sft_learns_the_references_without_sampling(engine, tmp_path, monkeypatc
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_the_sparse_reward_scores_an_overlong_rollout_once(engine, tmp_path):
+    """It has several steps, and one score: 0."""
+    cfg = config.load(
+        "configs/division_sparse.toml",
+        [f"run_dir={tmp_path}", "train.steps=1", "rollout.max_response_tokens=40"],
+    )
+    trained(engine, cfg)
+    [row] = metrics.read(tmp_path)
+    assert row["rollout/overlong_rate"] == 1.0 and row["steps/per_rollout"] > 2
+    assert row["reward/mean"] == 0.0 and row["reward/excluded_rate"] == 0.0
+
+
 def test_stale_weights_stop_the_run(engine, tmp_path, monkeypatch):
     """An engine that keeps its old weights samples from another policy than the one that learns."""
     monkeypatch.setattr(type(engine), "load_weights", lambda *_: None)

@@ -1,0 +1,136 @@
+"""The figures of docs/paper.md, as SVG that comes out the same for the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from exprl.plots import figure
+from paper.cells import STARTS
+from paper.rows import Row
+
+COLOURS = dict(zip(STARTS, [f"C{i}" for i in range(10)], strict=False))
+MAIN = ("base", "sft", "grpo", "distill", "outcome", "delta")
+CENTERING = ("delta", "end", "group", "uncentered")
+PANELS = (
+    ("unsolved", "problems never solved in this stage"),
+    ("right", "right rollouts"),
+    ("entropy", "entropy, nats per token"),
+    ("length", "tokens per rollout"),
+)
+
+
+def pass_at_k(rows: Sequence[Row], path: Path) -> None:
+    """Mean pass@k over seeds after each stage; the band is from the lowest to the highest seed."""
+    picture = figure(9.0, 3.8)
+    for axes, stage, title in zip(
+        picture.subplots(1, 2, sharey=True),
+        ("stage1", "stage2"),
+        ("after Stage I", "after Stage II (sparse GRPO)"),
+        strict=True,
+    ):
+        for start, values in _by_start(rows, MAIN, partial(_curve, stage=stage)):
+            ks = [int(k) for k in rows[0][stage]["pass_at"]]
+            _band(axes, ks, values, start)
+        axes.set_xscale("log", base=2)
+        axes.set(title=title, xlabel="k", ylim=(-0.02, 1.02))
+        axes.grid(alpha=0.3)
+    picture.axes[0].set_ylabel("pass@k")
+    if picture.axes[0].lines:
+        picture.axes[0].legend(frameon=False, fontsize="small")
+    _save(picture, path)
+
+
+def dynamics(rows: Sequence[Row], path: Path) -> None:
+    """What happened in training, step by step through both stages."""
+    picture = figure(9.0, 6.0)
+    for axes, (name, title) in zip(picture.subplots(2, 2).flat, PANELS, strict=True):
+        for start, values in _by_start(rows, MAIN, partial(_steps, name=name)):
+            steps = np.arange(1, values.shape[1] + 1)
+            _band(axes, steps, values, start)
+        first = max((row["stage1"]["steps"] for row in rows), default=0)
+        axes.axvline(first + 0.5, color="grey", linestyle="--", linewidth=0.8)
+        axes.set(title=title, xlabel="step")
+        axes.grid(alpha=0.3)
+    if picture.axes[1].lines:
+        picture.axes[1].legend(frameon=False, fontsize="small")
+    _save(picture, path)
+
+
+def centering(rows: Sequence[Row], path: Path) -> None:
+    """Right rollouts by step of Stage I under each way of centering."""
+    picture = figure(5.0, 3.6)
+    axes = picture.subplots()
+    for start, values in _by_start(rows, CENTERING, _right):
+        _band(axes, np.arange(1, values.shape[1] + 1), values, start)
+    axes.set(xlabel="step of Stage I", ylabel="right rollouts", ylim=(-0.02, 1.02))
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend(frameon=False, fontsize="small")
+    _save(picture, path)
+
+
+def calibration(judge: Sequence[Row], path: Path) -> None:
+    """Grades of right and of wrong solutions, by judge and condition."""
+    names = list(dict.fromkeys(row["judge"] for row in judge))
+    if not names:
+        return
+    columns = len(judge) // len(names)
+    picture = figure(3.0 * columns, 2.6 * len(names))
+    grid = picture.subplots(len(names), columns, squeeze=False, sharey=True)
+    for axes, row in zip(grid.flat, judge, strict=True):
+        for offset, truth, colour in ((-0.2, "right", "tab:green"), (0.2, "wrong", "tab:red")):
+            counts = np.array(row[truth], dtype=np.float64)
+            shares = counts / max(1.0, counts.sum())
+            axes.bar(np.arange(1, 6) + offset, shares, 0.4, label=truth, color=colour)
+        axes.set_title(f"{row['judge']}; reference: {row['condition']}", fontsize="small")
+        axes.set(xlabel="grade", ylim=(0.0, 1.02))
+    grid[0][0].legend(frameon=False, fontsize="small")
+    _save(picture, path)
+
+
+def _by_start(rows: Sequence[Row], starts: Sequence[str], values: Any) -> Any:
+    """(start, [seeds, points]) of the starts that have rows; null is NaN."""
+    for start in starts:
+        mine = [values(row) for row in rows if row["start"] == start]
+        if mine and all(len(one) for one in mine):
+            yield start, np.array(mine, dtype=np.float64)
+
+
+def _curve(row: Row, stage: str) -> list[float]:
+    return [point[0] for point in row[stage]["pass_at"].values()]
+
+
+def _right(row: Row) -> list[float]:
+    values: list[float] = row["stage1"]["dynamics"]["right"]
+    return values
+
+
+def _steps(row: Row, name: str) -> list[float | None]:
+    """Both stages end to end; a start without Stage I, or without rollouts in it, has a gap."""
+    second = row["stage2"]["dynamics"][name]
+    first = row["stage1"]["dynamics"][name] or [None] * len(second)
+    return [*first, *second]
+
+
+def _band(axes: Any, x: Any, values: Any, start: str) -> None:
+    """The mean over seeds, and the range of the seeds."""
+    if np.isnan(values).all():
+        return
+    colour, middle = COLOURS[start], values.mean(axis=0)
+    axes.plot(x, middle, color=colour, label=STARTS[start].title, linewidth=1.5)
+    axes.fill_between(
+        x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0
+    )
+
+
+def _save(picture: Any, path: Path) -> None:
+    with matplotlib.rc_context({"svg.hashsalt": path.stem}):
+        picture.savefig(path, metadata={"Date": None})
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("".join(f"{line.rstrip()}\n" for line in lines), encoding="utf-8")
