@@ -93,8 +93,8 @@ def text(main: Sequence[Row], fresh: Sequence[Row], judge: Sequence[Row]) -> str
         "![unsolved problems, right rollouts, entropy and length by step](paper/dynamics.svg)\n",
         "## Centering (figure 8)\n",
         "The same process scores, centered by the last score of the rollout (`delta`, `end`), by"
-        " the group's mean (`group`), or not: `group` with `advantage.compat = published`, where the"
-        " baseline is divided by the padded width once too often and 1/96 of it is left.\n",
+        " the group's mean (`group`), or not: `group` with `advantage.compat = published`, where"
+        " the baseline is divided by the padded width once too often and 1/96 of it is left.\n",
         "![right rollouts by step of Stage I](paper/centering.svg)\n",
         "## Calibration (table 5 and figure 11)\n",
         "All finished rollouts of ExpRL-Process (delta), seed 0, Stage I, graded as whole"
@@ -102,8 +102,8 @@ def text(main: Sequence[Row], fresh: Sequence[Row], judge: Sequence[Row]) -> str
         " positive and false negative rate. In the paper a 4B judge misplaces 17.8 % with the right"
         " reference, 39.2 % with none and 50.4 % with a wrong one. The rule says 3 of everything"
         " where it has no reference; with the right one it differs from the verifier in two cases:"
-        " it gives 4 to a right chain with a wrong box, and less than 4 to a right box after a wrong"
-        " chain.\n",
+        " it gives 4 to a right chain with a wrong box, and less than 4 to a right box after a"
+        " wrong chain.\n",
         judge_table(judge),
         "![grades by truth](paper/calibration.svg)\n",
         "## How it was run\n",

@@ -15,7 +15,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from exprl.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # it loads torch, which the readers of a run do without
-    from exprl.policy import Policy
+    from exprl.policy import Policy, UpdateStats
+from exprl.types import Scored
 
 FORMAT = 1
 TRAINER = "trainer"
@@ -47,6 +48,16 @@ class RunState:
     rollouts: int = 0
     ungraded: int = 0
     bad_steps: int = 0
+
+    def count(self, scored: Sequence[Scored], updates: Sequence[UpdateStats]) -> None:
+        """Count a step."""
+        self.step += 1
+        self.solved |= {s.rollout.problem_id for s in scored if s.correct}
+        self.ungraded += sum(s.ungraded for s in scored)
+        self.rollouts += len(scored)
+        for one in updates:
+            self.policy_version += not one.skipped
+            self.bad_steps = self.bad_steps + 1 if one.skipped else 0
 
 
 def save(run_dir: Path, state: RunState, policy: Policy, tokenizer: Any, keep: int) -> Path:

@@ -64,7 +64,7 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
                 updates = update(cfg, parts, batches)
             clock.lap("train")
 
-            advance(state, parts, scored, updates)
+            state.count(scored, updates)
             judged = measures.since(counted, parts.judges)
             row = (
                 measures.of_step(scored, updates, parts.problems, parts.references, state, judged)
@@ -94,8 +94,8 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
 def step_problems(cfg: config.Config, parts: Parts, step: int) -> list[Problem]:
     """The problems of step `step`: a pure function of the seed, so a resumed run agrees."""
     shares = [source.weight for source in cfg.data.parts]
-    n = cfg.rollout.problems_per_step
-    return mixture.step_problems(parts.problems, shares, n, cfg.seed, step)
+    count = cfg.rollout.problems_per_step
+    return mixture.step_problems(parts.problems, shares, count, cfg.seed, step)
 
 
 def sample(
@@ -117,7 +117,6 @@ def sample(
         parts.judges,
         parts.verifiers,
     )
-    total = len(problems) * cfg.rollout.group_size
     try:
         rollouts = engine.sample(
             [p.prompt for p in problems],
@@ -128,7 +127,7 @@ def sample(
         )
         for done, rollout in enumerate(rollouts, 1):
             scorer.push(rollout)
-            progress.phase("sample", done, total)
+            progress.phase("sample", done, len(problems) * cfg.rollout.group_size)
         clock.lap("rollout")
         scored = scorer.finish(lambda done, of: progress.phase("judge", done, of))
     except BaseException:
@@ -142,12 +141,10 @@ def segment_advantages(cfg: config.Config, scored: Sequence[Scored]) -> list[Flo
     """Per rollout one advantage per score; NaN throughout where the rollout is out.
 
     Each domain has its own kind of advantage, and its own mean where the kind takes the batch's.
-
     Without a reward (self-distillation) there is none: an empty array.
     """
     if cfg.reward.source == "none":
-        failed = [s.rollout.finish_reason == "failed" for s in scored]
-        return [np.full(int(out), np.nan) for out in failed]
+        return [np.full(int(s.rollout.finish_reason == "failed"), np.nan) for s in scored]
     values: list[Float64Array] = [np.empty(0)] * len(scored)
     for domain in dict.fromkeys(s.domain for s in scored):
         members = [i for i, s in enumerate(scored) if s.domain == domain]
@@ -177,24 +174,11 @@ def update(
     updates: list[UpdateStats] = []
     for mini, logp in zip(batches, before, strict=True):
         updates.append(policy.update(mini, logp, cfg.loss))
-        first = updates[0]  # a non-finite one is counted by `advance`; it and SFT have no gap
+        first = updates[0]  # a non-finite one is counted by the state; it and SFT have no gap
         if not first.skipped and cfg.loss.objective != "cross_entropy":
             gap = first.loss.logp_gap / first.loss.tokens
             weights.prove(gap, cfg.rollout.sync_gap_limit, policy.version - len(updates))
     return updates
-
-
-def advance(
-    state: RunState, parts: Parts, scored: Sequence[Scored], updates: Sequence[UpdateStats]
-) -> None:
-    """Count the step."""
-    state.step += 1
-    state.policy_version = parts.policy.version
-    state.solved |= {s.rollout.problem_id for s in scored if s.correct}
-    state.ungraded += sum(s.ungraded for s in scored)
-    state.rollouts += len(scored)
-    for one in updates:
-        state.bad_steps = state.bad_steps + 1 if one.skipped else 0
 
 
 def reason_to_stop(
