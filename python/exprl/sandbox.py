@@ -343,6 +343,8 @@ def _probe(sandbox: Sandbox) -> Iterator[Held]:
         secret, unlocked = folder / "secret", folder / "unlocked"
         secret.write_text("secret")
         unlocked.mkdir()
+        victim = unlocked / "victim"
+        victim.touch()
         for path, mode in ((folder, 0o755), (secret, 0o644), (unlocked, 0o777)):
             path.chmod(mode)  # only the sandbox keeps a program out
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -355,6 +357,7 @@ def _probe(sandbox: Sandbox) -> Iterator[Held]:
             "unix": name,
             "secret": str(secret),
             "folder": str(unlocked),
+            "victim": str(victim),
             "parent": os.getpid(),
             "memory_bytes": limits.memory_mb << 20,
             "disk_bytes": limits.disk_mb << 20,

@@ -263,9 +263,9 @@ def _become_program(order: dict[str, Any], uid: int | None, box: str) -> NoRetur
         paths = order["readable"], order["writable"], _DEVICES
         _layer("paths", lambda: kernel.landlock(*paths))
     if "filter" in order["layers"]:
-        signals = "namespaces" not in order["layers"]
+        outward = "namespaces" not in order["layers"]
         machine = os.uname().machine
-        _layer("filter", lambda: kernel.seccomp(calls.filter_for(machine, signals=signals)))
+        _layer("filter", lambda: kernel.seccomp(calls.filter_for(machine, outward=outward)))
     for descriptor in order["keep"]:
         os.set_inheritable(descriptor, True)
     environment = {"PATH": "/usr/bin:/bin", "HOME": box, "TMPDIR": box, "LANG": "C.UTF-8"}

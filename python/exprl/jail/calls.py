@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 Instruction = tuple[int, int, int, int]
 
-# name: (x86_64, aarch64)
-_DENIED = {
+# name: (x86_64, aarch64); None: there is no such call
+_DENIED: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198),  # all families; socketpair stays
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),
@@ -47,8 +47,9 @@ _DENIED = {
     "msgget": (68, 186),
     "mq_open": (240, 180),
 }
-# Without a process namespace a signal could reach whatever the same user runs.
-_SIGNALS = {
+# Without namespaces these could reach what the same user has outside: processes, by signals, and
+# files, whose modes, owners and times Landlock does not guard.
+_OUTWARD: dict[str, tuple[int | None, int | None]] = {
     "kill": (62, 129),
     "tkill": (200, 130),
     "tgkill": (234, 131),
@@ -57,6 +58,27 @@ _SIGNALS = {
     "pidfd_send_signal": (424, 424),
     "sched_setaffinity": (203, 122),
     "setpriority": (141, 140),
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "setxattrat": (463, 463),
+    "removexattrat": (466, 466),
+    "file_setattr": (469, 469),
 }
 _CLONE, _CLONE3, _PRLIMIT, _FCNTL = (56, 220), (435, 435), (302, 261), (72, 25)
 _FCNTL_OWNERS = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: signals by way of a file
@@ -68,21 +90,21 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 
 
-def filter_for(machine: str, *, signals: bool) -> list[Instruction]:
+def filter_for(machine: str, *, outward: bool) -> list[Instruction]:
     """The filter for an architecture, `x86_64` or `aarch64`.
 
     Args:
-        signals: deny sending them, too.
+        outward: deny also what reaches other processes and files where no namespaces hold.
 
     Raises:
         OSError: there is no table for the architecture.
     """
     if machine not in _AUDIT_ARCH:
         raise OSError(errno.ENOSYS, f"no seccomp table for {machine}")
-    return list(_instructions(machine, signals))
+    return list(_instructions(machine, outward))
 
 
-def _instructions(machine: str, signals: bool) -> Iterator[Instruction]:
+def _instructions(machine: str, outward: bool) -> Iterator[Instruction]:
     column = 0 if machine == "x86_64" else 1
     refuse = (_RETURN, 0, 0, _ERRNO | errno.EPERM)
     yield (_LOAD, 0, 0, _ARCH)
@@ -91,9 +113,11 @@ def _instructions(machine: str, signals: bool) -> Iterator[Instruction]:
     yield (_LOAD, 0, 0, _NUMBER)
     yield (_AT_LEAST, 0, 1, _X32)
     yield (_RETURN, 0, 0, _KILL)
-    for numbers in (_DENIED | (_SIGNALS if signals else {})).values():
-        yield (_EQUAL, 0, 1, numbers[column])
-        yield refuse
+    for numbers in (_DENIED | (_OUTWARD if outward else {})).values():
+        number = numbers[column]
+        if number is not None:
+            yield (_EQUAL, 0, 1, number)
+            yield refuse
     # Its flags lie in memory, out of a filter's sight; libc falls back to clone.
     yield (_EQUAL, 0, 1, _CLONE3[column])
     yield (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)
@@ -106,7 +130,7 @@ def _instructions(machine: str, signals: bool) -> Iterator[Instruction]:
     yield (_LOAD, 0, 0, _ARGUMENTS)
     yield (_EQUAL, 1, 0, 0)
     yield refuse
-    if signals:
+    if outward:
         yield (_LOAD, 0, 0, _NUMBER)
         yield (_EQUAL, 0, 2 + len(_FCNTL_OWNERS), _FCNTL[column])
         yield (_LOAD, 0, 0, _ARGUMENTS + 8)

@@ -21,17 +21,20 @@ import types
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # a jail starts faster without them
     import ast
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from typing import IO, Any, NoReturn
 
 PASSED, FAILED, VACUOUS = 40, 41, 42
 """Exit codes of the tests' process. Vacuous: they ended without asking anything of the program."""
 
+TESTS = "tests"
+"""Name of the module that setup and tests make up."""
 LONGEST_MESSAGE = 16 << 20
 _EXACT_JSON_INT = 1 << 63
 
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "getattr": getattr,
+    "setattr": setattr,
     "getitem": lambda value, key: value[key],
     "iter": iter,
     "next": next,
@@ -54,8 +57,7 @@ class Remote:
     """An object that lives in the other process."""
 
     def __init__(self, peer: Peer, number: int) -> None:
-        self._peer = peer
-        self._number = number
+        self.__dict__.update(_peer=peer, _number=number)
 
     def _ask(self, operation: str, *arguments: Any) -> Any:
         return self._peer.ask(operation, self, arguments, {})
@@ -68,6 +70,9 @@ class Remote:
         if name.startswith("__"):
             raise AttributeError(name)
         return self._ask("getattr", name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._ask("setattr", name, value)
 
     def __getitem__(self, key: Any) -> Any:
         return self._ask("getitem", key)
@@ -101,11 +106,11 @@ class Remote:
 class Peer:
     """One end of the pipes: asks, and while it waits, answers what the other end asks."""
 
-    def __init__(self, reader: IO[bytes], writer: IO[bytes], *, serves: Iterable[str]) -> None:
-        """`serves`: operations that the other end may ask for."""
+    def __init__(self, reader: IO[bytes], writer: IO[bytes], *, trusts: bool) -> None:
+        """`trusts`: let the other end do with this one's objects what it likes."""
         self._reader = reader
         self._writer = writer
-        self._serves = frozenset(serves)
+        self._trusts = trusts
         self._objects: list[Any] = []
         self.asked = 0
         self.gone = False
@@ -140,9 +145,9 @@ class Peer:
     def _answer(self, message: list[Any]) -> None:
         operation, target, sent, named = message
         try:
-            if operation not in self._serves:
-                raise TypeError(f"operation {operation!r} is not served")
             value, arguments = self._unpack(target), self._unpack(sent)
+            if not self._trusts and not _is_harmless(operation, value, arguments):
+                raise TypeError(f"the tests do not let a program {operation} {arguments[:1]}")
             if operation == "call":
                 result = value(*arguments, **self._unpack(named))
             else:
@@ -268,6 +273,27 @@ def _exact_number(kind: str, text: str) -> Any:
     return Fraction(text) if kind == "Fraction" else Decimal(text)
 
 
+def _is_harmless(operation: str, value: Any, arguments: list[Any]) -> bool:
+    """What a program may do with objects of the tests: call them, and use the fields of instances.
+
+    No way may lead to a frame, to a module, or to a method that the tests rely on.
+    """
+    if operation == "call":
+        return isinstance(value, types.FunctionType | types.MethodType | types.BuiltinMethodType)
+    if type(value).__module__ != TESTS or not arguments or not isinstance(arguments[0], str):
+        return False
+    name = arguments[0]
+    of_class = getattr(type(value), name, None)
+    match operation:
+        case "getattr":
+            return name in vars(value) or (
+                isinstance(of_class, types.FunctionType) and not name.startswith("_")
+            )
+        case "setattr":
+            return of_class is None and not name.startswith("_")
+    return False
+
+
 def _is_mutable(value: Any) -> bool:
     return type(value) in (list, dict, set)
 
@@ -328,7 +354,7 @@ def run_tests(peer: Peer) -> int:
         setup = file.read()
     with open("tests.py", encoding="utf-8") as file:  # noqa: PTH123
         tests = file.read()
-    names: dict[str, Any] = {"__name__": "tests"}
+    names: dict[str, Any] = {"__name__": TESTS}
     exec(compile(without_stubs(setup), "setup.py", "exec"), names)
     wanted = names_used(tests) - names.keys() - set(dir(builtins))
     kind, value, _ = peer._receive()
@@ -397,9 +423,9 @@ def main(role: str, read_fd: str, write_fd: str) -> int:
     reader, writer = os.fdopen(int(read_fd), "rb"), os.fdopen(int(write_fd), "wb")
     if role == "program":
         with contextlib.suppress(ProgramGone):  # the tests have ended
-            run_program(Peer(reader, writer, serves=("call", *_OPERATIONS)))
+            run_program(Peer(reader, writer, trusts=True))
         return 0
-    peer = Peer(reader, writer, serves=("call",))
+    peer = Peer(reader, writer, trusts=False)
     try:
         return run_tests(peer)
     except BaseException as error:

@@ -61,7 +61,12 @@ def _first_byte(path: str) -> bytes:
 
 def _write(aim: dict[str, Any]) -> str | None:
     path = f"{aim['folder']}/written"
-    return _first([(path, lambda: open(path, "w").close())], "wrote {}")  # noqa: PTH123
+    tries: list[tuple[str, Callable[[], object]]] = [
+        (f"wrote {path}", lambda: open(path, "w").close()),  # noqa: PTH123
+        (f"changed the mode of {aim['secret']}", lambda: os.chmod(aim["secret"], 0o600)),  # noqa: PTH101
+        (f"deleted {aim['victim']}", lambda: os.unlink(aim["victim"])),  # noqa: PTH108
+    ]
+    return _first(tries, "{}")
 
 
 def _signal(aim: dict[str, Any]) -> str | None:
