@@ -97,7 +97,7 @@ class Sandbox:
     def __init__(self, settings: config.Sandbox | None = None) -> None:
         self.settings = settings or config.Sandbox()
         self._python, self._readable = _interpreter(self.settings.python)
-        self._slots = threading.BoundedSemaphore(self.settings.workers or os.cpu_count() or 1)
+        self._slots = threading.BoundedSemaphore(self.workers)
         self._layers: tuple[str, ...] = LAYERS
         self.held = self._try_out()
         broken = [h for h in self.held if not h.holds and h.name in self.settings.require]
@@ -114,7 +114,7 @@ class Sandbox:
     @property
     def workers(self) -> int:
         """Programs that run at a time."""
-        return self.settings.workers or os.cpu_count() or 1
+        return self.settings.workers or len(os.sched_getaffinity(0))
 
     def summary(self) -> str:
         """Which confinements hold here, in one line."""
@@ -335,7 +335,7 @@ def _verdict(ended: Ended) -> Tested:
 
 def _probe(sandbox: Sandbox) -> Iterator[Held]:
     """Have a hostile program try everything that a sandbox must prevent."""
-    small = {"memory_mb": 256, "processes": 8, "disk_mb": 4, "timeout_s": 10.0, "cpu_s": 5}
+    small = {"memory_mb": 256, "processes": 8, "disk_mb": 4, "timeout_s": 60.0, "cpu_s": 10}
     limits = sandbox.settings.model_copy(update=small)
     files = {"probe.py": _source("probe.py")}
     with contextlib.ExitStack() as stack:
@@ -362,7 +362,7 @@ def _probe(sandbox: Sandbox) -> Iterator[Held]:
             "memory_bytes": limits.memory_mb << 20,
             "disk_bytes": limits.disk_mb << 20,
             "processes": limits.processes,
-            "linger_s": 3 * LINGER_S,
+            "linger_s": 20 * LINGER_S,
         }
 
         def attempt(aim: dict[str, Any], limits: config.Sandbox) -> Ended:
