@@ -102,8 +102,11 @@ def same_quantity(text: str, answer: str) -> bool:
     False
     """
     found = final_answer(text)
-    if found is None:
-        return False
+    return found is not None and one_quantity(found, answer)
+
+
+def one_quantity(found: str, answer: str) -> bool:
+    """Whether two final answers are one by the rules of `same_quantity`."""
     here, there = _quantity(found), _quantity(answer)
     if here is None or there is None:
         return same(found, answer, "math")

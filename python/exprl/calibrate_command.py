@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +39,7 @@ class Request:
     judge: named by hand; without endpoints and rules, the config says it.
     rules: a rule judge instead, for rehearsals.
     config_file, overrides: the config that names the judge; None takes the run's.
+    domain: take its solutions only, under its rubric; None takes all, if they share one.
     repeats: grades asked for each solution; 1 measures no agreement.
     temperature: of the judge; None leaves 0, or what the config says.
     continuations: n samples from each of at most `beginnings`; 0 samples nothing.
@@ -55,6 +57,7 @@ class Request:
     label: str = "correct"
     delimiter: str = "###"
     steps: str | None = None
+    domain: str | None = None
     limit: int | None = 500
     seed: int = 0
     repeats: int = 1
@@ -84,6 +87,11 @@ def command(request: Request) -> dict[str, Any]:
         label=request.label,
         steps=request.steps,
     )
+    if request.domain is not None:
+        domains = sorted({s.domain for s in every})
+        every = [s for s in every if s.domain == request.domain]
+        if not every:
+            raise DataError(f"--domain {request.domain!r}: the solutions have {domains}")
     usable = [s for s in every if s.correct is not None and s.finish_reason == "stop"]
     if not usable:
         raise DataError(
@@ -93,7 +101,7 @@ def command(request: Request) -> dict[str, Any]:
     chosen = solutions.drawn(usable, request.limit, request.seed)
     lines = [Line(s.item, s.correct) for s in chosen]
     continued = None
-    with _settings(request) as found:
+    with _settings(request, {s.domain for s in chosen}) as found:
         warmth = found.temperature if request.temperature is None else request.temperature
         settings = replace(found, temperature=warmth)
         results, grades = [], {}
@@ -174,7 +182,7 @@ def show(
 
 
 @contextmanager
-def _settings(request: Request) -> Iterator[JudgeSettings]:
+def _settings(request: Request, domains: AbstractSet[str]) -> Iterator[JudgeSettings]:
     """The judge: by hand, by rule, or as a config says."""
     named = request.judge
     ledger = str(request.out / LEDGER)
@@ -197,8 +205,14 @@ def _settings(request: Request) -> Iterator[JudgeSettings]:
             "the config names no judge: give --endpoint URL with --model NAME, --rules RULE, or"
             " --set judge.endpoints=... and judge.model=..."
         )
+    rubrics = {domain: cfg.treatment(domain).rubric for domain in sorted(domains)}
+    if len(set(rubrics.values())) > 1:
+        raise ConfigError(
+            f"the domains have rubrics of their own ({rubrics}): take one with --domain"
+        )
     with prepare.judge_settings(cfg, request.out) as settings:
-        yield replace(settings, view=request.view, ledger=ledger)
+        rubric = next(iter(rubrics.values()))
+        yield replace(settings, view=request.view, rubric=rubric, ledger=ledger)
 
 
 def _config(request: Request) -> config.Config:
@@ -240,6 +254,7 @@ def _continue(request: Request, chosen: Sequence[Solution], settings: JudgeSetti
         temperature=cfg.rollout.temperature,
         max_response_tokens=cfg.rollout.max_response_tokens,
         text=lambda ids: "".join(segment.text for segment in splitter.split(ids)),
+        verifiers=prepare.open_verifiers(cfg, [s.asked for s in chosen if s.asked]),
     )
 
 

@@ -178,6 +178,9 @@ def calibrate(
     label: Annotated[str, typer.Option(help="field of a file that holds the truth")] = "correct",
     delimiter: Annotated[str, typer.Option(help="starts a step of a file's trace")] = "###",
     steps: Annotated[str | None, typer.Option(help="of a run, such as 12 or 0-9")] = None,
+    domain: Annotated[
+        str | None, typer.Option(help="solutions of this domain only, under its rubric")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="solutions, drawn at random")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="of the drawing and of continuations")] = 0,
     repeats: Annotated[int, typer.Option(min=1, help="grades asked for each solution")] = 1,
@@ -219,6 +222,7 @@ def calibrate(
             label=label,
             delimiter=delimiter,
             steps=steps,
+            domain=domain,
             limit=limit,
             seed=seed,
             repeats=repeats,

@@ -13,12 +13,13 @@ from typing import Protocol
 
 import numpy as np
 
-from exprl import estimates, grade, verify
+from exprl import estimates, grade
 from exprl.errors import DataError
 from exprl.estimates import Rate, percentiles, resampled_counts
 from exprl.judge import JudgeSettings
 from exprl.solutions import Solution
 from exprl.types import Float64Array, Int32Array, Prompt, Rollout
+from exprl.verifiers import Verifiers
 
 RESAMPLINGS = 500
 
@@ -80,6 +81,7 @@ def measure(
     temperature: float,
     max_response_tokens: int,
     text: Callable[[Int32Array], str],
+    verifiers: Verifiers,
 ) -> Continued:
     """Grade beginnings, sample n continuations of each, and correlate.
 
@@ -87,6 +89,7 @@ def measure(
         solutions: of a run, with answers; those of one step have no beginning to go on from.
         limit: beginnings, at most; whole solutions are taken at random until it is reached.
         text: of token ids.
+        verifiers: say which continuations are right; where they cannot, it does not count.
 
     Raises:
         DataError: no solution has a beginning to go on from.
@@ -99,7 +102,9 @@ def measure(
         for step in range(1, len(solution.segments)):
             starts[f"{solution.id}/{step}"] = (solution, step)
     starts = dict(list(starts.items())[:limit])
-    n_of, right = _continue(starts, engine, n, seed, temperature, max_response_tokens, text)
+    n_of, right = _continue(
+        starts, engine, n, seed, temperature, max_response_tokens, text, verifiers
+    )
     verdicts = {s.id: g.verdicts for s, g in zip(chosen, graded, strict=True)}
     return summarize(
         [
@@ -136,7 +141,7 @@ def summarize(beginnings: Sequence[Beginning], continuations: int) -> Continued:
 
 
 def _chosen(solutions: Sequence[Solution], limit: int, seed: int) -> list[Solution]:
-    able = [s for s in solutions if len(s.segments) > 1 and s.token_ids is not None and s.answer]
+    able = [s for s in solutions if len(s.segments) > 1 and s.asked and s.asked.answer]
     if not able:
         raise DataError(
             "no solution has a beginning to go on from: continuations need the rollouts of a run"
@@ -157,24 +162,30 @@ def _continue(
     temperature: float,
     max_response_tokens: int,
     text: Callable[[Int32Array], str],
+    verifiers: Verifiers,
 ) -> tuple[Counter[str], Counter[str]]:
-    """Counted and right continuations of each start; a crashed one is not counted."""
+    """Counted and right continuations of each start; crashed and unverifiable ones do not count."""
     counted, right = Counter[str](), Counter[str]()
     beginnings = []
     tokens: dict[str, Int32Array] = {}
     for name, (solution, step) in starts.items():
-        assert solution.token_ids is not None and solution.prompt is not None, "see _chosen"
+        assert solution.token_ids is not None and solution.asked is not None, "see _chosen"
         tokens[name] = solution.token_ids[: solution.segment_end[step - 1]]
-        beginnings.append((name, solution.prompt, tokens[name]))
+        beginnings.append((name, solution.asked.prompt, tokens[name]))
     for rollout in engine.go_on(beginnings, n, seed, temperature, max_response_tokens):
         if rollout.finish_reason == "failed":
             continue
-        name = rollout.problem_id
-        solution = starts[name][0]
-        counted[name] += 1
-        whole = text(np.concatenate([tokens[name], rollout.token_ids]))
+        name, correct = rollout.problem_id, False
         if rollout.finish_reason == "stop":
-            right[name] += verify.is_correct(whole, str(solution.answer), solution.domain)
+            asked = starts[name][0].asked
+            assert asked is not None, "see _chosen"
+            whole = text(np.concatenate([tokens[name], rollout.token_ids]))
+            known = verifiers.correct(whole, asked)
+            if known is None:
+                continue
+            correct = known
+        counted[name] += 1
+        right[name] += correct
     return counted, right
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from exprl import config, verify, votes
+from exprl import config, votes
 from exprl.errors import ConfigError
 from exprl.estimates import (
     LEVEL,
@@ -126,21 +126,28 @@ class Evaluation:
 
     @property
     def blank_rate(self) -> float:
-        """Share of the counted rollouts that name no answer; NaN where answers are not compared."""
-        if any(o.wrong_votes is None for o in self.outcomes):
-            return math.nan
-        return self._share([o.blank for o in self.outcomes])
+        """Share of the counted rollouts that name no answer, where answers are compared; or NaN."""
+        voting = [o for o in self.outcomes if o.wrong_votes is not None]
+        counted = sum(o.n for o in voting)
+        return sum(o.blank for o in voting) / counted if counted else math.nan
 
     def pass_values(self) -> Float64Array:
         """pass@k of each problem, [P, samples]; NaN where a problem has fewer than k samples."""
         return self._values([pass_curve(o.n, o.c) for o in self.outcomes])
 
     def majority_values(self) -> Float64Array | None:
-        """maj@k of each problem, [P, samples]; None where answers are not compared."""
-        if any(o.wrong_votes is None or o.n > MOST_VOTES for o in self.outcomes):
+        """maj@k of each problem, [P, samples]; NaN where a problem has fewer than k samples.
+
+        NaN throughout for a problem whose answers are not compared; None if that is so of all.
+        """
+        voting = [o.wrong_votes is not None and o.n <= MOST_VOTES for o in self.outcomes]
+        if not any(voting):
             return None
         return self._values(
-            [majority_curve(o.c, o.wrong_votes or (), o.blank) for o in self.outcomes]
+            [
+                majority_curve(o.c, o.wrong_votes or (), o.blank) if votes_known else np.empty(0)
+                for o, votes_known in zip(self.outcomes, voting, strict=True)
+            ]
         )
 
     def by_domain(self) -> dict[str, Self]:
@@ -284,9 +291,9 @@ def evaluate(
         n[key] += 1
         c[key] += right
         overlong[key] += rollout.finish_reason == "length"
-        answer = verify.final_answer(text)
-        if not right and answer is not None and rollout.finish_reason == "stop":
-            wrong[key].append(answer)
+        vote = votes.named(text, verifiers.kind(by_id[key].domain))
+        if not right and vote is not None and rollout.finish_reason == "stop":
+            wrong[key].append(vote)
         if keep is not None:
             keep(by_id[key], rollout, text, right)
     outcomes = (
@@ -295,7 +302,7 @@ def evaluate(
             n[key],
             c[key],
             overlong[key],
-            _votes(wrong[key], problem.domain),
+            votes.sizes(wrong[key], verifiers.kind(problem.domain)),
             problem.domain,
         )
         for key, problem in by_id.items()
@@ -308,10 +315,6 @@ def evaluate(
         ks=tuple(ks),
         outcomes=tuple(outcomes),
     )
-
-
-def _votes(wrong: Sequence[str], domain: str) -> tuple[int, ...] | None:
-    return None if domain in votes.DOMAINS_WITHOUT_VOTES else votes.sizes(wrong, domain)
 
 
 def _outcome(tree: Mapping[str, Any]) -> Outcome:

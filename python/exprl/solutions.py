@@ -18,7 +18,7 @@ from exprl import config, data, targets
 from exprl.errors import DataError
 from exprl.judge import JudgeItem, split
 from exprl.rows import kind, read_rows
-from exprl.types import Int32Array, Prompt
+from exprl.types import Int32Array, Problem
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,8 +28,8 @@ class Solution:
     id: unique within its source.
     problem: as the judge is shown it.   segments: its steps; joined, they are the trace.
     correct: the verifier's word; None where it is not known.
-    prompt, answer, token_ids, segment_end: of a run's rollout, to go on from one of its steps: the
-        n tokens, and [T] how many of them each step ends at. None for a file's.
+    asked, token_ids, segment_end: of a run's rollout, to go on from one of its steps: the problem,
+        the n tokens, and [T] how many of them each step ends at. None for a file's.
     """
 
     id: str
@@ -40,8 +40,7 @@ class Solution:
     domain: str
     correct: bool | None
     finish_reason: str
-    prompt: Prompt | None = None
-    answer: str | None = None
+    asked: Problem | None = None
     token_ids: Int32Array | None = None
     segment_end: tuple[int, ...] = ()
 
@@ -124,8 +123,7 @@ def _of_run(run_dir: Path, steps: str | None) -> list[Solution]:
                     domain=problem.domain,
                     correct=row["correct"],
                     finish_reason=row["finish_reason"],
-                    prompt=problem.prompt,
-                    answer=problem.answer,
+                    asked=problem.without_reference(),
                     token_ids=np.array(row["token_ids"], dtype=np.int32),
                     segment_end=tuple(row["segment_end"]),
                 )

@@ -23,6 +23,10 @@ class Verifiers:
         """Traces that are worth verifying at a time."""
         return self.sandbox.workers if self.sandbox else 1
 
+    def kind(self, domain: str) -> config.VerifierName:
+        """Which verifier the rows of a domain have."""
+        return self._cfg.treatment(domain).verifier
+
     def correct(self, text: str, problem: Problem) -> bool | None:  # noqa: PLR0911
         """Whether a trace is right; None where that is not known.
 
@@ -38,7 +42,7 @@ class Verifiers:
         """
         if problem.answer is None:
             return None
-        match self._cfg.treatment(problem.domain).verifier:
+        match self.kind(problem.domain):
             case "code":
                 if self.sandbox is None:
                     raise ConfigError(f"problem {problem.id!r}: code cannot be verified unconfined")

@@ -7,50 +7,74 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from exprl import verify
+from exprl import answers, config, verify
 
-DOMAINS_WITHOUT_VOTES = ("code",)
-"""Domains in which two answers cannot be compared with each other."""
 MOST_COMPARISONS = 200
 """Of one problem's answers by math-verify; beyond it only text and plain numbers decide."""
 
 _PLAIN = re.compile(r"[+-]?\d{1,300}(?:\.\d{1,300}|/0*[1-9]\d{0,299})?")
 
 
-def sizes(answers: Sequence[str], domain: str) -> tuple[int, ...]:
+def named(text: str, verifier: config.VerifierName) -> str | None:
+    """The answer that a trace votes for, as its verifier finds it; None = it does not vote."""
+    match verifier:
+        case "code":
+            return None
+        case "choice":
+            return answers.choice(text)
+        case _:
+            return verify.final_answer(text)
+
+
+def sizes(votes: Sequence[str], verifier: config.VerifierName) -> tuple[int, ...] | None:
     r"""How many of the answers fall on each distinct answer, largest first.
 
-    Two answers are one where the verifier of the domain calls them equal (`verify.same`). Plain
-    numbers are compared as numbers, which says the same and costs nothing.
+    Two answers are one where the verifier would call them equal. Plain numbers of mathematics are
+    compared as numbers, which says the same and costs nothing.
+
+    Returns:
+        None for code, whose answers cannot be compared with each other.
 
     >>> sizes(["0.5", "2", "1/2", "2", "02"], "math")
     (3, 2)
-    >>> sizes(["2", "02"], "division")
+    >>> sizes(["2", "02"], "exact")
     (1, 1)
     """
+    if verifier == "code":
+        return None
     groups: list[_Group] = []
     known: dict[str, _Group] = {}
     left = MOST_COMPARISONS
-    for answer in answers:
-        text = answer.strip() if domain in verify.EXACT_DOMAINS else verify.normalized(answer)
+    for vote in votes:
+        text = verify.normalized(vote) if verifier == "math" else vote.strip()
         group = known.get(text)
         if group is None:
-            value = None if domain in verify.EXACT_DOMAINS else _number(text)
+            value = _number(text) if verifier == "math" else None
             for other in groups:
                 if value is not None and other.value is not None:
                     same = value == other.value
                 else:
                     left -= 1
-                    same = left >= 0 and verify.same(answer, other.head, domain)
+                    same = left >= 0 and _same(vote, other.head, verifier)
                 if same:
                     group = other
                     break
             else:
-                group = _Group(answer, value)
+                group = _Group(vote, value)
                 groups.append(group)
             known[text] = group
         group.size += 1
     return tuple(sorted((group.size for group in groups), reverse=True))
+
+
+def _same(a: str, b: str, verifier: config.VerifierName) -> bool:
+    match verifier:
+        case "science":
+            return answers.one_quantity(a, b)
+        case "math":
+            return verify.same(a, b, "math")
+        case _:
+            return a.strip() == b.strip()
 
 
 @dataclass(slots=True)

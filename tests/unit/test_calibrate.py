@@ -8,12 +8,13 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from exprl import calibrate, calibrate_command, config, continuations, solutions
+from exprl import calibrate, calibrate_command, config, continuations, solutions, targets
 from exprl.calibrate_command import Request
 from exprl.errors import ConfigError, DataError
 from exprl.grade import Line
 from exprl.judge import JudgeItem, JudgeSettings, Verdict, split
 from exprl.types import Rollout
+from exprl.verifiers import Verifiers
 
 NOBODY = JudgeSettings((), "")
 
@@ -133,6 +134,7 @@ def test_a_file_is_calibrated_under_all_conditions_and_the_ledger_answers_the_se
         (ROWS[:2], {"conditions": ("wrong",)}, "two problems"),
         (ROWS, {"steps": "0-3"}, "--steps goes with the folder of a run"),
         (ROWS, {"continuations": 2}, "needs a run folder"),
+        (ROWS, {"domain": "code"}, "the solutions have ..math.."),
     ],
 )
 def test_what_cannot_be_calibrated_is_refused(rows, changes, message, tmp_path):
@@ -219,7 +221,9 @@ class Continuer:
 
 def test_grades_of_beginnings_are_held_against_the_success_of_continuations(tmp_path):
     run = a_run(tmp_path)
-    with calibrate_command._settings(Request(run, tmp_path / "o", NOBODY)) as settings:
+    with calibrate_command._settings(
+        Request(run, tmp_path / "o", NOBODY), {"division"}
+    ) as settings:
         result = continuations.measure(
             [s for s in solutions.read(run) if s.finish_reason == "stop"],
             settings,
@@ -230,6 +234,7 @@ def test_grades_of_beginnings_are_held_against_the_success_of_continuations(tmp_
             temperature=1.0,
             max_response_tokens=96,
             text=lambda ids: "".join(map(chr, ids)),
+            verifiers=Verifiers(targets.config_of(run)),
         )
     assert len(result.beginnings) == 6  # two of each solution
     slipped = [b for b in result.beginnings if b.right == 0]

@@ -173,3 +173,12 @@ def test_curves_have_bands_and_problems_and_become_a_picture(tmp_path):
     assert curve.at(9) is None
     plots.pass_at_k([("a", one), ("b", evaluation(Outcome("p", 8, 0, 8)))], tmp_path / "d/x.png")
     assert (tmp_path / "d" / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_problems_whose_answers_are_not_compared_are_left_out_of_the_majority():
+    mixed = evaluation(Outcome("p", 8, 8, 0, ()), Outcome("q", 8, 0, 0, None))
+    values = mixed.majority_values()
+    curve = Curve.of(values)
+    assert curve.problems.tolist() == [1] * 8
+    assert curve.values.tolist() == [1.0] * 8
+    assert mixed.blank_rate == 0.0

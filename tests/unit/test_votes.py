@@ -16,7 +16,7 @@ def test_other_answers_are_compared_by_the_verifier():
 
 
 def test_codes_are_equal_as_text_only():
-    assert votes.sizes(["02", "2", " 02 "], "division") == (2, 1)
+    assert votes.sizes(["02", "2", " 02 "], "exact") == (2, 1)
     assert votes.sizes([], "math") == ()
 
 
@@ -32,3 +32,12 @@ def test_one_problem_cannot_keep_the_verifier_busy_for_ever(monkeypatch):
 def test_what_is_no_plain_number_does_no_harm(text, monkeypatch):
     monkeypatch.setattr(verify, "same", lambda a, b, domain: a == b)
     assert sum(votes.sizes([text, "1"], "math")) == 2
+
+
+def test_each_verifier_has_its_own_answers_and_equality():
+    assert votes.named("**Answer: B**", "choice") == "B"
+    assert votes.named("The answer is A or B.", "choice") is None
+    assert votes.named(r"\boxed{3}", "code") is None
+    assert votes.sizes(["B", "C", "B"], "choice") == (2, 1)
+    assert votes.sizes(["3.00", "3.01", "4"], "science") == (2, 1)
+    assert votes.sizes([], "code") is None
