@@ -106,7 +106,11 @@ def _check(result: Measured, problem: Problem, answers: Answers) -> None:
     result.repeats_bitwise = all(map(torch.equal, (loss, *gradients), again))
     del again
     if provider.start == "logits":
-        exact_loss, exact_logp, result.gradient_errors = _logits_answers(problem, gradients[0])
+        given = provider.leaves(problem)[0].detach()
+        exact_loss, exact_logp, result.gradient_errors = _logits_answers(
+            problem, given, gradients[0]
+        )
+        del given
     else:
         exact_loss, exact_logp = answers.loss.item(), answers.logp
         result.gradient_errors = {
@@ -132,18 +136,17 @@ def _gradients(problem: Problem, provider: Provider) -> tuple[Tensor, ...]:
     return loss, *gradients
 
 
-def _logits_answers(problem: Problem, d_logits: Tensor) -> tuple[float, Tensor, dict[str, float]]:
-    """Loss, logp [N] and the error of d_logits: fp64 on the logits as rounded to their dtype."""
-    shape = problem.shape
-    if d_logits.dim() == 3:  # a row past the end of each sequence
-        d_logits = d_logits[:, :-1].reshape(shape.rows, shape.vocab)
+def _logits_answers(
+    problem: Problem, logits: Tensor, d_logits: Tensor
+) -> tuple[float, Tensor, dict[str, float]]:
+    """Loss, logp [N] and the error of d_logits: fp64 on the logits that the provider was given."""
     loss, missed, size = 0.0, 0.0, 0.0
     logps = []
-    for start in range(0, shape.rows, EXACT_ROWS):
-        rows = slice(start, start + EXACT_ROWS)
-        logits = (problem.hidden[rows] @ problem.weight.T).double().requires_grad_()
+    for start in range(0, problem.shape.rows, EXACT_ROWS):
+        rows = slice(start, min(start + EXACT_ROWS, problem.shape.rows))
+        exact_logits = _rows(problem, logits, rows).double().requires_grad_()
         out = exprl_kernels.grpo_loss_from_logits(
-            logits,
+            exact_logits,
             problem.targets.flatten()[rows],
             **loss_inputs(problem, rows),
             backend="reference",
@@ -151,9 +154,18 @@ def _logits_answers(problem: Problem, d_logits: Tensor) -> tuple[float, Tensor, 
         out.loss.backward()
         loss += out.loss.item()
         logps.append(out.logp)
-        missed += (d_logits[rows].double() - logits.grad).square().sum().item()
-        size += logits.grad.square().sum().item()
+        gradient = _rows(problem, d_logits, rows).double()
+        missed += (gradient - exact_logits.grad).square().sum().item()
+        size += exact_logits.grad.square().sum().item()
     return loss, torch.cat(logps), {"d_logits": (missed / size) ** 0.5}
+
+
+def _rows(problem: Problem, logits: Tensor, rows: slice) -> Tensor:
+    """Rows of logits [N, V], or [B, T+1, V] with a row past the end of each sequence."""
+    if logits.dim() == 2:
+        return logits[rows]
+    token = torch.arange(rows.start, rows.stop, device=logits.device)
+    return logits[token // problem.shape.tokens, token % problem.shape.tokens]
 
 
 def relative_error(value: Tensor, exact_value: Tensor) -> float:

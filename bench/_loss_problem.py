@@ -44,7 +44,7 @@ SHAPES = {
     shape.name: shape
     for shape in (
         Shape("tiny", sequences=4, tokens=5, hidden=32, vocab=307),
-        Shape("small", sequences=4, tokens=64, hidden=128, vocab=4096),
+        Shape("small", sequences=4, tokens=16, hidden=256, vocab=8192),
         Shape("4b", sequences=8, tokens=2048, hidden=2560, vocab=151_936),
         Shape("8b", sequences=16, tokens=2048, hidden=4096, vocab=151_936),
     )
