@@ -155,7 +155,7 @@ def calibrate(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="folder for results and ledger  [default: beside SOURCE]")
+        Path | None, typer.Option(help="folder for results and ledger (default: beside SOURCE)")
     ] = None,
     endpoint: Annotated[
         list[str] | None, typer.Option(help="base URL of a judge server; may repeat")
@@ -166,13 +166,13 @@ def calibrate(
     ] = None,
     rules: Annotated[str | None, typer.Option(help="rule judge: division or numbers")] = None,
     config_file: Annotated[
-        Path | None, typer.Option("--config", help="its [judge] is calibrated; a run has its own")
+        Path | None, typer.Option("--config", help="its judge is calibrated; a run has its own")
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override the config")
     ] = None,
     condition: Annotated[
-        list[str] | None, typer.Option(help="right, none, wrong; may repeat  [default: all]")
+        list[str] | None, typer.Option(help="right, none, wrong; may repeat (default: all)")
     ] = None,
     view: Annotated[str, typer.Option(help="outcome, prefix or step")] = "outcome",
     label: Annotated[str, typer.Option(help="field of a file that holds the truth")] = "correct",
@@ -185,14 +185,14 @@ def calibrate(
     seed: Annotated[int, typer.Option(min=0, help="of the drawing and of continuations")] = 0,
     repeats: Annotated[int, typer.Option(min=1, help="grades asked for each solution")] = 1,
     temperature: Annotated[
-        float | None, typer.Option(min=0.0, help="of the judge  [default: 0, or the config's]")
+        float | None, typer.Option(min=0.0, help="of the judge (default: 0, or the config's)")
     ] = None,
     continuations: Annotated[
         int, typer.Option(min=0, help="samples from each beginning; 0 starts no engine")
     ] = 0,
     beginnings: Annotated[int, typer.Option(min=1, help="beginnings to go on from")] = 200,
     policy: Annotated[
-        str | None, typer.Option(help="who goes on  [default: the run's newest checkpoint]")
+        str | None, typer.Option(help="who goes on (default: the run's newest checkpoint)")
     ] = None,
 ) -> None:
     """How far can the judge be believed? Its grades against known truth.

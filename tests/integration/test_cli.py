@@ -32,7 +32,17 @@ def test_the_command_line_is_light():
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("train",), ("eval",), ("compare",), ("judge",), ("config",)]
+    "command",
+    [
+        (),
+        ("train",),
+        ("eval",),
+        ("compare",),
+        ("calibrate",),
+        ("behaviors",),
+        ("judge",),
+        ("config",),
+    ],
 )
 def test_every_command_explains_itself(repo, command):
     result = exprl(repo, *command, "--help")
