@@ -8,8 +8,9 @@ use hyper::header::{HeaderMap, RETRY_AFTER};
 const LIMITS: [&str; 2] = ["requests", "tokens"];
 
 /// The pause that the headers ask for: `Retry-After` (also in milliseconds); otherwise the time until
-/// the limits that are used up are reset. `None` if nothing is used up.
-pub(crate) fn pause(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+/// the limits that are used up are reset. `None` if nothing is used up. Where the server has `refused`
+/// for its limits, a limit without a remainder counts as used up.
+pub(crate) fn pause(headers: &HeaderMap, now: SystemTime, refused: bool) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let milliseconds = text("retry-after-ms").and_then(|value| value.parse::<f64>().ok());
     if let Some(pause) = milliseconds.and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok()) {
@@ -20,7 +21,9 @@ pub(crate) fn pause(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     }
     LIMITS
         .into_iter()
-        .filter(|limit| text(&format!("x-ratelimit-remaining-{limit}")) == Some("0"))
+        .filter(|limit| {
+            text(&format!("x-ratelimit-remaining-{limit}")).map_or(refused, |left| left == "0")
+        })
         .filter_map(|limit| duration(text(&format!("x-ratelimit-reset-{limit}"))?))
         .max()
 }
@@ -73,6 +76,10 @@ mod tests {
     use super::*;
 
     fn asked(headers: &[(&str, &str)]) -> Option<Duration> {
+        after(headers, false)
+    }
+
+    fn after(headers: &[(&str, &str)], refused: bool) -> Option<Duration> {
         let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
         let headers = headers.iter().map(|(name, value)| {
             (
@@ -80,7 +87,7 @@ mod tests {
                 HeaderValue::from_str(value).unwrap(),
             )
         });
-        pause(&headers.collect(), now)
+        pause(&headers.collect(), now, refused)
     }
 
     #[test]
@@ -134,6 +141,8 @@ mod tests {
         ];
         assert_eq!(asked(&reset), Some(Duration::from_secs(2)));
         assert_eq!(asked(&reset[2..]), None);
+        assert_eq!(after(&reset[1..], true), Some(Duration::from_secs(2)));
+        assert_eq!(after(&reset[2..], true), None);
         let both = [
             reset[0],
             reset[1],

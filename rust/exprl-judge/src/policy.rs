@@ -8,7 +8,7 @@ use std::time::Duration;
 pub(crate) const QUOTA: &str = "insufficient_quota";
 /// A pause after a 429 that names no time.
 const DEFAULT_PAUSE: Duration = Duration::from_secs(1);
-/// No server may pause us for longer than this at a time; after it one request probes.
+/// No server may pause us for longer than this at a time; then it is asked again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 const SHORTEST_BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);

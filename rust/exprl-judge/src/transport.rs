@@ -159,7 +159,7 @@ impl Transport {
             Ok(Answer {
                 body: bytes,
                 first_byte,
-                pause: hints::pause(head.headers(), SystemTime::now()),
+                pause: hints::pause(head.headers(), SystemTime::now(), false),
             })
         } else {
             Err(self.refusal(&head, &bytes))
@@ -264,7 +264,11 @@ impl Transport {
             .map_or(said.clone(), |secret| secret.remove_from(&said));
         Fault::Status {
             code: head.status().as_u16(),
-            retry_after: hints::pause(head.headers(), SystemTime::now()),
+            retry_after: hints::pause(
+                head.headers(),
+                SystemTime::now(),
+                head.status() == hyper::StatusCode::TOO_MANY_REQUESTS,
+            ),
             message: said
                 .chars()
                 .filter(|c| !c.is_control())

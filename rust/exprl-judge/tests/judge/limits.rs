@@ -175,6 +175,7 @@ async fn every_form_of_a_pause_is_kept_to() {
             429,
             "x-ratelimit-remaining-tokens: 0\r\nx-ratelimit-reset-tokens: 0m0.4s\r\n",
         ),
+        (429, "x-ratelimit-reset-requests: 400ms\r\n"),
         (503, "retry-after: 0.4\r\n"),
     ] {
         let server = Server::start(move |number, _| {
@@ -248,6 +249,26 @@ async fn what_is_judged_at_once_fits_the_cache() {
         1,
         "two rollouts were judged at once"
     );
+}
+
+#[tokio::test]
+async fn a_server_is_asked_for_the_size_of_its_cache_once() {
+    const PAGE: &str =
+        "vllm:cache_config_info{block_size=\"16\",engine=\"0\",num_gpu_blocks=\"1000\"} 1.0\n";
+    let server = Server::with_metrics(PAGE, |_, _| score(4)).await;
+    let judge = judge(&settings(&[&server]));
+    grade(&judge, 1).await;
+    let line = format!(
+        "exprl_judge_kv_tokens_capacity{{server=\"{}\"}} 16000",
+        server.url
+    );
+    for _ in 0..200 {
+        if judge.prometheus().lines().any(|l| l == line) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{}", judge.prometheus());
 }
 
 async fn fetch(url: &str, request: &str) -> String {

@@ -59,6 +59,14 @@ pub struct Server {
 impl Server {
     /// `script` gets the number of the request, from 0, and the request.
     pub async fn start(script: impl Fn(usize, &Seen) -> Answer + Send + Sync + 'static) -> Self {
+        Self::with_metrics("", script).await
+    }
+
+    /// The same, with a page under `/metrics`.
+    pub async fn with_metrics(
+        metrics: &'static str,
+        script: impl Fn(usize, &Seen) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -71,7 +79,7 @@ impl Server {
                 let (log, count, script) = (log.clone(), count.clone(), script.clone());
                 tokio::spawn(async move {
                     count.fetch_add(1, Ordering::SeqCst);
-                    let _ = serve(stream, &log, &*script).await;
+                    let _ = serve(stream, metrics, &log, &*script).await;
                     count.fetch_sub(1, Ordering::SeqCst);
                 });
             }
@@ -104,15 +112,22 @@ impl Drop for Server {
     }
 }
 
-async fn serve(stream: TcpStream, log: &Mutex<Vec<Seen>>, script: &Script) -> std::io::Result<()> {
+async fn serve(
+    stream: TcpStream,
+    metrics: &str,
+    log: &Mutex<Vec<Seen>>,
+    script: &Script,
+) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let Some((head, body)) = read_request(&mut stream).await? else {
             return Ok(());
         };
         if head.starts_with("get ") {
-            // The question for the size of a KV cache, which this server does not answer.
-            reply(&mut stream, 404, "", b"").await?;
+            // The question for the size of a KV cache.
+            assert!(head.starts_with("get /metrics ") && !head.contains("authorization"));
+            let status = if metrics.is_empty() { 404 } else { 200 };
+            reply(&mut stream, status, "", metrics.as_bytes()).await?;
             continue;
         }
         let seen = Seen {
