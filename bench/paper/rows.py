@@ -72,17 +72,17 @@ def stage(folder: Path) -> Row:
     }
 
 
-def save(rows: Sequence[Row]) -> None:
-    """Put the rows into bench/results/paper.jsonl, in the place of older ones of the same cell."""
+def save(rows: Sequence[Row], file: Path = FILE) -> None:
+    """Put the rows into the file, in the place of older ones of the same cell."""
     keys = {key(one) for one in rows}
-    kept = [one for one in read() if key(one) not in keys]
+    kept = [one for one in read(file) if key(one) not in keys]
     lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in sorted([*kept, *rows], key=key)]
-    FILE.write_text("".join(lines), encoding="utf-8")
+    file.write_text("".join(lines), encoding="utf-8")
 
 
-def read() -> list[Row]:
-    """All rows of bench/results/paper.jsonl."""
-    return [json.loads(line) for line in _lines(FILE)]
+def read(file: Path = FILE) -> list[Row]:
+    """All rows of the file."""
+    return [json.loads(line) for line in _lines(file)]
 
 
 def key(one: Row) -> tuple[str, int, int]:

@@ -3,6 +3,7 @@
     python bench/paper/run.py                                   # the table, about half an hour
     python bench/paper/run.py --starts delta grpo --seeds 3 4 5
     python bench/paper/run.py --report-only
+    python bench/paper/run.py --scale gpu --seeds 0             # 25 M parameters, on one GPU
 
 Kill it and start it again: finished cells are not repeated, an unfinished one goes on at its last
 checkpoint. At the end the rows go to bench/results/paper.jsonl, and docs/paper.md with its figures
@@ -26,7 +27,7 @@ REPOSITORY = HERE.parents[1]
 
 sys.path.insert(0, str(HERE.parent))
 
-from paper import cells, judge, report, rows  # noqa: E402
+from paper import cells, judge, report, rows, scale  # noqa: E402
 
 
 def plan(starts: list[str], seeds: list[int]) -> list[cells.Cell]:
@@ -44,13 +45,17 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "runs" / "paper")
+    parser.add_argument("--scale", choices=list(scale.SCALES), default="cpu")
+    parser.add_argument("--out", type=Path, help="folder of the runs; default runs/paper-SCALE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--starts", nargs="+", choices=list(cells.STARTS), default=list(cells.STARTS)
     )
-    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--steps", type=int, default=16, help="of each stage")
+    parser.add_argument(
+        "--workers", type=int, help="processes; default 2 on a CPU, one thread each, and 1 on a GPU"
+    )
+    parser.add_argument("--rows", type=Path, default=rows.FILE, help="where the rows go")
+    parser.add_argument("--page", type=Path, default=report.PAGE, help="where the page goes")
     parser.add_argument("--report-only", action="store_true", help="rows and page of what is done")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -59,20 +64,20 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     options = parsed()
     os.chdir(REPOSITORY)
-    out = options.out.resolve()
-    common = [f"train.steps={options.steps}"]
+    out = (options.out or REPOSITORY / "runs" / f"paper-{options.scale}").resolve()
+    common = scale.prepared(scale.SCALES[options.scale], out)
     work = plan(options.starts, options.seeds)
     if options.worker:
         cells.work(work, out, common)
         return
     if not options.report_only:
-        run_workers(options.workers, out)
-    rows.save(rows.collect(out, "cpu", common))
+        run_workers(options.workers or (1 if options.scale == "gpu" else 2), out)
+    rows.save(rows.collect(out, options.scale, common), options.rows)
     judged = cells.run_dir(cells.Cell("delta", 0), 1, out)
-    if (judged / "rollouts").exists():
+    if options.scale == "cpu" and (judged / "rollouts").exists():
         judge.save(judge.measure(judged, REPOSITORY / "examples/division/train.jsonl"))
-    report.write(rows.read(), judge.read())
-    print(f"{rows.FILE}, {judge.FILE}, {report.PAGE}")
+    report.write(rows.read(options.rows), judge.read(), options.page)
+    print(f"{options.rows}, {options.page}")
 
 
 def run_workers(count: int, out: Path) -> None:
