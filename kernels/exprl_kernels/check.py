@@ -169,8 +169,8 @@ def terms(rows: Rows, numbers: Terms) -> Terms:
     return numbers
 
 
-def values(rows: Rows, vocab: int) -> None:
-    """Refuse wrong values. One synchronization with the device."""
+def values(rows: Rows, vocab: int) -> bool:
+    """Refuse wrong values, and tell whether a token has weight 0. One synchronization."""
     wrong = {
         "targets": _outside(rows.targets, vocab),
         "seg_id": _outside(rows.seg_id, len(rows.seg_adv)),
@@ -186,12 +186,14 @@ def values(rows: Rows, vocab: int) -> None:
     if rows.temperatures is not None:
         wrong["temperature"] = ~(rows.temperatures > 0) | torch.isinf(rows.temperatures)
         expected["temperature"] = "finite numbers > 0"
-    found = torch.stack([mask.any() for mask in wrong.values()]).tolist()
+    some_zero = (rows.token_weight == 0).any()
+    *found, has_zero = torch.stack([*(mask.any() for mask in wrong.values()), some_zero]).tolist()
     for (name, mask), is_wrong in zip(wrong.items(), found, strict=True):
         if is_wrong:
             tensor = rows.temperatures if name == "temperature" else getattr(rows, name)
             at = int(mask.nonzero()[0])
             raise ValueError(f"{name}[{at}] = {tensor[at].item()}; expected {expected[name]}")
+    return bool(has_zero)
 
 
 def target_values(targets: Tensor, vocab: int) -> None:

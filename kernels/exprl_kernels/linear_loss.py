@@ -62,7 +62,8 @@ def linear_grpo_loss(
         hidden: [N, H], float32 or bfloat16 on a GPU, any floating type on a CPU.
         weight: [V, H], the head. Under autocast both are used in autocast's dtype.
         drop_zero_rows: leave rows of weight 0 out of the GEMMs (exact). On a GPU this takes one
-            synchronization, in which values are checked too; False = no synchronization.
+            synchronization, in which values are checked too, and a second where there are such
+            rows; False = no synchronization.
         chunk_tokens, workspace_bytes: upper bounds of what lives of the logits at a time.
         backend: "auto" = Triton kernels on a GPU, plain torch elsewhere.
 
@@ -86,8 +87,7 @@ def linear_grpo_loss(
     )
     dtype = check.compute_dtype(hidden, weight)
     drops = drop_zero_rows and not torch.compiler.is_compiling()
-    if drops or check.eager(hidden.device):
-        check.values(rows, len(weight))
+    has_zero = (drops or check.eager(hidden.device)) and check.values(rows, len(weight))
     loss = functools.partial(
         _loss,
         weight=weight,
@@ -96,11 +96,9 @@ def linear_grpo_loss(
         limits=(dtype, chunk_tokens, workspace_bytes),
         backend=check.choose(backend, hidden.device),
     )
-    if not drops:
+    if not (drops and has_zero):
         return loss(hidden, rows=rows)
     kept = rows.token_weight.nonzero()[:, 0]
-    if len(kept) == len(hidden):
-        return loss(hidden, rows=rows)
     out = loss(hidden.index_select(0, kept), rows=reference.rows_at(rows, kept))
     return _spread(out, kept, len(hidden))
 

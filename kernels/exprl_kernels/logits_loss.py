@@ -216,12 +216,15 @@ class _InPlace(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        from exprl_kernels.rowgrad import scale_rows
+
         if ctx.gradient is None:
             raise RuntimeError(
                 "inplace_grad = True: the gradient was handed out, backward runs once"
             )
         gradient, ctx.gradient = ctx.gradient, None
-        return gradient.mul_(d_loss), *(None,) * (ctx.arguments - 1)
+        scale_rows(gradient, d_loss)
+        return gradient, *(None,) * (ctx.arguments - 1)
 
 
 def _in_place(logits: Tensor, rows: Rows, shape: Shape, terms: Terms) -> GrpoOutput:

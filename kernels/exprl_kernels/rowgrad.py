@@ -1,4 +1,8 @@
-"""The kernel of the recomputing backwards: gradient of the logits from that of their statistics."""
+"""The kernels of the backwards: gradient of the logits from that of their statistics, and scaling.
+
+A gradient formed in the forward is multiplied by that of the loss, which only the device knows; it
+is 1 in `loss.backward()`, and then the gradient is neither read nor written.
+"""
 
 from __future__ import annotations
 
@@ -90,6 +94,36 @@ def row_grad(
             d_lse,
             out,
             out.stride(0),
+            BLOCK=block.columns,
+            num_warps=block.warps,
+        )
+
+
+@triton.jit
+def scale_rows_kernel(grad, stride, columns, factor, BLOCK: tl.constexpr):
+    """One program a row; factor: one number on the device."""
+    row = tl.program_id(0).to(tl.int64)
+    grad_row = grad + row * stride
+    lanes = tl.arange(0, BLOCK)
+    by = tl.load(factor).to(tl.float32)
+    if by != 1.0:
+        for start in range(0, columns, BLOCK):
+            at = start + lanes
+            value = tl.load(grad_row + at, mask=at < columns, other=0.0).to(tl.float32)
+            tl.store(grad_row + at, (value * by).to(grad.dtype.element_ty), mask=at < columns)
+
+
+def scale_rows(grad: Tensor, factor: Tensor) -> None:
+    """grad [C, V] *= factor, a tensor of one number."""
+    if not len(grad):
+        return
+    block = tables.block("row_grad", grad)
+    with on_device(grad):
+        scale_rows_kernel[(len(grad),)](
+            grad,
+            grad.stride(0),
+            grad.shape[1],
+            factor,
             BLOCK=block.columns,
             num_warps=block.warps,
         )

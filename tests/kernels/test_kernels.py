@@ -170,6 +170,21 @@ def test_ready_logits_give_the_same_loss_and_gradient(name, inplace_grad):
     assert in_place == inplace_grad
 
 
+@pytest.mark.parametrize("factor", [1.0, -0.25])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gradient_in_place_is_scaled_exactly_by_that_of_the_loss(factor, dtype):
+    case = Case(7, 31)
+    gradients = []
+    for inplace_grad in (False, True):
+        logits = case.logits().to(dtype).requires_grad_()
+        out = grpo_loss_from_logits(
+            logits, case.targets, **case.loss, backend="triton", inplace_grad=inplace_grad
+        )
+        (factor * out.loss).backward()  # a power of 2 rounds nothing
+        gradients.append(logits.grad)
+    assert torch.equal(*gradients)
+
+
 def test_a_gradient_that_took_the_logits_place_is_handed_out_once():
     case = Case(5, 31)
     logits = case.logits().requires_grad_()
@@ -249,7 +264,8 @@ def test_masked_vocabulary_has_probability_and_gradient_zero():
     logits = case.logits()
     logits[:, 20:] = -torch.inf
     wide = logits.double().requires_grad_()
-    options = case.loss | {"entropy_coef": 0.1}
+    # The case's log-probs are those of other targets, under a whole vocabulary.
+    options = case.loss | {"behavior_logp": None, "ref_logp": None, "entropy_coef": 0.1}
     expected = grpo_loss_from_logits(wide, case.targets, **options, backend="reference")
     expected.loss.backward()
     narrow = logits.requires_grad_()
