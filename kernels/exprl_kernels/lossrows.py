@@ -42,7 +42,7 @@ def empty_tokens(n: int, device: torch.device) -> Tokens:
     return Tokens(*(torch.empty(n, dtype=kind, device=device) for kind in kinds.values()))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["segments"])
 def loss_rows_kernel(
     logits,
     stride,
