@@ -70,6 +70,9 @@ class JudgeSettings:
         attempts: requests sent for one grade when servers fail, at most (429 does not count).
         retry_budget: share of all requests that may be retries, beside a reserve for the start.
         reask: ask once more, after `Score:`, if a reply holds no grade.
+        stream: stream the replies, and leave a reply when the line of its grade is complete. Saves
+            what a judge writes after the grade, and tells a slow server from a dead one; not for a
+            judge that thinks in its reply behind a tag that its template opens.
         connect_timeout_s: for TCP and TLS.
         first_byte_timeout_s: from the request to the reply's first byte.
         idle_timeout_s: between two pieces of a reply.
@@ -82,6 +85,7 @@ class JudgeSettings:
         sample_index: part of the ledger's keys; another one asks for another sample.
         api_key_env: environment variable that holds the API key.
         api_key_file: file that holds the API key.
+        ca_file: certificates (PEM) that https servers are checked with instead of the system's.
         extra: further fields of the request, such as `{"top_p": 0.9}`.
     """
 
@@ -102,6 +106,7 @@ class JudgeSettings:
     attempts: int = 4
     retry_budget: float = 0.1
     reask: bool = True
+    stream: bool = False
     connect_timeout_s: float = 5.0
     first_byte_timeout_s: float = 300.0
     idle_timeout_s: float = 60.0
@@ -113,6 +118,7 @@ class JudgeSettings:
     sample_index: int = 0
     api_key_env: str | None = None
     api_key_file: str | None = None
+    ca_file: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

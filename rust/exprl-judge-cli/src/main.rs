@@ -102,6 +102,9 @@ struct ScoreArgs {
     /// Do not ask once more for a missing grade
     #[arg(long)]
     no_reask: bool,
+    /// Stream the replies, and leave a reply when the line of its grade is complete
+    #[arg(long)]
+    stream: bool,
     /// Temperature of the judge's sampling
     #[arg(long, default_value_t = 0.0)]
     temperature: f64,
@@ -117,6 +120,9 @@ struct ScoreArgs {
     /// File that holds the API key
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
+    /// PEM file of certificates to check https servers with instead of the system's
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
     /// Share of grades that may be missing before the exit code is 3
     #[arg(long, default_value_t = 0.05, value_name = "SHARE")]
     max_missing: f64,
@@ -286,6 +292,8 @@ impl ScoreArgs {
             revision: self.revision.clone(),
             attempts: self.attempts,
             reask: !self.no_reask,
+            stream: self.stream,
+            ca_file: self.ca_file.clone(),
             temperature: self.temperature,
             max_tokens: self.max_tokens,
             deadline,

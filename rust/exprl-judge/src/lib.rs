@@ -30,6 +30,7 @@ mod error;
 mod escape;
 mod estimate;
 mod hints;
+mod http;
 mod job;
 pub mod ledger;
 mod limits;
@@ -45,6 +46,8 @@ mod schedule;
 mod settings;
 #[cfg(feature = "rehearsal")]
 pub mod simulation;
+pub mod sse;
+mod stream;
 mod transport;
 mod types;
 

@@ -2,13 +2,10 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use exprl_rubric::{FenceKey, PARSER_VERSION, Readout, Rubric, View};
-use hyper::body::{Frame, SizeHint};
 use serde_json::{Map, Value, json};
 
 use crate::error::Error;
@@ -21,17 +18,15 @@ use crate::types::Item;
 #[derive(Clone)]
 pub(crate) struct Body {
     parts: [Bytes; 4],
-    next: usize,
 }
 
 impl Body {
     fn new(parts: [Bytes; 4]) -> Self {
-        Self { parts, next: 0 }
+        Self { parts }
     }
 
-    /// No body at all.
-    pub(crate) fn empty() -> Self {
-        Self::new([const { Bytes::new() }; 4])
+    pub(crate) fn parts(&self) -> &[Bytes; 4] {
+        &self.parts
     }
 
     /// Bytes of the whole, and of the head that its problem's requests share.
@@ -58,38 +53,6 @@ impl Body {
     }
 }
 
-impl hyper::body::Body for Body {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        while let Some(part) = self.parts.get(self.next).cloned() {
-            self.next += 1;
-            if !part.is_empty() {
-                return Poll::Ready(Some(Ok(Frame::data(part))));
-            }
-        }
-        Poll::Ready(None)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.parts.iter().skip(self.next).all(Bytes::is_empty)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(
-            self.parts
-                .iter()
-                .skip(self.next)
-                .map(|part| part.len() as u64)
-                .sum(),
-        )
-    }
-}
-
 /// One request, rendered.
 pub(crate) struct Rendered {
     pub(crate) key: Key,
@@ -107,6 +70,8 @@ pub(crate) struct Composer {
     open: Vec<u8>,
     /// JSON after the tail's text.
     close: Bytes,
+    /// The same without what says how the reply travels, for the keys.
+    close_of_key: Bytes,
     /// JSON after the begun reply of a re-ask.
     pub(crate) ask_again: Bytes,
     /// Hash state over all that a key holds beside the body.
@@ -136,6 +101,11 @@ impl Composer {
             fields.insert("logprobs".into(), json!(true));
             fields.insert("top_logprobs".into(), json!(20));
         }
+        let close_of_key = end_of_body(&fields);
+        if settings.stream {
+            fields.insert("stream".into(), json!(true));
+            fields.insert("stream_options".into(), json!({"include_usage": true}));
+        }
         // vLLM's names (chat completion protocol, 0.32): the last message is continued, not closed.
         again.insert("max_tokens".into(), json!(4));
         again.insert("add_generation_prompt".into(), json!(false));
@@ -151,6 +121,7 @@ impl Composer {
             builtin: std::sync::Mutex::default(),
             open,
             close: end_of_body(&fields),
+            close_of_key,
             ask_again: end_of_body(&again),
             hasher,
         })
@@ -201,7 +172,7 @@ impl Composer {
         let head_hash = blake3::hash(&text);
         let end_hash = blake3::Hasher::new()
             .update(&tail)
-            .update(&self.close)
+            .update(&self.close_of_key)
             .finalize();
         let mut traces = blake3::Hasher::new();
         let mut fed = 0;

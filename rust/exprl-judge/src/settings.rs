@@ -12,12 +12,13 @@ use serde_json::{Map, Value};
 use crate::error::Error;
 
 /// Fields of a request that `extra` may not set: they have a setting, or belong to the dispatcher.
-const RESERVED: [&str; 11] = [
+const RESERVED: [&str; 12] = [
     "model",
     "messages",
     "temperature",
     "max_tokens",
     "stream",
+    "stream_options",
     "n",
     "logprobs",
     "top_logprobs",
@@ -78,6 +79,11 @@ pub struct Settings {
     pub retry_budget: f64,
     /// Ask once more, after `Score:`, if a reply holds no grade.
     pub reask: bool,
+    /// Stream the replies, and leave a reply when the line of its grade is complete. Saves what a
+    /// judge writes after the grade, and tells a slow server from a dead one; costs this side more time
+    /// per token. Not for a judge that thinks in its reply behind a tag that its template opens: a
+    /// grade in such thoughts looks like the grade.
+    pub stream: bool,
     /// Time for TCP and TLS.
     pub connect_timeout: Duration,
     /// Time from the request to the first byte of the reply.
@@ -101,6 +107,8 @@ pub struct Settings {
     pub api_key_env: Option<String>,
     /// File that holds the API key.
     pub api_key_file: Option<PathBuf>,
+    /// Certificates (PEM) that https servers are checked with instead of the system's.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl Settings {
@@ -126,6 +134,7 @@ impl Settings {
             attempts: 4,
             retry_budget: 0.1,
             reask: true,
+            stream: false,
             connect_timeout: Duration::from_secs(5),
             first_byte_timeout: Duration::from_secs(300),
             idle_timeout: Duration::from_secs(60),
@@ -137,6 +146,7 @@ impl Settings {
             sample_index: 0,
             api_key_env: None,
             api_key_file: None,
+            ca_file: None,
         }
     }
 

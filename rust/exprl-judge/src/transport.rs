@@ -1,42 +1,51 @@
-//! One HTTP/1.1 exchange with one server, over pooled connections (RFC 9112).
+//! One exchange with one server, over pooled connections.
 //!
 //! Redirects are not followed, so the key goes to the configured servers only. Dropping the future
 //! of an exchange closes its socket: the server sees it and can stop generating.
 
+use std::io::Write;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{self, HeaderValue};
-use hyper::{Request, Response, Uri};
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
+use hyper::{StatusCode, Uri};
+use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tower_service::Service;
 
 use crate::error::Error;
 use crate::hints;
+use crate::http::{self, Head, HttpError};
 use crate::policy::{Fault, QUOTA};
 use crate::request::Body;
 use crate::settings::{Secret, Settings, chat_uri};
+use crate::stream::Assembly;
 
 /// No judge's reply is longer; a server that sends more is broken.
 const LONGEST_REPLY: usize = 16 << 20;
+/// A stream that has its grade gets so long to end by itself.
+const GRACE: Duration = Duration::from_millis(100);
+const USER_AGENT: &str = concat!("exprl-judge/", env!("CARGO_PKG_VERSION"));
 /// Of an error's body the first so many characters are kept.
 const LONGEST_MESSAGE: usize = 300;
+
+type Connection = http::Connection<TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>>;
 
 /// One server and its idle connections.
 pub(crate) struct Server {
     /// The endpoint as the user wrote it.
     pub(crate) name: Arc<str>,
     uri: Uri,
-    host: HeaderValue,
-    idle: Mutex<Vec<SendRequest<Body>>>,
+    idle: Mutex<Vec<Connection>>,
 }
 
 /// A reply, and what its head told.
@@ -60,39 +69,41 @@ pub(crate) struct Transport {
 
 impl Server {
     pub(crate) fn new(endpoint: &str) -> Result<Self, Error> {
-        let uri = chat_uri(endpoint)?;
-        let host = uri.authority().map_or("", |authority| authority.as_str());
-        let host = HeaderValue::from_str(host).map_err(|_| Error::Setting {
-            field: "endpoints",
-            reason: format!("{endpoint:?} names no host"),
-        })?;
         Ok(Self {
             name: endpoint.into(),
-            uri,
-            host,
+            uri: chat_uri(endpoint)?,
             idle: Mutex::default(),
         })
     }
 
     /// A connection that has served before and is still open.
-    async fn reuse(&self) -> Option<SendRequest<Body>> {
+    fn reuse(&self) -> Option<Connection> {
         loop {
-            let mut sender = self
+            let mut connection = self
                 .idle
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .pop()?;
-            if !sender.is_closed() && sender.ready().await.is_ok() {
-                return Some(sender);
+            if connection.is_quiet() {
+                return Some(connection);
             }
         }
     }
 
-    fn put_back(&self, sender: SendRequest<Body>) {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(sender);
+    fn put_back(&self, mut connection: Connection) {
+        if connection.is_reusable() {
+            connection.reused = true;
+            self.idle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(connection);
+        }
+    }
+
+    fn host(&self) -> &str {
+        self.uri
+            .authority()
+            .map_or("", |authority| authority.as_str())
     }
 }
 
@@ -106,15 +117,15 @@ impl Transport {
         ))
         .with_safe_default_protocol_versions()
         .map_err(|error| tls_error(&error))?;
-        // Reading the system's certificates takes milliseconds and may fail: only if they are needed.
-        let tls = if settings
+        let https = settings
             .endpoints
             .iter()
-            .any(|url| url.starts_with("https"))
-        {
-            tls.with_native_roots().map_err(|error| tls_error(&error))?
-        } else {
-            tls.with_root_certificates(rustls::RootCertStore::empty())
+            .any(|url| url.starts_with("https"));
+        let tls = match &settings.ca_file {
+            Some(path) => tls.with_root_certificates(certificates(path)?),
+            // Reading the system's certificates takes milliseconds and may fail: only if they are needed.
+            None if https => tls.with_native_roots().map_err(|error| tls_error(&error))?,
+            None => tls.with_root_certificates(RootCertStore::empty()),
         };
         Ok(Self {
             connector: HttpsConnectorBuilder::new()
@@ -138,28 +149,43 @@ impl Transport {
         begun: &AtomicBool,
     ) -> Result<Answer, Fault> {
         let started = Instant::now();
-        let (mut sender, reused) = match server.reuse().await {
-            Some(sender) => (sender, true),
-            None => (self.connect(server).await?, false),
+        let mut connection = match server.reuse() {
+            Some(connection) => connection,
+            None => self.connect(server).await?,
         };
-        let sent = sender.send_request(self.request(server, body));
-        let response = match timeout(self.first_byte_timeout, sent).await {
+        let request = self.request(server, &body);
+        let [head, trace, tail, end] = body.parts();
+        let sent = async {
+            let sent = connection.send(&[&request, head, trace, tail, end]).await;
+            // A server that refuses the body may have answered before it closed.
+            connection
+                .head()
+                .await
+                .map_err(|error| match (sent, error) {
+                    (Err(error), HttpError::Closed) if !is_reset(&error) => HttpError::Io(error),
+                    (_, error) => error,
+                })
+        };
+        let head = match timeout(self.first_byte_timeout, sent).await {
             Err(_) => return Err(Fault::Timeout("the first byte", self.first_byte_timeout)),
-            Ok(Err(error)) if reused && closed_early(&error) => return Err(Fault::Stale),
-            Ok(Err(error)) => return Err(Fault::Broken(chain(&error))),
-            Ok(Ok(response)) => response,
+            Ok(Err(HttpError::Closed)) if connection.reused => return Err(Fault::Stale),
+            Ok(Err(error)) => return Err(Fault::Broken(error.to_string())),
+            Ok(Ok(head)) => head,
         };
         begun.store(true, Ordering::Relaxed);
         let first_byte = started.elapsed();
-        let (head, body) = response.into_parts();
-        let bytes = self.read(body).await?;
-        server.put_back(sender);
-        let head = Response::from_parts(head, ());
-        if head.status() == hyper::StatusCode::OK {
+        let bytes = if head.event_stream && head.status == StatusCode::OK {
+            self.read_stream(&mut connection).await?
+        } else {
+            self.read(&mut connection).await?
+        };
+        // A stream that was left before its end closes its connection here: the server stops writing.
+        server.put_back(connection);
+        if head.status == StatusCode::OK {
             Ok(Answer {
                 body: bytes,
                 first_byte,
-                pause: hints::pause(head.headers(), SystemTime::now(), false),
+                pause: hints::pause(&head.hints, SystemTime::now(), false),
             })
         } else {
             Err(self.refusal(&head, &bytes))
@@ -170,78 +196,110 @@ impl Transport {
     /// server has no such page.
     pub(crate) async fn get(&self, server: &Server, page: &str) -> Option<Bytes> {
         let base = server.uri.path().strip_suffix("/v1/chat/completions")?;
-        let mut sender = self.connect(server).await.ok()?;
-        let mut request = Request::new(Body::empty());
-        *request.uri_mut() = format!("{base}{page}").parse().ok()?;
-        let headers = request.headers_mut();
-        headers.insert(header::HOST, server.host.clone());
-        let sent = timeout(self.idle_timeout, sender.send_request(request));
-        let response = sent.await.ok()?.ok()?;
-        let found = response.status() == hyper::StatusCode::OK;
-        let body = self.read(response.into_body()).await.ok()?;
-        found.then_some(body)
-    }
-
-    async fn connect(&self, server: &Server) -> Result<SendRequest<Body>, Fault> {
-        let connect = async {
-            let io = self.connector.clone().call(server.uri.clone()).await;
-            let io = io.map_err(|error| Fault::Connect(chain(&*error)))?;
-            let handshake = http1::handshake(io).await;
-            handshake.map_err(|error| Fault::Connect(chain(&error)))
-        };
-        let (sender, connection) =
-            timeout(self.connect_timeout, connect).await.map_err(|_| {
-                Fault::Connect(format!(
-                    "not within {} s",
-                    self.connect_timeout.as_secs_f64()
-                ))
-            })??;
-        // Moves this connection's bytes; ends when either side closes or the sender is dropped.
-        // Its error reaches the exchange in progress through the sender.
-        tokio::spawn(connection);
-        Ok(sender)
-    }
-
-    fn request(&self, server: &Server, body: Body) -> Request<Body> {
-        let mut request = Request::new(body);
-        *request.method_mut() = hyper::Method::POST;
-        // HTTP/1.1 to an origin server: the target is the path alone (RFC 9112, 3.2.1).
-        *request.uri_mut() = server
-            .uri
-            .path_and_query()
-            .map_or_else(Uri::default, |path| path.clone().into());
-        let headers = request.headers_mut();
-        headers.insert(header::HOST, server.host.clone());
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
+        let mut connection = self.connect(server).await.ok()?;
+        let request = format!(
+            "GET {base}{page} HTTP/1.1\r\nhost: {}\r\nuser-agent: {USER_AGENT}\r\nconnection: close\r\n\r\n",
+            server.host()
         );
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        if let Some(secret) = &self.authorization {
-            headers.insert(header::AUTHORIZATION, secret.header.clone());
-        }
-        request
+        let asked = async {
+            connection.send(&[request.as_bytes()]).await.ok()?;
+            connection.head().await.ok()
+        };
+        let head = timeout(self.idle_timeout, asked).await.ok()??;
+        let body = self.read(&mut connection).await.ok()?;
+        (head.status == StatusCode::OK).then_some(body)
     }
 
-    async fn read(&self, mut body: Incoming) -> Result<Bytes, Fault> {
+    async fn connect(&self, server: &Server) -> Result<Connection, Fault> {
+        let connect = self.connector.clone().call(server.uri.clone());
+        let stream = timeout(self.connect_timeout, connect).await.map_err(|_| {
+            let limit = self.connect_timeout.as_secs_f64();
+            Fault::Connect(format!("not within {limit} s"))
+        })?;
+        let stream = stream.map_err(|error| Fault::Connect(chain(&*error)))?;
+        Ok(Connection::new(TokioIo::new(stream)))
+    }
+
+    /// The head of a request. It holds the key: it goes to the socket and nowhere else.
+    fn request(&self, server: &Server, body: &Body) -> Vec<u8> {
+        let mut head = Vec::with_capacity(512);
+        let mut add = |parts: &[&[u8]]| parts.iter().for_each(|part| head.extend_from_slice(part));
+        // To an origin server the target is the path alone (RFC 9112, 3.2.1).
+        add(&[
+            b"POST ",
+            server.uri.path().as_bytes(),
+            b" HTTP/1.1\r\nhost: ",
+        ]);
+        add(&[
+            server.host().as_bytes(),
+            b"\r\nuser-agent: ",
+            USER_AGENT.as_bytes(),
+        ]);
+        add(&[b"\r\naccept: application/json\r\ncontent-type: application/json"]);
+        if let Some(secret) = &self.authorization {
+            add(&[b"\r\nauthorization: ", secret.header.as_bytes()]);
+        }
+        let (length, _) = body.sizes();
+        // Writing to memory cannot fail.
+        drop(write!(head, "\r\ncontent-length: {length}\r\n\r\n"));
+        head
+    }
+
+    /// The rest of a reply.
+    async fn read(&self, connection: &mut Connection) -> Result<Bytes, Fault> {
+        let mut first = None;
         let mut whole = BytesMut::new();
-        loop {
-            let frame = timeout(self.idle_timeout, body.frame());
-            match frame
-                .await
-                .map_err(|_| Fault::Timeout("the next piece", self.idle_timeout))?
-            {
-                None => return Ok(whole.freeze()),
-                Some(Err(error)) => return Err(Fault::Broken(chain(&error))),
-                Some(Ok(frame)) => whole.extend_from_slice(&frame.into_data().unwrap_or_default()),
+        while let Some(piece) = self.piece(connection).await? {
+            match (&first, whole.is_empty()) {
+                (None, true) => first = Some(piece),
+                (Some(_), _) => {
+                    whole.extend_from_slice(&first.take().unwrap_or_default());
+                    whole.extend_from_slice(&piece);
+                }
+                (None, false) => whole.extend_from_slice(&piece),
             }
             if whole.len() > LONGEST_REPLY {
                 return Err(Fault::Broken(format!("longer than {LONGEST_REPLY} bytes")));
             }
         }
+        Ok(first.unwrap_or_else(|| whole.freeze()))
     }
 
-    fn refusal(&self, head: &Response<()>, body: &[u8]) -> Fault {
+    /// A streamed reply, as if it had come whole. When the grade is there, the rest gets `GRACE` to
+    /// come: most judges stop by themselves, and then the connection and the token counts are kept.
+    async fn read_stream(&self, connection: &mut Connection) -> Result<Bytes, Fault> {
+        let mut reply = Assembly::default();
+        let mut received = 0;
+        while let Some(piece) = self.piece(connection).await? {
+            received += piece.len();
+            if received > LONGEST_REPLY {
+                return Err(Fault::Broken(format!("longer than {LONGEST_REPLY} bytes")));
+            }
+            reply.feed(&piece)?;
+            if reply.is_done() || reply.is_graded() {
+                // What fails from here on cannot take the grade away.
+                let rest = async {
+                    while let Ok(Some(piece)) = connection.piece().await {
+                        if reply.feed(&piece).is_err() {
+                            break;
+                        }
+                    }
+                };
+                let _ = timeout(GRACE, rest).await;
+                break;
+            }
+        }
+        reply.into_completion().map(Bytes::from)
+    }
+
+    async fn piece(&self, connection: &mut Connection) -> Result<Option<Bytes>, Fault> {
+        match timeout(self.idle_timeout, connection.piece()).await {
+            Err(_) => Err(Fault::Timeout("the next piece", self.idle_timeout)),
+            Ok(piece) => piece.map_err(|error| Fault::Broken(error.to_string())),
+        }
+    }
+
+    fn refusal(&self, head: &Head, body: &[u8]) -> Fault {
         let text = String::from_utf8_lossy(body);
         let said = serde_json::from_str::<Value>(&text).ok().and_then(|value| {
             let message = [
@@ -263,11 +321,11 @@ impl Transport {
             .as_ref()
             .map_or(said.clone(), |secret| secret.remove_from(&said));
         Fault::Status {
-            code: head.status().as_u16(),
+            code: head.status.as_u16(),
             retry_after: hints::pause(
-                head.headers(),
+                &head.hints,
                 SystemTime::now(),
-                head.status() == hyper::StatusCode::TOO_MANY_REQUESTS,
+                head.status == StatusCode::TOO_MANY_REQUESTS,
             ),
             message: said
                 .chars()
@@ -278,6 +336,25 @@ impl Transport {
     }
 }
 
+fn certificates(path: &Path) -> Result<RootCertStore, Error> {
+    let wrong = |reason: String| Error::Setting {
+        field: "ca_file",
+        reason: format!("{}: {reason}", path.display()),
+    };
+    let mut store = RootCertStore::empty();
+    let found = CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
+    for certificate in found {
+        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+        store
+            .add(certificate)
+            .map_err(|error| wrong(error.to_string()))?;
+    }
+    if store.is_empty() {
+        return Err(wrong("it holds no certificate in PEM form".into()));
+    }
+    Ok(store)
+}
+
 fn tls_error(error: &dyn std::fmt::Display) -> Error {
     Error::Setting {
         field: "endpoints",
@@ -285,18 +362,12 @@ fn tls_error(error: &dyn std::fmt::Display) -> Error {
     }
 }
 
-/// The connection ended before the first byte of the reply.
-fn closed_early(error: &hyper::Error) -> bool {
-    error.is_incomplete_message() || error.is_canceled() || error.is_closed() || is_reset(error)
-}
-
-fn is_reset(error: &hyper::Error) -> bool {
-    let cause =
-        std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
-    cause.is_some_and(|io| {
-        use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
-        matches!(io.kind(), BrokenPipe | ConnectionAborted | ConnectionReset)
-    })
+fn is_reset(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset
+    )
 }
 
 /// An error and its causes on one line.

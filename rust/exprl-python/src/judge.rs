@@ -456,6 +456,7 @@ fn read_settings(given: &Bound<'_, PyDict>) -> PyResult<Settings> {
         attempts: get(given, "attempts")?,
         retry_budget: get(given, "retry_budget")?,
         reask: get(given, "reask")?,
+        stream: get(given, "stream")?,
         connect_timeout: seconds("connect_timeout_s")?,
         first_byte_timeout: seconds("first_byte_timeout_s")?,
         idle_timeout: seconds("idle_timeout_s")?,
@@ -467,6 +468,7 @@ fn read_settings(given: &Bound<'_, PyDict>) -> PyResult<Settings> {
         sample_index: get(given, "sample_index")?,
         api_key_env: get(given, "api_key_env")?,
         api_key_file: get(given, "api_key_file")?,
+        ca_file: get(given, "ca_file")?,
     })
 }
 

@@ -3,4 +3,5 @@
 mod dispatch;
 mod faults;
 mod limits;
+mod streaming;
 mod support;

@@ -22,6 +22,10 @@ pub enum Answer {
     Status(u16, &'static str, String),
     /// 200 with these bytes as the body.
     Bytes(Vec<u8>),
+    /// 200 with these texts as streamed pieces; then the stream ends, or goes on without an end.
+    Stream(Vec<&'static str>, Then),
+    /// These bytes instead of a reply.
+    Raw(Vec<u8>),
     /// 200, but the body breaks off.
     Cut,
     /// The connection closes without a byte.
@@ -29,6 +33,16 @@ pub enum Answer {
     /// No byte ever; the connection stays open.
     Hang,
     /// The head and half a body, then no byte ever.
+    Stall,
+}
+
+/// How a streamed reply goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    End,
+    /// More text, for as long as somebody listens.
+    Ramble,
+    /// No byte ever.
     Stall,
 }
 
@@ -149,6 +163,16 @@ async fn serve(
             Answer::Status(code, headers, body) => {
                 reply(&mut stream, code, headers, body.as_bytes()).await?;
             }
+            Answer::Stream(texts, then) => {
+                stream_reply(&mut stream, &texts, then).await?;
+                if then != Then::End {
+                    return Ok(());
+                }
+            }
+            Answer::Raw(bytes) => {
+                stream.write_all(&bytes).await?;
+                return Ok(());
+            }
             Answer::Bytes(body) => reply(&mut stream, 200, "", &body).await?,
             Answer::Cut => {
                 stream
@@ -170,6 +194,48 @@ async fn serve(
             }
         }
     }
+}
+
+async fn stream_reply(
+    stream: &mut BufReader<TcpStream>,
+    texts: &[&str],
+    then: Then,
+) -> std::io::Result<()> {
+    stream
+        .write_all(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
+            transfer-encoding: chunked\r\n\r\n",
+        )
+        .await?;
+    let text = |text: &str| json!({"choices": [{"index": 0, "delta": {"content": text}}]});
+    for piece in texts {
+        send_event(stream, &text(piece).to_string()).await?;
+    }
+    match then {
+        Then::End => {
+            let end = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
+            let usage =
+                json!({"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 2}});
+            for event in [&end.to_string(), &usage.to_string(), "[DONE]"] {
+                send_event(stream, event).await?;
+            }
+            stream.write_all(b"0\r\n\r\n").await
+        }
+        Then::Ramble => loop {
+            send_event(stream, &text(" and so on").to_string()).await?;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        },
+        Then::Stall => {
+            until_closed(stream).await;
+            Ok(())
+        }
+    }
+}
+
+async fn send_event(stream: &mut BufReader<TcpStream>, data: &str) -> std::io::Result<()> {
+    let event = format!("data: {data}\r\n\r\n");
+    let chunk = format!("{:x}\r\n{event}\r\n", event.len());
+    stream.write_all(chunk.as_bytes()).await
 }
 
 async fn until_closed(stream: &mut BufReader<TcpStream>) {

@@ -1,0 +1,255 @@
+//! A streamed chat completion, put together; and when enough of it is there.
+
+use exprl_rubric::{Reading, read_grade};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::policy::Fault;
+use crate::sse;
+
+/// What has come of a streamed reply.
+#[derive(Default)]
+pub(crate) struct Assembly {
+    parser: sse::Parser,
+    events: Vec<String>,
+    text: String,
+    refusal: String,
+    logprobs: Vec<Value>,
+    finish: Option<String>,
+    usage: Option<Value>,
+    /// Pieces of text: a lower bound of the reply's tokens, for a stream that is left before its end.
+    pieces: u64,
+    done: bool,
+    graded: bool,
+}
+
+#[derive(Deserialize)]
+struct Chunk {
+    #[serde(default)]
+    choices: Vec<Choice>,
+    usage: Option<Value>,
+    error: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    #[serde(default)]
+    index: u32,
+    #[serde(default)]
+    delta: Delta,
+    finish_reason: Option<String>,
+    logprobs: Option<Logprobs>,
+}
+
+#[derive(Default, Deserialize)]
+struct Delta {
+    content: Option<String>,
+    refusal: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Logprobs {
+    content: Option<Vec<Value>>,
+}
+
+impl Assembly {
+    /// Takes in the next bytes of the stream.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        let mut events = std::mem::take(&mut self.events);
+        let parsed = self.parser.feed(bytes, &mut events);
+        parsed.map_err(|error| Fault::Broken(error.to_string()))?;
+        for event in events.drain(..) {
+            if event.trim() == "[DONE]" {
+                self.done = true;
+            } else if !self.done {
+                self.add(&event)?;
+            }
+        }
+        self.events = events;
+        Ok(())
+    }
+
+    fn add(&mut self, event: &str) -> Result<(), Fault> {
+        let chunk: Chunk = serde_json::from_str(event)
+            .map_err(|error| Fault::Broken(format!("not a chunk of a chat completion: {error}")))?;
+        if let Some(error) = chunk.error.filter(|error| !error.is_null()) {
+            let said = error["message"]
+                .as_str()
+                .map_or(error.to_string(), str::to_owned);
+            return Err(Fault::Broken(format!("the server broke off: {said:.300}")));
+        }
+        self.usage = chunk
+            .usage
+            .filter(|usage| !usage.is_null())
+            .or(self.usage.take());
+        for choice in chunk.choices.into_iter().filter(|choice| choice.index == 0) {
+            self.logprobs.extend(
+                choice
+                    .logprobs
+                    .and_then(|logprobs| logprobs.content)
+                    .unwrap_or_default(),
+            );
+            self.refusal
+                .push_str(&choice.delta.refusal.unwrap_or_default());
+            self.finish = choice.finish_reason.or(self.finish.take());
+            if let Some(text) = choice.delta.content.filter(|text| !text.is_empty()) {
+                self.pieces += 1;
+                self.text.push_str(&text);
+                self.graded = self.graded || (text.contains('\n') && self.holds_grade());
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a whole line gives the grade: what comes after it is not waited for.
+    fn holds_grade(&self) -> bool {
+        let end = self.text.rfind('\n').unwrap_or(0);
+        matches!(read_grade(&self.text[..end]), Reading::Grade(_))
+    }
+
+    /// The grade is there, although the stream may go on.
+    pub(crate) fn is_graded(&self) -> bool {
+        self.graded
+    }
+
+    /// The whole reply has come.
+    pub(crate) fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// The chat completion that a server would have sent at once.
+    pub(crate) fn into_completion(self) -> Result<Vec<u8>, Fault> {
+        if self.finish.is_none() && !self.graded {
+            return Err(Fault::Broken(
+                "the stream ended before the reply did".into(),
+            ));
+        }
+        let finish = if self.graded {
+            Some("stop".into())
+        } else {
+            self.finish
+        };
+        let usage = self
+            .usage
+            .unwrap_or_else(|| json!({"prompt_tokens": 0, "completion_tokens": self.pieces}));
+        let logprobs = (!self.logprobs.is_empty()).then(|| json!({"content": self.logprobs}));
+        let refusal = (!self.refusal.is_empty()).then_some(self.refusal);
+        let completion = json!({
+            "choices": [{
+                "message": {"content": self.text, "refusal": refusal},
+                "finish_reason": finish,
+                "logprobs": logprobs,
+            }],
+            "usage": usage,
+        });
+        Ok(completion.to_string().into_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use exprl_rubric::{Readout, ScoreMap};
+
+    use super::*;
+    use crate::reply::Reply;
+    use crate::types::Status;
+
+    fn chunk(text: &str) -> Value {
+        json!({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": null}]})
+    }
+
+    fn end(reason: &str) -> Value {
+        json!({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+    }
+
+    fn fed(chunks: &[Value], done: bool) -> Assembly {
+        let mut assembly = Assembly::default();
+        for chunk in chunks {
+            assembly
+                .feed(format!("data: {chunk}\n\n").as_bytes())
+                .unwrap();
+        }
+        if done {
+            assembly.feed(b"data: [DONE]\n\n").unwrap();
+        }
+        assembly
+    }
+
+    fn reply(assembly: Assembly, readout: Readout) -> Reply {
+        Reply::read(&assembly.into_completion().unwrap(), readout).unwrap()
+    }
+
+    #[test]
+    fn a_streamed_reply_reads_like_a_whole_one() {
+        let usage = json!({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}});
+        let assembly = fed(
+            &[chunk("fine\nSco"), chunk("re: 4"), end("stop"), usage],
+            true,
+        );
+        assert!(assembly.is_done() && !assembly.is_graded());
+        let reply = reply(assembly, Readout::Text);
+        assert_eq!((reply.status, reply.grade), (Status::Ok, Some(4)));
+        assert_eq!((reply.usage.prompt, reply.usage.completion), (7, 3));
+        assert_eq!(reply.text, "fine\nScore: 4");
+    }
+
+    #[test]
+    fn the_grade_is_complete_when_its_line_is() {
+        for (texts, complete) in [
+            (&["Score: 4"][..], false),
+            (&["Score: 4", "\n", "and more"], true),
+            (&["Score", ": 4\nso"], true),
+            (&["Score: 4 of my five reasons\n"], false),
+            (&["<think>\nScore: 4\n", "hm"], false),
+            (&["<think>\nScore: 4\n</think>\nScore: 2\n"], true),
+            (&["Score: 2\nScore: 3\n"], false),
+        ] {
+            let chunks: Vec<Value> = texts.iter().map(|text| chunk(text)).collect();
+            assert_eq!(fed(&chunks, false).is_graded(), complete, "{texts:?}");
+        }
+        let left = reply(fed(&[chunk("Score: 5\n")], false), Readout::Text);
+        assert_eq!((left.grade, left.usage.completion), (Some(5), 1));
+    }
+
+    #[test]
+    fn streamed_log_probabilities_give_the_expected_score() {
+        let token = |text: &str, top: &[(&str, f64)]| {
+            let top: Vec<Value> = top
+                .iter()
+                .map(|(token, p)| json!({"token": token, "logprob": p.ln()}))
+                .collect();
+            let mut chunk = chunk(text);
+            chunk["choices"][0]["logprobs"] =
+                json!({"content": [{"token": text, "logprob": -0.1, "top_logprobs": top}]});
+            chunk
+        };
+        let chunks = [
+            token("Score:", &[]),
+            token(" 4", &[(" 4", 0.5), (" 5", 0.5)]),
+            end("stop"),
+        ];
+        let reply = reply(fed(&chunks, true), Readout::Expected);
+        let (score, fell_back) = reply.score(ScoreMap::Linear, Readout::Expected);
+        assert!((score.unwrap() - 0.875).abs() < 1e-12 && !fell_back);
+    }
+
+    #[test]
+    fn a_broken_stream_is_a_fault() {
+        let mut assembly = Assembly::default();
+        assert!(matches!(
+            assembly.feed(b"data: {\n\n"),
+            Err(Fault::Broken(_))
+        ));
+        let error = format!(
+            "data: {}\n\n",
+            json!({"error": {"message": "out of memory"}})
+        );
+        let said = Assembly::default()
+            .feed(error.as_bytes())
+            .unwrap_err()
+            .explain();
+        assert!(said.contains("out of memory"), "{said}");
+        let cut = fed(&[chunk("Sco")], false).into_completion();
+        assert!(matches!(cut, Err(Fault::Broken(_))));
+    }
+}
