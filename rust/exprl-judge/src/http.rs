@@ -372,11 +372,11 @@ mod tests {
             let mut connection = Connection::new(ours);
             let sending = async {
                 for piece in pieces {
-                    theirs.write_all(piece).await.ok();
+                    let _ = theirs.write_all(piece).await;
                 }
                 // Kept open where the test says so: then only the bytes can end the reply.
                 let _kept = (!closed).then_some(theirs);
-                std::future::pending().await
+                std::future::pending::<()>().await;
             };
             let read = tokio::select! {
                 read = read(&mut connection) => read,
@@ -480,7 +480,8 @@ mod tests {
             let mut connection = Connection::new(ours);
             let answer = b"HTTP/1.1 413 No\r\ncontent-length: 0\r\n\r\n";
             theirs.write_all(answer).await.unwrap();
-            connection.send(&[b"", &[b'x'; 1 << 20]]).await.unwrap();
+            let request = vec![b'x'; 1 << 20];
+            connection.send(&[b"", &request]).await.unwrap();
             assert_eq!(read(&mut connection).await.unwrap().0, 413);
             assert!(!connection.is_reusable());
         });

@@ -173,7 +173,7 @@ mod tests {
 
         #[test]
         fn what_is_written_is_read(data in prop::collection::vec("[^\r\n]{0,20}", 1..10)) {
-            let written: String = data.iter().map(|data| format!("data: {data}\n\n")).collect();
+            let written = data.iter().fold(String::new(), |all, data| all + "data: " + data + "\n\n");
             prop_assert_eq!(events(&[written.as_bytes()]), data);
         }
     }
