@@ -83,8 +83,8 @@ def text(
         table(main, "stage2", seeds),
         headroom(main),
         bars(main),
-        "## Fresh seeds\n",
-        "Not used while base policy and settings were chosen.\n",
+        "## Fresh seeds\n" if fresh else "",
+        "Not used while base policy and settings were chosen.\n" if fresh else "",
         table(fresh, "stage1", sorted({row["seed"] for row in fresh}), "Stage I"),
         table(fresh, "stage2", sorted({row["seed"] for row in fresh}), "Stage II"),
         bars(fresh),
@@ -92,8 +92,10 @@ def text(
         "![pass@k after both stages](paper/pass_at_k.svg)\n",
         pass_table(main),
         "## Dynamics (figure 3)\n",
-        "Mean over the seeds; the broken line is where Stage II begins, and with it the count of"
-        " unsolved problems.\n",
+        "Mean over the seeds, the band from the lowest to the highest; the broken line is where"
+        " Stage II begins, and with it the count of unsolved problems. Starts that solve nothing"
+        " lie on one line. SFT samples nothing in Stage I: its entropy there is that of the"
+        " references' tokens. The start *none* has no Stage I.\n",
         "![unsolved problems, right rollouts, entropy and length by step](paper/dynamics.svg)\n",
         "## Centering (figure 8)\n",
         "The same process scores, centered by the last score of the rollout (`delta`, `end`), by"
@@ -169,6 +171,8 @@ def bars(rows: Sequence[Row]) -> str:
         if mine:
             verdict = "missed by " + ", ".join(missed) if missed else "met on every seed"
             found.append(f"- {STARTS[start].title}: {wanted}: {verdict}.")
+    if not found:
+        return ""
     return "The bars set for the miniature before it was run:\n\n" + "\n".join(found) + "\n"
 
 
@@ -214,7 +218,8 @@ def how(main: Sequence[Row], fresh: Sequence[Row]) -> str:
         f"`python bench/paper/run.py` on {one['cores']} cores of {one['cpu']}, two processes of one"
         f" thread each; {versions}. {len(stages)} runs of {stages[0]['steps']} steps with their"
         f" evaluations took {cpu / 60:.0f} CPU minutes and, summed over the two processes,"
-        f" {wall / 60:.0f} minutes of wall clock: the machine was shared with other jobs."
+        f" {wall / 60:.0f} minutes of wall clock: the machine was shared with many other"
+        f" jobs (a killed process's own part is not in these sums)."
         f" {_minutes(main, PAPER_STARTS)}\n"
     )
 
