@@ -138,6 +138,8 @@ class JudgeItem(NamedTuple):
         reference: the hidden solution; None asks the judge to grade without one.
         segments: the rollout's text cut at the steps; joined, they are the whole trace.
         domain: selects the built-in rubric.
+        checklist: the problem's own rubric, as text and weight (1..10) of 2 to 6 checkpoints; None
+            leaves it to the judge to take checkpoints out of the reference.
     """
 
     id: str
@@ -145,6 +147,7 @@ class JudgeItem(NamedTuple):
     reference: str | None
     segments: tuple[str, ...]
     domain: str = "math"
+    checklist: tuple[tuple[str, int], ...] | None = None
 
 
 class Verdict(NamedTuple):

@@ -96,6 +96,7 @@ fn entry(line: Line, delimiter: &str) -> Result<Entry, String> {
             reference,
             segments,
             domain,
+            checklist: None,
         },
         spans,
     })

@@ -29,7 +29,7 @@ use crate::policy::{Breaker, Fault, RetryBudget};
 use crate::reply::Reply;
 use crate::request::{Body, Composer};
 use crate::schedule::{Need, Pass, Schedule};
-use crate::settings::Settings;
+use crate::settings::{Settings, Task};
 use crate::transport::{Server, Transport};
 use crate::types::{Item, Verdict};
 
@@ -85,6 +85,7 @@ pub(crate) struct Dispatcher {
     jobs: Mutex<Vec<Weak<JobState>>>,
     handle: Handle,
     attempts: u32,
+    task: Task,
     reask: bool,
     readout: Readout,
     score_map: ScoreMap,
@@ -155,7 +156,9 @@ impl Dispatcher {
             handle,
             servers,
             attempts: settings.attempts,
-            reask: settings.reask,
+            task: settings.task,
+            // A digit after `Score:` repairs a grade, and nothing else.
+            reask: settings.reask && settings.task == Task::Grade,
             readout: settings.readout,
             score_map: settings.score_map,
             deadline: settings.deadline,

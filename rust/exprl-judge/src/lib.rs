@@ -16,6 +16,7 @@
 //!     reference: Some("2 + 2 = 4".into()),
 //!     segments: vec!["### I add. ".into(), "### It is 4.".into()],
 //!     domain: "math".into(),
+//!     checklist: None,
 //! })
 //! .await?;
 //! for graded in job.collect().await {
@@ -58,11 +59,11 @@ use tokio::runtime::Handle;
 use dispatch::Dispatcher;
 
 pub use error::Error;
-pub use exprl_rubric::{Readout, ScoreMap, View};
+pub use exprl_rubric::{Checklist, Checklists, Checkpoint, Readout, ScoreMap, View};
 pub use job::{Burst, Job};
 pub use metrics::Stats;
 pub use metrics_server::MetricsServer;
-pub use settings::{Prices, Settings};
+pub use settings::{Prices, Settings, Task};
 pub use types::{Graded, Item, Status, Verdict};
 
 /// A judge: servers, queues, ledger. Jobs share them; dropping the judge cancels its jobs.

@@ -1,7 +1,7 @@
 //! A chat completion to a grade. The reply is hostile input too: nothing in it is trusted but the
 //! grade line that `exprl-rubric` finds.
 
-use exprl_rubric::{Reading, Readout, ScoreMap, read_grade};
+use exprl_rubric::{Checklist, Reading, Readout, ScoreMap, read_grade};
 use serde::{Deserialize, Serialize};
 
 use crate::policy::Fault;
@@ -89,6 +89,24 @@ impl Reply {
             error,
             usage,
         })
+    }
+
+    /// The same reply, read for the checklist that was asked for instead of for a grade.
+    pub(crate) fn as_checklist(mut self) -> Self {
+        self.grade = None;
+        self.probabilities = None;
+        match Checklist::read(&self.text) {
+            Ok(_) => {
+                self.status = Status::Ok;
+                self.error = None;
+            }
+            Err(reason) if matches!(self.status, Status::Ok | Status::Unparseable) => {
+                self.status = Status::Unparseable;
+                self.error = Some(reason);
+            }
+            Err(_) => {}
+        }
+        self
     }
 
     /// Takes in the answer to a re-ask: a digit, or nothing usable.

@@ -5,13 +5,13 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use exprl_rubric::{FenceKey, PARSER_VERSION, Readout, Rubric, View};
+use exprl_rubric::{Checklist, FenceKey, PARSER_VERSION, Readout, Rubric, View};
 use serde_json::{Map, Value, json};
 
 use crate::error::Error;
 use crate::escape::{escape, escape_into};
 use crate::ledger::Key;
-use crate::settings::Settings;
+use crate::settings::{Settings, Task};
 use crate::types::Item;
 
 /// A request body: `[up to the trace][trace][after the trace][end of the JSON]`.
@@ -61,6 +61,7 @@ pub(crate) struct Rendered {
 
 /// Turns items into requests; holds what they all share.
 pub(crate) struct Composer {
+    task: Task,
     view: View,
     fence: FenceKey,
     /// A rubric for all domains; otherwise the built-in ones, made when first met.
@@ -97,7 +98,12 @@ impl Composer {
         fields.insert("temperature".into(), json!(settings.temperature));
         fields.insert("max_tokens".into(), json!(settings.max_tokens));
         let mut again = fields.clone();
-        if settings.readout == Readout::Expected {
+        if settings.task == Task::Checklist {
+            let schema =
+                json!({"name": "checklist", "strict": true, "schema": Checklist::schema()});
+            let format = json!({"type": "json_schema", "json_schema": schema});
+            fields.insert("response_format".into(), format);
+        } else if settings.readout == Readout::Expected {
             fields.insert("logprobs".into(), json!(true));
             fields.insert("top_logprobs".into(), json!(20));
         }
@@ -115,6 +121,7 @@ impl Composer {
             json!({"choice": ["1", "2", "3", "4", "5"]}),
         );
         Ok(Self {
+            task: settings.task,
             view: settings.view,
             fence,
             rubric: rubric.map(Arc::new),
@@ -133,15 +140,27 @@ impl Composer {
 
     /// The requests of one rollout, in the order of its segments.
     pub(crate) fn render(&self, item: &Item) -> Result<Vec<Rendered>, Error> {
-        if item.segments.is_empty() {
+        if item.segments.is_empty() && self.task == Task::Grade {
             let reason = "it has no segments; an empty trace is one empty segment".into();
             return Err(Error::Item {
                 id: item.id.clone(),
                 reason,
             });
         }
+        if self.task == Task::Checklist {
+            return Ok(vec![self.render_checklist(item)?]);
+        }
         let rubric = self.rubric(&item.domain)?;
-        let head = rubric.head(&self.fence, &item.problem, item.reference.as_deref());
+        let checklist = item.checklist.as_deref();
+        if checklist.is_some() && !rubric.takes_checklists() {
+            let reason = "it has a checklist, and the rubric file says nothing about one; use `has_checklist` there";
+            return Err(Error::Item {
+                id: item.id.clone(),
+                reason: reason.into(),
+            });
+        }
+        let reference = item.reference.as_deref();
+        let head = rubric.head_with(&self.fence, &item.problem, reference, checklist);
         let mut text = Vec::with_capacity(self.open.len() + head.text().len() * 9 / 8);
         text.extend_from_slice(&self.open);
         escape_into(&mut text, head.text());
@@ -202,6 +221,24 @@ impl Composer {
         Ok(requests.collect())
     }
 
+    /// The request for a problem's checklist: one text, shared with nothing.
+    fn render_checklist(&self, item: &Item) -> Result<Rendered, Error> {
+        let reference = item.reference.as_deref().ok_or_else(|| Error::Item {
+            id: item.id.clone(),
+            reason: "a checklist is written from a reference, and it has none".into(),
+        })?;
+        let text = Checklist::request(&self.fence, &item.domain, &item.problem, reference)?;
+        let mut body = self.open.clone();
+        escape_into(&mut body, &text);
+        let mut hasher = self.hasher.clone();
+        hasher.update(&body).update(&self.close);
+        let body = [body.into(), Bytes::new(), Bytes::new(), self.close.clone()];
+        Ok(Rendered {
+            key: *hasher.finalize().as_bytes(),
+            body: Body::new(body),
+        })
+    }
+
     fn rubric(&self, domain: &str) -> Result<Arc<Rubric>, Error> {
         if let Some(rubric) = &self.rubric {
             return Ok(rubric.clone());
@@ -244,6 +281,7 @@ mod tests {
             reference: Some("4\n".into()),
             segments: segments.iter().map(|&text| text.into()).collect(),
             domain: "math".into(),
+            checklist: None,
         }
     }
 

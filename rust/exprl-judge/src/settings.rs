@@ -25,6 +25,7 @@ const RESERVED: [&str; 12] = [
     "add_generation_prompt",
     "continue_final_message",
     "structured_outputs",
+    "response_format",
 ];
 
 /// What tokens cost, per million, in any currency.
@@ -38,6 +39,17 @@ pub struct Prices {
     pub completion: f64,
 }
 
+/// What is asked about an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Task {
+    /// A grade for its segments.
+    #[default]
+    Grade,
+    /// A checklist of its problem, from its reference: one request, whatever the view. The reply is
+    /// the verdict's; a status `Ok` says that [`Checklist::read`](crate::Checklist::read) takes it.
+    Checklist,
+}
+
 /// Everything that a [`Judge`](crate::Judge) needs to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -45,6 +57,8 @@ pub struct Settings {
     pub endpoints: Vec<String>,
     /// The model's name there.
     pub model: String,
+    /// What the model is asked to do.
+    pub task: Task,
     /// What the judge sees of a rollout in one request.
     pub view: View,
     /// How a score is taken from a reply.
@@ -118,6 +132,7 @@ impl Settings {
         Self {
             endpoints,
             model: model.into(),
+            task: Task::Grade,
             view: View::Prefix,
             readout: Readout::Text,
             score_map: ScoreMap::Linear,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use exprl_rubric::Checklist;
 use serde::{Deserialize, Serialize};
 
 /// One rollout to grade.
@@ -17,6 +18,8 @@ pub struct Item {
     pub segments: Vec<Arc<str>>,
     /// Selects the built-in rubric, such as `math`.
     pub domain: String,
+    /// The problem's own rubric: what to check instead of what the judge would take from the reference.
+    pub checklist: Option<Arc<Checklist>>,
 }
 
 impl Item {
@@ -32,7 +35,7 @@ impl Item {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// The reply holds a grade.
+    /// The reply holds a grade, or the checklist that was asked for.
     Ok,
     /// The reply held none; asked to go on after `Score:`, the judge gave one.
     Repaired,

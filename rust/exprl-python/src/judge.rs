@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use exprl_judge::rehearsal::{self, Faults, Rule};
 use exprl_judge::{
-    Burst, Error, Graded, Item, MetricsServer, Prices, Readout, ScoreMap, Settings, Status,
-    Verdict, View,
+    Burst, Checklist, Checkpoint, Error, Graded, Item, MetricsServer, Prices, Readout, ScoreMap,
+    Settings, Status, Task, Verdict, View,
 };
 use pyo3::conversion::FromPyObjectOwned;
 use pyo3::prelude::*;
@@ -238,14 +238,17 @@ impl Job {
         reference: Option<&str>,
         segments: Vec<PyBackedStr>,
         domain: String,
+        checklist: Option<Vec<(String, u8)>>,
     ) -> PyResult<()> {
         let job = self.job()?;
+        let checklist = checklist.map(read_checklist).transpose()?;
         let item = Item {
             id,
             problem: problem.into(),
             reference: reference.map(Into::into),
             segments: segments.into_iter().map(|text| (*text).into()).collect(),
             domain,
+            checklist,
         };
         if py
             .detach(|| job.try_push(&item))
@@ -412,6 +415,7 @@ fn read_settings(given: &Bound<'_, PyDict>) -> PyResult<Settings> {
     let readout: String = get(given, "readout")?;
     let score_map: String = get(given, "score_map")?;
     Ok(Settings {
+        task: Task::Grade,
         endpoints: get(given, "endpoints")?,
         model: get(given, "model")?,
         view: View::ALL
@@ -470,6 +474,45 @@ fn read_settings(given: &Bound<'_, PyDict>) -> PyResult<Settings> {
         api_key_file: get(given, "api_key_file")?,
         ca_file: get(given, "ca_file")?,
     })
+}
+
+fn read_checklist(checkpoints: Vec<(String, u8)>) -> PyResult<Arc<Checklist>> {
+    let checkpoints = checkpoints
+        .into_iter()
+        .map(|(text, weight)| Checkpoint { text, weight });
+    let checklist = Checklist::new(checkpoints.collect());
+    checklist
+        .map(Arc::new)
+        .map_err(|reason| DataError::new_err(format!("judge item: its checklist: {reason}")))
+}
+
+/// The checklists of a JSONL file, for python/exprl/judge.py.
+#[pyclass(frozen, module = "exprl._core")]
+pub struct Checklists(exprl_judge::Checklists);
+
+#[pymethods]
+impl Checklists {
+    /// `text`: the file's content.
+    #[new]
+    fn new(py: Python<'_>, text: &str) -> PyResult<Self> {
+        let read = py.detach(|| exprl_judge::Checklists::read(text));
+        read.map(Self).map_err(DataError::new_err)
+    }
+
+    /// Texts and weights of a problem's checkpoints.
+    fn find(&self, problem: &str, reference: &str) -> Option<Vec<(&str, u8)>> {
+        let checklist = self.0.find(problem, reference)?;
+        let checkpoints = checklist.checkpoints().iter();
+        Some(
+            checkpoints
+                .map(|point| (point.text.as_str(), point.weight))
+                .collect(),
+        )
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.len()
+    }
 }
 
 fn unknown(field: &str, value: &str, allowed: &str) -> PyErr {

@@ -8,6 +8,7 @@ use crate::metrics::count;
 use crate::policy::{Action, Fault, RetryBudget, backoff};
 use crate::reply::{Reply, Usage};
 use crate::schedule::Pass;
+use crate::settings::Task;
 
 /// What the attempt leaves to do.
 enum Next {
@@ -69,7 +70,13 @@ impl Dispatcher {
                 .as_ref()
                 .map_or_else(Usage::default, |reply| reply.usage);
             match &mut call.reply {
-                None => call.reply = Some(Reply::read(&answer.body, self.readout)?),
+                None => {
+                    let reply = Reply::read(&answer.body, self.readout)?;
+                    call.reply = Some(match self.task {
+                        Task::Grade => reply,
+                        Task::Checklist => reply.as_checklist(),
+                    });
+                }
                 Some(reply) => reply.repair(&answer.body)?,
             }
             let usage = call

@@ -8,6 +8,7 @@ use crate::ledger::Key;
 use crate::metrics::count;
 use crate::policy::Fault;
 use crate::reply::{Reply, Usage};
+use crate::settings::Task;
 use crate::types::{Status, Verdict};
 
 impl Dispatcher {
@@ -52,7 +53,12 @@ impl Dispatcher {
         };
         if let Some(reply) = &call.reply {
             self.metrics.used(reply.usage);
-            if reply.grade.is_some() || reply.reasked || !self.reask || !reply.wants_reask() {
+            let settled = match self.task {
+                Task::Grade => !self.reask || !reply.wants_reask(),
+                // Asked again, the model may write one that can be used.
+                Task::Checklist => reply.status == Status::Ok,
+            };
+            if settled {
                 self.remember(&call.key, reply);
             }
         }

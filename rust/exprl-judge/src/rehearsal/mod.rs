@@ -2,9 +2,11 @@
 //!
 //! `POST /v1/chat/completions`, `GET /v1/models`, `/health`, `/metrics` and `/stats`. It reads the request
 //! as a judge would, from the layout of `exprl-rubric`, and answers in words that end with `Score: n`:
-//! whole or streamed, with log-probabilities, as JSON or as one of the choices that it is given.
+//! whole or streamed, with log-probabilities, as JSON or as one of the choices that it is given. Asked
+//! for a problem's checklist, it makes one of the reference's lines.
 
 mod body;
+mod checklist;
 mod division;
 mod faults;
 mod numbers;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use exprl_rubric::{ParsedRequest, parse_request};
+use exprl_rubric::{ParsedRequest, parse_checklist_request, parse_request};
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 
 use super::Shared;
 use super::body::{End, Pieces, Presence};
+use super::checklist;
 use super::faults::{Fate, Outage};
 use super::reply::Reply;
 use super::rule::Judgement;
@@ -111,7 +112,8 @@ async fn complete(body: Incoming, shared: &Arc<Shared>) -> Answer {
     };
     let config = &shared.config;
     let parsed = parse_request(&question);
-    let content = content_hash(&question, parsed.as_ref());
+    let writing = parse_checklist_request(&question);
+    let content = content_hash(&question, parsed.as_ref(), writing);
     let fate = config.faults.fate(&content);
     let outage = shared.book().attempt(content, &fate);
     // Never closed, so it cannot fail; a server without slots has as many as it is asked for.
@@ -138,15 +140,21 @@ async fn complete(body: Incoming, shared: &Arc<Shared>) -> Answer {
             return presence.answer(answer);
         }
     };
-    let (words, grade) = match &parsed {
-        None => (
+    let (words, grade) = match (&parsed, &writing) {
+        (Some(parsed), _) => say(config.rule.judge(parsed), &fate, request.form()),
+        (None, Some((_, reference))) => (write(reference, &fate), None),
+        (None, None) => (
             "This is not a grading request, so there is nothing to grade.".into(),
             None,
         ),
-        Some(parsed) => say(config.rule.judge(parsed), &fate, request.form()),
     };
     let reply = Reply::new(&request, &words, grade, config.faults.doubt);
-    count(shared, &request, &reply, grade, parsed.is_some());
+    count(shared, &request, &reply, grade);
+    match (&parsed, &writing) {
+        (Some(_), _) => {}
+        (None, Some(_)) => shared.book().stats.checklists += 1,
+        (None, None) => shared.book().stats.not_grading += 1,
+    }
     let (kind, body) = if request.wants_stream() {
         let pace = Duration::from_millis(config.faults.token_ms);
         let events = reply.events(request.wants_usage());
@@ -190,9 +198,20 @@ fn say(judgement: Judgement, fate: &Fate, form: Form<'_>) -> (String, Option<u8>
     (words, Some(grade))
 }
 
-fn count(shared: &Shared, request: &ChatRequest, reply: &Reply, grade: Option<u8>, grading: bool) {
+/// The reply to a request for a checklist.
+fn write(reference: &str, fate: &Fate) -> String {
+    let checklist = checklist::write(reference);
+    if fate.no_grade {
+        "I would rather discuss this problem than write a checklist.".into()
+    } else if fate.prose {
+        format!("Here is the checklist:\n```json\n{checklist}\n```\nI hope that it helps.")
+    } else {
+        checklist
+    }
+}
+
+fn count(shared: &Shared, request: &ChatRequest, reply: &Reply, grade: Option<u8>) {
     let stats = &mut shared.book().stats;
-    stats.not_grading += u64::from(!grading);
     stats.re_asks += u64::from(request.is_re_ask());
     stats.prompt_tokens += reply.prompt_tokens as u64;
     stats.completion_tokens += reply.completion_tokens() as u64;
@@ -247,7 +266,11 @@ async fn read(
 }
 
 /// What is asked, without what differs between runs: the fence, and with it the head's bytes.
-fn content_hash(question: &str, parsed: Option<&ParsedRequest<'_>>) -> [u8; 32] {
+fn content_hash(
+    question: &str,
+    parsed: Option<&ParsedRequest<'_>>,
+    writing: Option<(&str, &str)>,
+) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     match parsed {
         Some(parsed) => {
@@ -265,7 +288,8 @@ fn content_hash(question: &str, parsed: Option<&ParsedRequest<'_>>) -> [u8; 32] 
             hasher.update(&[u8::from(parsed.reference.is_some())]);
         }
         None => {
-            hasher.update(question.as_bytes());
+            let asked = writing.map(|(problem, reference)| [problem, reference].concat());
+            hasher.update(asked.as_deref().unwrap_or(question).as_bytes());
         }
     }
     *hasher.finalize().as_bytes()

@@ -24,6 +24,8 @@ pub struct Stats {
     pub bad_requests: u64,
     /// Well-formed requests without the layout of a grading request: answered in prose.
     pub not_grading: u64,
+    /// Checklists written.
+    pub checklists: u64,
     /// Requests that continue a begun reply.
     pub re_asks: u64,
     /// Replies with grade 1, 2, 3, 4, 5.
@@ -70,6 +72,7 @@ impl Stats {
             ("rules:distinct_total", "counter", self.distinct),
             ("rules:bad_requests_total", "counter", self.bad_requests),
             ("rules:not_grading_total", "counter", self.not_grading),
+            ("rules:checklists_total", "counter", self.checklists),
             ("rules:re_asks_total", "counter", self.re_asks),
             ("rules:rate_limits_total", "counter", self.rate_limits),
             ("rules:errors_total", "counter", self.errors),

@@ -326,6 +326,7 @@ pub fn item(id: usize, segments: &[&str]) -> Item {
         reference: Some(format!("reference {id}").into()),
         segments: segments.iter().map(|&text| text.into()).collect(),
         domain: "math".into(),
+        checklist: None,
     }
 }
 
