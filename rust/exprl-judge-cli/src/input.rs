@@ -1,149 +1,313 @@
-//! Input lines to items. All lines are read and checked before the first request is sent.
+//! Input lines to items.
 
-use std::io::BufRead;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 
-use exprl_judge::Item;
-use serde::Deserialize;
+use exprl_judge::{Checklists, Item};
+use serde_json::{Map, Value};
 
-use crate::{Error, ReferenceArg};
-
-#[derive(Deserialize)]
-struct Line {
-    #[serde(deserialize_with = "name")]
-    id: String,
-    problem: Arc<str>,
-    #[serde(default)]
-    reference: Option<Arc<str>>,
-    trace: String,
-    #[serde(default = "math")]
-    domain: String,
-}
+use crate::Error;
+use crate::args::ReferenceArg;
 
 /// One input line, ready to be judged.
 pub(crate) struct Entry {
     pub(crate) item: Item,
     /// Start and end of each segment in the trace, in characters.
     pub(crate) spans: Vec<(usize, usize)>,
+    /// The truth, where a label was asked for.
+    pub(crate) correct: Option<bool>,
+}
+
+/// How lines are read.
+#[derive(Clone)]
+pub(crate) struct Reader {
+    pub(crate) reference: ReferenceArg,
+    pub(crate) delimiter: String,
+    pub(crate) label: Option<String>,
+    pub(crate) checklists: Option<Arc<Checklists>>,
+    /// Lines to be judged have a trace; lines to write checklists for need none.
+    pub(crate) needs_trace: bool,
+}
+
+/// A file or standard input.
+pub(crate) struct Source {
+    name: String,
+    file: File,
+    /// Where reading began; `None` if the input cannot be read twice.
+    start: Option<u64>,
+}
+
+impl Source {
+    pub(crate) fn open(path: Option<&Path>) -> Result<Self, Error> {
+        let (name, file) = match path {
+            Some(path) => {
+                let file = File::open(path);
+                let file = file.map_err(|error| Error::file(path, &error))?;
+                (path.display().to_string(), file)
+            }
+            None => {
+                let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
+                ("standard input".to_owned(), stdin.into())
+            }
+        };
+        let mut source = Self {
+            name,
+            file,
+            start: None,
+        };
+        if source.file.metadata()?.is_file() {
+            source.start = source.file.stream_position().ok();
+        }
+        Ok(source)
+    }
+
+    /// Checks every line and counts them, if the input can be read twice; stands at its start again.
+    pub(crate) fn check(&mut self, reader: &Reader) -> Result<Option<u64>, Error> {
+        let Some(start) = self.start else {
+            return Ok(None);
+        };
+        let mut count = 0;
+        for entry in Entries::new(self.file.try_clone()?, &self.name, reader) {
+            entry?;
+            count += 1;
+        }
+        self.file.seek(SeekFrom::Start(start))?;
+        Ok(Some(count))
+    }
+
+    /// The entries, a line at a time.
+    pub(crate) fn entries(self, reader: &Reader) -> Entries {
+        Entries::new(self.file, &self.name, reader)
+    }
 }
 
 /// Reads JSONL; empty lines are skipped.
-pub(crate) fn read(
-    input: impl BufRead,
-    reference: ReferenceArg,
-    delimiter: &str,
-) -> Result<Vec<Entry>, Error> {
-    let mut entries = Vec::new();
-    for (index, text) in input.lines().enumerate() {
-        let wrong = |reason: String| Error::Input {
-            line: index + 1,
-            reason,
-        };
-        let text = text.map_err(|error| wrong(error.to_string()))?;
-        if text.trim().is_empty() {
-            continue;
-        }
-        let line: Line = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-        let reference_missing = line
-            .reference
-            .as_ref()
-            .is_none_or(|text| text.trim().is_empty());
-        if reference != ReferenceArg::None && reference_missing {
-            let reason =
-                "field `reference` is missing or empty; give one, or ask with --reference none";
-            return Err(wrong(reason.into()));
-        }
-        entries.push(entry(line, delimiter).map_err(wrong)?);
-    }
-    match reference {
-        ReferenceArg::Right => {}
-        ReferenceArg::None => entries
-            .iter_mut()
-            .for_each(|entry| entry.item.reference = None),
-        ReferenceArg::Wrong => exchange_references(&mut entries)?,
-    }
-    Ok(entries)
+pub(crate) struct Entries {
+    input: BufReader<File>,
+    name: String,
+    reader: Reader,
+    line: usize,
 }
 
-fn entry(line: Line, delimiter: &str) -> Result<Entry, String> {
-    let ranges =
-        exprl_steps::split_text(&line.trace, delimiter).map_err(|error| error.to_string())?;
-    let mut segments: Vec<Arc<str>> = ranges
-        .into_iter()
-        .map(|range| line.trace[range].into())
-        .collect();
-    if segments.is_empty() {
-        segments.push("".into());
+impl Entries {
+    fn new(file: File, name: &str, reader: &Reader) -> Self {
+        Self {
+            input: BufReader::with_capacity(1 << 16, file),
+            name: name.into(),
+            reader: reader.clone(),
+            line: 0,
+        }
     }
-    let mut end = 0;
-    let spans = segments.iter().map(|text| {
-        let start = end;
-        end += text.chars().count();
-        (start, end)
-    });
-    let spans = spans.collect();
-    let Line {
-        id,
-        problem,
-        reference,
-        domain,
-        ..
-    } = line;
-    Ok(Entry {
-        item: Item {
+}
+
+impl Iterator for Entries {
+    type Item = Result<Entry, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut bytes = Vec::new();
+        loop {
+            bytes.clear();
+            match self.input.read_until(b'\n', &mut bytes) {
+                Ok(0) => return None,
+                Ok(_) => {}
+                Err(error) => return Some(Err(error.into())),
+            }
+            self.line += 1;
+            if !bytes.trim_ascii().is_empty() {
+                break;
+            }
+        }
+        Some(self.reader.entry(&bytes).map_err(|reason| Error::Input {
+            name: self.name.clone(),
+            line: self.line,
+            reason,
+        }))
+    }
+}
+
+impl Reader {
+    fn entry(&self, line: &[u8]) -> Result<Entry, String> {
+        let line = std::str::from_utf8(line).map_err(|error| format!("not UTF-8: {error}"))?;
+        let value: Value = serde_json::from_str(line).map_err(|error| {
+            let text = error.to_string();
+            format!(
+                "not JSON: {}",
+                text.replace(" at line 1 column", ", at column")
+            )
+        })?;
+        let Value::Object(mut fields) = value else {
+            return Err("not a JSON object".into());
+        };
+        let id = match fields.remove("id") {
+            Some(Value::String(id)) => id,
+            Some(Value::Number(id)) => id.to_string(),
+            None if !self.needs_trace => String::new(),
+            other => return Err(wrong("id", other.as_ref(), "a string or a number")),
+        };
+        let problem = text(&mut fields, "problem")?;
+        let reference: Option<Arc<str>> = match fields.remove("reference") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) if text.trim().is_empty() => None,
+            Some(Value::String(text)) => Some(text.into()),
+            other => return Err(wrong("reference", other.as_ref(), "a string or null")),
+        };
+        if reference.is_none() && self.reference != ReferenceArg::None {
+            return Err(
+                "field `reference` is missing or empty; give one, or ask with --reference none"
+                    .into(),
+            );
+        }
+        let domain = match fields.remove("domain") {
+            None | Some(Value::Null) => "math".into(),
+            Some(Value::String(domain)) => domain,
+            other => return Err(wrong("domain", other.as_ref(), "a string")),
+        };
+        let correct = match &self.label {
+            None => None,
+            Some(label) => match fields.get(label) {
+                Some(Value::Bool(correct)) => Some(*correct),
+                other => return Err(wrong(label, other, "true or false")),
+            },
+        };
+        let checklist = match (&self.checklists, &reference) {
+            (Some(checklists), Some(reference)) if self.reference != ReferenceArg::None => {
+                let found = checklists.find(&problem, reference).ok_or(
+                    "field `problem`: the file of --rubrics has no checklist for this problem and \
+                     reference; write the missing ones with `rubric`",
+                )?;
+                Some(Arc::new(found.clone()))
+            }
+            _ => None,
+        };
+        let trace = if self.needs_trace {
+            text(&mut fields, "trace")?
+        } else {
+            String::new()
+        };
+        let (segments, spans) = self.cut(&trace)?;
+        let item = Item {
             id,
-            problem,
-            reference,
+            problem: problem.into(),
+            reference: reference.filter(|_| self.reference != ReferenceArg::None),
             segments,
             domain,
-            checklist: None,
-        },
-        spans,
-    })
+            checklist,
+        };
+        Ok(Entry {
+            item,
+            spans,
+            correct,
+        })
+    }
+
+    /// The segments of a trace, and their places in characters.
+    fn cut(&self, trace: &str) -> Result<(Vec<Arc<str>>, Vec<(usize, usize)>), String> {
+        let ranges =
+            exprl_steps::split_text(trace, &self.delimiter).map_err(|error| error.to_string())?;
+        let mut segments: Vec<Arc<str>> = ranges
+            .into_iter()
+            .map(|range| trace[range].into())
+            .collect();
+        if segments.is_empty() {
+            segments.push("".into());
+        }
+        let mut end = 0;
+        let spans = segments.iter().map(|text| {
+            let start = end;
+            end += text.chars().count();
+            (start, end)
+        });
+        let spans = spans.collect();
+        Ok((segments, spans))
+    }
 }
 
-/// Gives every line the reference of the next line that has another problem.
-fn exchange_references(entries: &mut [Entry]) -> Result<(), Error> {
-    let count = entries.len();
-    let mut others = Vec::with_capacity(count);
-    for (index, entry) in entries.iter().enumerate() {
-        let other = (1..count)
-            .map(|step| &entries[(index + step) % count].item)
-            .find(|other| {
-                other.problem != entry.item.problem && other.reference != entry.item.reference
-            });
-        let other = other.ok_or_else(|| {
-            Error::Usage("--reference wrong needs lines of at least two problems".into())
-        })?;
-        others.push(other.reference.clone());
+fn text(fields: &mut Map<String, Value>, name: &str) -> Result<String, String> {
+    match fields.remove(name) {
+        Some(Value::String(text)) => Ok(text),
+        other => Err(wrong(name, other.as_ref(), "a string")),
     }
-    for (entry, other) in entries.iter_mut().zip(others) {
-        entry.item.reference = other;
+}
+
+fn wrong(name: &str, found: Option<&Value>, wanted: &str) -> String {
+    match found {
+        None => format!("field `{name}` is missing; give {wanted}"),
+        Some(value) => {
+            let mut shown = value.to_string();
+            if shown.len() > 60 {
+                shown.truncate(shown.floor_char_boundary(60));
+                shown.push_str("...");
+            }
+            format!("field `{name}` is {shown}; give {wanted}")
+        }
+    }
+}
+
+/// Gives every line the reference, and the checklist, of the next line that has another problem.
+pub(crate) fn exchange_references(entries: &mut [Entry]) -> Result<(), Error> {
+    let count = entries.len();
+    // The nearest line after each, around the end, with another problem and reference: from the back,
+    // in two rounds, so that a million lines of one problem cost no more than others.
+    let mut following = vec![0; count];
+    for index in (0..2 * count).rev() {
+        let (here, next) = (index % count, (index + 1) % count);
+        following[here] = if differs(entries, here, next) {
+            next
+        } else {
+            following[next]
+        };
+    }
+    if (0..count).any(|here| !differs(entries, here, following[here])) {
+        return Err(Error::Usage(
+            "--reference wrong needs lines of at least two problems".into(),
+        ));
+    }
+    let others: Vec<_> = following
+        .iter()
+        .map(|&other| {
+            let item = &entries[other].item;
+            (item.reference.clone(), item.checklist.clone())
+        })
+        .collect();
+    for (entry, (reference, checklist)) in entries.iter_mut().zip(others) {
+        entry.item.reference = reference;
+        entry.item.checklist = checklist;
     }
     Ok(())
 }
 
-fn math() -> String {
-    "math".into()
-}
-
-/// An id is a string or a number.
-fn name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    match serde_json::Value::deserialize(deserializer)? {
-        serde_json::Value::String(text) => Ok(text),
-        serde_json::Value::Number(number) => Ok(number.to_string()),
-        other => Err(serde::de::Error::custom(format!(
-            "field `id` is {other}; give a string or a number"
-        ))),
-    }
+fn differs(entries: &[Entry], a: usize, b: usize) -> bool {
+    let (a, b) = (&entries[a].item, &entries[b].item);
+    a.problem != b.problem && a.reference != b.reference
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read_text(text: &str, reference: ReferenceArg) -> Result<Vec<Entry>, Error> {
-        read(text.as_bytes(), reference, "###")
+    fn reader(reference: ReferenceArg) -> Reader {
+        Reader {
+            reference,
+            delimiter: "###".into(),
+            label: None,
+            checklists: None,
+            needs_trace: true,
+        }
+    }
+
+    fn read(text: &str, reference: ReferenceArg) -> Result<Vec<Entry>, Error> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("in.jsonl");
+        std::fs::write(&path, text).unwrap();
+        let mut source = Source::open(Some(&path)).unwrap();
+        let reader = reader(reference);
+        let count = source.check(&reader)?;
+        let entries: Vec<Entry> = source.entries(&reader).collect::<Result<_, _>>()?;
+        assert_eq!(count, Some(entries.len() as u64));
+        Ok(entries)
     }
 
     const TWO: &str = r#"{"id": 1, "problem": "p", "reference": "r", "trace": "é###b"}
@@ -153,7 +317,7 @@ mod tests {
 
     #[test]
     fn lines_become_items_with_spans_in_characters() {
-        let entries = read_text(TWO, ReferenceArg::Right).unwrap();
+        let entries = read(TWO, ReferenceArg::Right).unwrap();
         let first = &entries[0];
         assert_eq!(
             (first.item.id.as_str(), first.item.domain.as_str()),
@@ -168,55 +332,56 @@ mod tests {
     }
 
     #[test]
-    fn references_are_right_none_or_another_problems() {
-        let references = |reference| {
-            let entries = read_text(TWO, reference).unwrap();
-            entries
-                .into_iter()
-                .map(|entry| entry.item.reference.map(|text| text.to_string()))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            references(ReferenceArg::Right),
-            [Some("r".into()), Some("s".into())]
-        );
-        assert_eq!(references(ReferenceArg::None), [None, None]);
-        assert_eq!(
-            references(ReferenceArg::Wrong),
-            [Some("s".into()), Some("r".into())]
-        );
-    }
-
-    #[test]
-    fn a_bad_line_is_named() {
+    fn a_bad_line_is_named_with_its_field_and_what_to_give() {
         for (bad, named) in [
-            ("{", "line 2"),
-            (r#"{"id": "x", "problem": "p", "reference": "r"}"#, "trace"),
-            (r#"{"id": "x", "problem": "p", "trace": "t"}"#, "reference"),
+            ("{", "not JSON"),
+            ("3", "not a JSON object"),
+            (
+                r#"{"id": "x", "problem": "p", "reference": "r"}"#,
+                "field `trace` is missing; give a string",
+            ),
+            (
+                r#"{"id": "x", "problem": "p", "trace": "t"}"#,
+                "field `reference` is missing or empty",
+            ),
             (
                 r#"{"id": [], "problem": "p", "reference": "r", "trace": "t"}"#,
-                "id",
+                "field `id` is []; give a string or a number",
             ),
             (
                 r#"{"id": "x", "problem": 3, "reference": "r", "trace": "t"}"#,
-                "line 2",
+                "field `problem` is 3; give a string",
             ),
         ] {
-            let text = format!("{}\n{bad}\n", TWO.lines().next().unwrap());
-            let error = read_text(&text, ReferenceArg::Right)
-                .err()
-                .unwrap()
-                .to_string();
-            assert!(error.contains("line 2") && error.contains(named), "{error}");
+            let text = format!("{}\n\n{bad}\n", TWO.lines().next().unwrap());
+            let error = read(&text, ReferenceArg::Right).err().unwrap().to_string();
+            assert!(
+                error.contains("in.jsonl, line 3: ") && error.contains(named),
+                "{error}"
+            );
         }
     }
 
     #[test]
-    fn a_wrong_reference_needs_a_second_problem() {
-        let one = TWO.lines().next().unwrap();
-        assert!(matches!(
-            read_text(one, ReferenceArg::Wrong),
-            Err(Error::Usage(_))
-        ));
+    fn a_wrong_reference_is_that_of_the_next_line_with_another_problem() {
+        let exchanged = |problems: &str| {
+            let lines: String = problems
+                .chars()
+                .map(|p| format!("{{\"id\": 1, \"problem\": \"{p}\", \"reference\": \"r{p}\", \"trace\": \"\"}}\n"))
+                .collect();
+            let mut entries = read(&lines, ReferenceArg::Wrong).unwrap();
+            exchange_references(&mut entries)?;
+            Ok::<Vec<_>, Error>(
+                entries
+                    .iter()
+                    .map(|entry| {
+                        entry.item.reference.as_deref().unwrap_or_default()[1..].to_owned()
+                    })
+                    .collect(),
+            )
+        };
+        assert_eq!(exchanged("aabca").unwrap().concat(), "bbcab");
+        assert!(exchanged("aaa").is_err() && exchanged("a").is_err());
+        assert!(exchanged("").unwrap().is_empty());
     }
 }

@@ -1,57 +1,65 @@
 //! Graded items to output lines, in input order.
 
-use std::collections::BTreeMap;
-use std::io::Write;
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::Path;
 
-use exprl_judge::{Graded, Verdict, View};
+use exprl_judge::{Graded, Status, Verdict, View};
 use serde_json::{Map, Value, json};
 
+use crate::Error;
 use crate::input::Entry;
 
-/// Holds back what came too early; counts what is missing.
-pub(crate) struct Writer<'a, W: Write> {
-    out: W,
-    entries: &'a [Entry],
-    view: View,
-    with_reply: bool,
-    early: BTreeMap<usize, Graded>,
-    next: usize,
-    pub(crate) verdicts: usize,
-    pub(crate) missing: usize,
+/// From this grade on the judge calls a solution correct (method.md, Measures).
+const CORRECT_FROM: u8 = 4;
+
+/// What an output line needs of its input line.
+pub(crate) struct Pending {
+    spans: Vec<(usize, usize)>,
+    correct: Option<bool>,
 }
 
-impl<'a, W: Write> Writer<'a, W> {
-    pub(crate) fn new(out: W, entries: &'a [Entry], view: View, with_reply: bool) -> Self {
-        let early = BTreeMap::new();
+impl From<&Entry> for Pending {
+    fn from(entry: &Entry) -> Self {
         Self {
-            out,
-            entries,
-            view,
-            with_reply,
-            early,
-            next: 0,
-            verdicts: 0,
-            missing: 0,
+            spans: entry.spans.clone(),
+            correct: entry.correct,
         }
     }
+}
 
-    /// Takes what has finished and writes as far as there is no gap.
-    pub(crate) fn take(&mut self, graded: Vec<Graded>) -> std::io::Result<()> {
-        for graded in graded {
-            self.verdicts += graded.verdicts.len();
-            self.missing += graded
-                .verdicts
-                .iter()
-                .filter(|verdict| verdict.grade.is_none())
-                .count();
-            self.early.insert(graded.index, graded);
+/// What a line of an earlier run says.
+pub(crate) struct Done {
+    pub(crate) id: String,
+    grades: Vec<Option<u8>>,
+}
+
+/// Counts over all lines of the output, those of an earlier run included.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) lines: u64,
+    pub(crate) verdicts: u64,
+    pub(crate) missing: u64,
+    /// Whole solutions by truth and by the judge's word, where the truth is known.
+    placed: [[u64; 2]; 2],
+    unplaced: u64,
+}
+
+impl Tally {
+    pub(crate) fn count(&mut self, grades: &[Option<u8>], correct: Option<bool>) {
+        self.lines += 1;
+        self.verdicts += grades.len() as u64;
+        self.missing += grades.iter().filter(|grade| grade.is_none()).count() as u64;
+        // The last prefix is the whole solution.
+        if let Some(correct) = correct {
+            match grades.last().copied().flatten() {
+                Some(grade) => {
+                    self.placed[usize::from(correct)][usize::from(grade >= CORRECT_FROM)] += 1;
+                }
+                None => self.unplaced += 1,
+            }
         }
-        while let Some(graded) = self.early.remove(&self.next) {
-            let line = self.line(&graded, &self.entries[self.next]);
-            writeln!(self.out, "{line}")?;
-            self.next += 1;
-        }
-        self.out.flush()
     }
 
     /// Share of verdicts without a grade.
@@ -63,23 +71,166 @@ impl<'a, W: Write> Writer<'a, W> {
         }
     }
 
-    fn line(&self, graded: &Graded, entry: &Entry) -> Value {
+    /// How often the judge is wrong about whole solutions: the mean of both error rates.
+    pub(crate) fn misplacement(&self) -> String {
+        let [[wrong_low, wrong_high], [right_low, right_high]] = self.placed;
+        let rate = |part: u64, other: u64| match part + other {
+            0 => f64::NAN,
+            all => 100.0 * part as f64 / all as f64,
+        };
+        let (positive, negative) = (rate(wrong_high, wrong_low), rate(right_low, right_high));
+        format!(
+            "misplacement rate {:.2}% (false positives {positive:.2}%, false negatives {negative:.2}%, {} graded, {} missing)",
+            f64::midpoint(positive, negative),
+            self.placed.iter().flatten().sum::<u64>(),
+            self.unplaced,
+        )
+    }
+}
+
+/// Opens the output. To resume, reads what an earlier run wrote, and cuts off a torn last line.
+pub(crate) fn open(
+    path: Option<&Path>,
+    resume: bool,
+    view: View,
+) -> Result<(Box<dyn Write + Send>, VecDeque<Done>), Error> {
+    let Some(path) = path else {
+        return Ok((Box::new(BufWriter::new(std::io::stdout())), VecDeque::new()));
+    };
+    let failed = |error| Error::file(path, &error);
+    let mut options = OpenOptions::new();
+    options
+        .create(true)
+        .write(true)
+        .truncate(!resume)
+        .read(resume);
+    let mut file = options.open(path).map_err(failed)?;
+    let done = if resume {
+        read_done(&mut file, path, view)?
+    } else {
+        VecDeque::new()
+    };
+    Ok((Box::new(BufWriter::new(file)), done))
+}
+
+/// The whole lines of an earlier run; the file stands, and ends, after them.
+fn read_done(file: &mut File, path: &Path, view: View) -> Result<VecDeque<Done>, Error> {
+    let failed = |error| Error::file(path, &error);
+    let mut reader = BufReader::new(&*file);
+    let (mut done, mut end, mut text) = (VecDeque::new(), 0, Vec::new());
+    loop {
+        text.clear();
+        reader.read_until(b'\n', &mut text).map_err(failed)?;
+        if text.last() != Some(&b'\n') {
+            break;
+        }
+        let read = serde_json::from_slice(&text).ok();
+        done.push_back(read.and_then(|line| read_line(&line, view)).ok_or_else(|| {
+            Error::Usage(format!(
+                "{}, line {}: not a line that this command wrote with --view {}; name another --out, or leave out --resume",
+                path.display(),
+                done.len() + 1,
+                view.name()
+            ))
+        })?);
+        end += text.len() as u64;
+    }
+    file.set_len(end).map_err(failed)?;
+    std::io::Seek::seek(file, std::io::SeekFrom::Start(end)).map_err(failed)?;
+    Ok(done)
+}
+
+fn read_line(line: &Value, view: View) -> Option<Done> {
+    let grade = |part: &Value| -> Option<Option<u8>> {
+        let grade = part.get("grade")?;
+        grade
+            .is_null()
+            .then_some(None)
+            .or_else(|| Some(u8::try_from(grade.as_u64()?).ok()))
+    };
+    let grades = match (view, line.get("segments")) {
+        (View::Outcome, None) => vec![grade(line)?],
+        (View::Prefix | View::Step, Some(Value::Array(segments))) => {
+            segments.iter().map(grade).collect::<Option<_>>()?
+        }
+        _ => return None,
+    };
+    Some(Done {
+        id: line.get("id")?.as_str()?.to_owned(),
+        grades,
+    })
+}
+
+impl Done {
+    pub(crate) fn count(&self, tally: &mut Tally, entry: &Entry) {
+        tally.count(&self.grades, entry.correct);
+    }
+}
+
+/// Holds back what came too early; counts what is missing.
+pub(crate) struct Writer {
+    out: Box<dyn Write + Send>,
+    view: View,
+    with_reply: bool,
+    early: BTreeMap<usize, Graded>,
+    next: usize,
+    /// After an interruption nothing is written behind the first gap.
+    cancelled: bool,
+}
+
+impl Writer {
+    pub(crate) fn new(out: Box<dyn Write + Send>, view: View, with_reply: bool) -> Self {
+        Self {
+            out,
+            view,
+            with_reply,
+            early: BTreeMap::new(),
+            next: 0,
+            cancelled: false,
+        }
+    }
+
+    /// Takes what has finished and writes as far as there is no gap; `pending` begins with the next line's.
+    pub(crate) fn take(
+        &mut self,
+        graded: Vec<Graded>,
+        pending: &mut VecDeque<Pending>,
+        tally: &mut Tally,
+    ) -> std::io::Result<()> {
+        self.early
+            .extend(graded.into_iter().map(|graded| (graded.index, graded)));
+        while let Some(graded) = self.early.remove(&self.next) {
+            self.next += 1;
+            let Some(of) = pending.pop_front() else {
+                continue;
+            };
+            let is_cancelled = |verdict: &Verdict| verdict.status == Status::Cancelled;
+            self.cancelled |= graded.verdicts.iter().any(is_cancelled);
+            if self.cancelled {
+                continue;
+            }
+            let grades: Vec<Option<u8>> = graded.verdicts.iter().map(|v| v.grade).collect();
+            tally.count(&grades, of.correct);
+            let line = self.line(&graded, &of.spans);
+            writeln!(self.out, "{line}")?;
+        }
+        self.out.flush()
+    }
+
+    fn line(&self, graded: &Graded, spans: &[(usize, usize)]) -> Value {
         let verdicts = &graded.verdicts;
         let mut line = Map::new();
         line.insert("id".into(), json!(graded.id));
         if let (View::Outcome, Some(verdict)) = (self.view, verdicts.first()) {
             line.extend(self.judgement(verdict));
         } else {
-            let segments = verdicts
-                .iter()
-                .zip(&entry.spans)
-                .map(|(verdict, &(start, end))| {
-                    let mut segment = Map::new();
-                    segment.insert("start".into(), json!(start));
-                    segment.insert("end".into(), json!(end));
-                    segment.extend(self.judgement(verdict));
-                    Value::Object(segment)
-                });
+            let segments = verdicts.iter().zip(spans).map(|(verdict, &(start, end))| {
+                let mut segment = Map::new();
+                segment.insert("start".into(), json!(start));
+                segment.insert("end".into(), json!(end));
+                segment.extend(self.judgement(verdict));
+                Value::Object(segment)
+            });
             line.insert("segments".into(), segments.collect());
         }
         let sum = |field: fn(&Verdict) -> u64| verdicts.iter().map(field).sum::<u64>();

@@ -1,125 +1,336 @@
 //! `exprl-judge score`.
 
-use std::io::{BufWriter, IsTerminal, Write};
-use std::process::ExitCode;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use exprl_judge::{Job, Judge, Stats, Status};
+use exprl_judge::{Checklists, Forecaster, Job, Judge, Settings, Stats, Status};
+use serde_json::json;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use crate::input::{self, Entry};
-use crate::output::Writer;
-use crate::{Error, ScoreArgs};
+use crate::Error;
+use crate::args::{ReferenceArg, ScoreArgs, share};
+use crate::input::{Entry, Reader, Source, exchange_references};
+use crate::output::{self, Done, Pending, Tally, Writer};
+use crate::progress::Progress;
 
-pub(crate) async fn run(args: &ScoreArgs) -> Result<ExitCode, Error> {
-    if !(0.0..=1.0).contains(&args.max_missing) {
-        return Err(Error::Usage(format!(
-            "--max-missing {}: give a share in 0..=1",
-            args.max_missing
-        )));
+/// Lines that have been read and not yet queued.
+const READ_AHEAD: usize = 256;
+/// Input that comes within this time is checked before the first request leaves, up to this size.
+const LOOK_AHEAD: Duration = Duration::from_secs(1);
+const LOOK_AHEAD_BYTES: usize = 16 << 20;
+
+pub(crate) async fn run(args: &ScoreArgs) -> Result<u8, Error> {
+    share("--max-missing", args.max_missing)?;
+    if args.resume && args.out.is_none() && args.ask.ledger.is_none() {
+        return Err(Error::Usage(
+            "--resume has nothing to go on from: name the earlier --out FILE, or a --ledger".into(),
+        ));
     }
-    let settings = args.settings()?;
+    let (settings, _rules) = args.ask.settings().await?;
+    let settings = args.complete(settings)?;
+    let reader = reader(args)?;
+    let mut source = Source::open(args.input.as_deref())?;
+    let total = source.check(&reader)?;
+    let entries = spawn_reading(source, reader);
+    if args.dry_run {
+        return forecast(&settings, entries).await;
+    }
     let judge = Judge::new(&settings, Handle::current())?;
-    let entries = input::read(std::io::stdin().lock(), args.reference, &args.delimiter)?;
-    let out = BufWriter::new(std::io::stdout().lock());
-    let mut writer = Writer::new(out, &entries, settings.view, !args.no_reply);
-    let job = judge.submit();
+    let _metrics = match args.ask.metrics_port {
+        Some(port) => {
+            let server = judge.serve_metrics(port).await?;
+            eprintln!("metrics at http://{}/metrics", server.addr());
+            Some(server)
+        }
+        None => None,
+    };
+    let mut feed = Feed::look_ahead(entries).await?;
+    let (out, done) = output::open(args.out.as_deref(), args.resume, settings.view)?;
+    let mut tally = Tally::default();
+    feed.skip(done, &mut tally).await?;
+    let kept = tally.lines;
+
+    let mut run = Run {
+        writer: Writer::new(out, settings.view, !args.no_reply),
+        tally,
+        progress: Progress::new(total, args.ask.progress),
+        pending: Arc::default(),
+    };
     let started = Instant::now();
-    // Pushing waits for room in the queue, which taking results makes: so both go on at once.
-    let (pushed, taken) = tokio::join!(
-        push_all(&job, &entries),
-        take_all(&judge, &job, &mut writer, started)
-    );
-    let interrupted = taken?;
-    if !interrupted {
-        pushed?;
+    let ended = run.grade(&judge, feed).await;
+    run.progress.end();
+    summary(&judge.stats(), &run.tally, kept, started);
+    if args.label.is_some() {
+        eprintln!("{}", run.tally.misplacement());
     }
-    summary(&judge.stats(), writer.verdicts, writer.missing, started);
-    Ok(if interrupted {
-        ExitCode::from(130)
-    } else if writer.missing_rate() > args.max_missing {
+    if ended? == End::Interrupted {
+        return Ok(130);
+    }
+    let missing = run.tally.missing_rate();
+    if missing > args.max_missing {
         eprintln!(
-            "exprl-judge: {:.1} % of the grades are missing, --max-missing allows {:.1} %",
-            100.0 * writer.missing_rate(),
+            "{:.1} % of the grades are missing, --max-missing allows {:.1} %",
+            100.0 * missing,
             100.0 * args.max_missing
         );
-        ExitCode::from(3)
-    } else {
-        ExitCode::SUCCESS
+        return Ok(3);
+    }
+    Ok(0)
+}
+
+fn reader(args: &ScoreArgs) -> Result<Reader, Error> {
+    let checklists = match &args.rubrics {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| Error::file(path, &error))?;
+            let read = Checklists::read(&text).map_err(|reason| {
+                Error::Usage(format!("--rubrics {}, {reason}", path.display()))
+            })?;
+            Some(Arc::new(read))
+        }
+        None => None,
+    };
+    Ok(Reader {
+        reference: args.reference,
+        delimiter: args.delimiter.clone(),
+        label: args.label.clone(),
+        checklists,
+        needs_trace: true,
     })
 }
 
-/// Ends early if the job is cancelled, or at the first item that cannot be judged.
-async fn push_all(job: &Job, entries: &[Entry]) -> Result<(), exprl_judge::Error> {
-    for entry in entries {
+type Entries = mpsc::Receiver<Result<Entry, Error>>;
+
+/// Reads on a thread of its own: input may be slow, and reading blocks. The thread ends with the input,
+/// at the first bad line, or when nobody takes entries any more.
+fn spawn_reading(source: Source, reader: Reader) -> Entries {
+    let (send, receive) = mpsc::channel(READ_AHEAD);
+    std::thread::spawn(move || {
+        if reader.reference != ReferenceArg::Wrong {
+            for entry in source.entries(&reader) {
+                let bad = entry.is_err();
+                if send.blocking_send(entry).is_err() || bad {
+                    return;
+                }
+            }
+            return;
+        }
+        let exchanged = source.entries(&reader).collect::<Result<Vec<_>, _>>();
+        let exchanged = exchanged.and_then(|mut entries| {
+            exchange_references(&mut entries)?;
+            Ok(entries)
+        });
+        match exchanged {
+            Ok(entries) => {
+                for entry in entries {
+                    if send.blocking_send(Ok(entry)).is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(error) => {
+                let _ = send.blocking_send(Err(error));
+            }
+        }
+    });
+    receive
+}
+
+/// Entries in their order: some that were looked at ahead, then the rest as it comes.
+struct Feed {
+    ahead: VecDeque<Entry>,
+    rest: Entries,
+}
+
+impl Feed {
+    /// Waits a moment for input, so that a bad line among the first is told before anything is sent.
+    async fn look_ahead(mut rest: Entries) -> Result<Self, Error> {
+        let mut ahead = VecDeque::new();
+        let mut bytes = 0;
+        let until = tokio::time::Instant::now() + LOOK_AHEAD;
+        while bytes < LOOK_AHEAD_BYTES {
+            let Ok(Some(entry)) = tokio::time::timeout_at(until, rest.recv()).await else {
+                break;
+            };
+            let entry = entry?;
+            bytes += entry.item.bytes();
+            ahead.push_back(entry);
+        }
+        Ok(Self { ahead, rest })
+    }
+
+    async fn next(&mut self) -> Option<Result<Entry, Error>> {
+        match self.ahead.pop_front() {
+            Some(entry) => Some(Ok(entry)),
+            None => self.rest.recv().await,
+        }
+    }
+
+    /// Passes over what an earlier run has written, and counts it.
+    async fn skip(&mut self, done: VecDeque<Done>, tally: &mut Tally) -> Result<(), Error> {
+        let count = done.len();
+        for (number, line) in (1..).zip(done) {
+            let entry = self.next().await.transpose()?;
+            let entry = entry.ok_or_else(|| {
+                Error::Usage(format!(
+                    "--out has {count} lines, and the input ends before that"
+                ))
+            })?;
+            if entry.item.id != line.id {
+                return Err(Error::Usage(format!(
+                    "--resume: line {number} of --out is about {:?}, that of the input about {:?}; \
+                     it needs the same input in the same order",
+                    line.id, entry.item.id
+                )));
+            }
+            line.count(tally, &entry);
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Finished,
+    Interrupted,
+}
+
+/// What a run writes and counts.
+struct Run {
+    writer: Writer,
+    tally: Tally,
+    progress: Progress,
+    pending: Arc<Mutex<VecDeque<Pending>>>,
+}
+
+impl Run {
+    /// Grades all entries. At a bad line it stops reading, and what was read before is graded and written.
+    async fn grade(&mut self, judge: &Judge, feed: Feed) -> Result<End, Error> {
+        let job = judge.submit();
+        // Pushing waits for room in the queue, which taking results makes: so both go on at once.
+        let pushing = push_all(&job, feed, self.pending.clone());
+        tokio::pin!(pushing);
+        let mut pushed = None;
+        let taking = self.take_all(judge, &job);
+        tokio::pin!(taking);
+        let end = loop {
+            tokio::select! {
+                done = &mut pushing, if pushed.is_none() => pushed = Some(done),
+                end = &mut taking => break end?,
+            }
+        };
+        if end == End::Finished {
+            match pushed {
+                Some(done) => done?,
+                // It has closed the job, so it is at its end.
+                None => pushing.await?,
+            }
+        }
+        Ok(end)
+    }
+
+    /// Writes results until the job is over; says whether Ctrl-C ended it.
+    async fn take_all(&mut self, judge: &Judge, job: &Job) -> Result<End, Error> {
+        let mut end = End::Finished;
+        let mut tick = tokio::time::interval(Duration::from_millis(200));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                burst = job.next() => {
+                    let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Err(error) = self.writer.take(burst.graded, &mut pending, &mut self.tally) {
+                        // Nobody reads any more: stop asking.
+                        job.cancel();
+                        return Err(error.into());
+                    }
+                    if burst.finished {
+                        return Ok(end);
+                    }
+                }
+                pressed = tokio::signal::ctrl_c(), if end == End::Finished => {
+                    pressed?;
+                    end = End::Interrupted;
+                    job.cancel();
+                }
+                _ = tick.tick() => self.progress.show(self.tally.lines, &judge.stats()),
+            }
+        }
+    }
+}
+
+/// Queues all entries and closes the job. Ends early if the job is cancelled, or at the first entry
+/// that is bad or cannot be judged.
+async fn push_all(
+    job: &Job,
+    mut feed: Feed,
+    pending: Arc<Mutex<VecDeque<Pending>>>,
+) -> Result<(), Error> {
+    while let Some(entry) = feed.next().await {
+        let entry = entry.inspect_err(|_| job.close())?;
+        pending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(Pending::from(&entry));
         if let Err(error) = job.push(&entry.item).await {
-            job.cancel();
-            return Err(error);
+            job.close();
+            return Err(error.into());
         }
     }
     job.close();
     Ok(())
 }
 
-/// Writes results until the job is over; says whether Ctrl-C ended it.
-async fn take_all<W: Write>(
-    judge: &Judge,
-    job: &Job,
-    writer: &mut Writer<'_, W>,
-    started: Instant,
-) -> Result<bool, Error> {
-    let mut interrupted = false;
-    let mut tick = tokio::time::interval(Duration::from_secs(2));
-    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    tick.tick().await;
-    loop {
-        tokio::select! {
-            burst = job.next() => {
-                let written = writer.take(burst.graded);
-                if let Err(error) = written {
-                    // Nobody reads any more: stop asking.
-                    job.cancel();
-                    return Err(error.into());
-                }
-                if burst.finished {
-                    return Ok(interrupted);
-                }
-            }
-            pressed = tokio::signal::ctrl_c(), if !interrupted => {
-                pressed?;
-                interrupted = true;
-                job.cancel();
-            }
-            _ = tick.tick() => progress(&judge.stats(), writer.verdicts, started),
-        }
+/// `--dry-run`: JSON on standard output.
+async fn forecast(settings: &Settings, mut entries: Entries) -> Result<u8, Error> {
+    let mut forecaster = Forecaster::new(settings)?;
+    let mut lines = 0;
+    while let Some(entry) = entries.recv().await {
+        forecaster.add(&entry?.item)?;
+        lines += 1;
     }
+    let all = forecaster.forecast();
+    let mut shown = json!({
+        "lines": lines,
+        "requests": all.requests,
+        "from_ledger": all.from_ledger,
+        "repeated": all.repeated,
+        "prompt_tokens": all.prompt_tokens,
+        "cached_tokens": all.cached_tokens,
+        "completion_tokens": all.completion_tokens,
+        "most_completion_tokens": all.most_completion_tokens,
+    });
+    if let Some(prices) = settings.prices {
+        let [usual, most] = all.cost(prices);
+        shown["cost"] = json!(usual);
+        shown["most_cost"] = json!(most);
+    }
+    println!("{shown:#}");
+    eprintln!(
+        "an estimate: four bytes per token, replies of 256 tokens (or of --max-tokens: most_...), \
+         a prefix cache that forgets nothing; re-asks and retries come on top"
+    );
+    Ok(0)
 }
 
-fn progress(stats: &Stats, verdicts: usize, started: Instant) {
-    if std::io::stderr().is_terminal() {
-        let rate = verdicts as f64 / started.elapsed().as_secs_f64();
-        eprint!(
-            "\r{verdicts} grades, {rate:.0}/s, {} in flight, {} retries ",
-            stats.in_flight, stats.retries
-        );
-    }
-}
-
-fn summary(stats: &Stats, verdicts: usize, missing: usize, started: Instant) {
-    if std::io::stderr().is_terminal() {
-        eprintln!();
-    }
+fn summary(stats: &Stats, tally: &Tally, kept: u64, started: Instant) {
     let statuses: Vec<String> = Status::ALL
         .iter()
         .zip(stats.statuses)
         .filter(|(_, count)| *count > 0)
         .map(|(status, count)| format!("{} {count}", status.name()))
         .collect();
+    let resumed = match kept {
+        0 => String::new(),
+        lines => format!("{lines} lines were there, "),
+    };
     eprintln!(
-        "exprl-judge: {verdicts} verdicts ({}), {missing} without a grade; {} requests sent, {} from the ledger, \
+        "{} verdicts ({resumed}{}), {} without a grade; {} requests sent, {} from the ledger, \
          {} retries, {} re-asks, {} hedges; {} prompt tokens ({} cached), {} completion tokens{}; {:.1} s",
+        tally.verdicts,
         statuses.join(", "),
+        tally.missing,
         stats.requests_sent,
         stats.from_ledger,
         stats.retries,

@@ -1,17 +1,13 @@
 //! `exprl-judge serve`.
 
-use std::process::ExitCode;
-
-use exprl_judge::rehearsal::{self, Config, Faults, Rule};
+use exprl_judge::rehearsal::{self, Config, Faults};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{Error, RulesArg, ServeArgs};
+use crate::Error;
+use crate::args::ServeArgs;
 
-pub(crate) async fn run(args: &ServeArgs) -> Result<ExitCode, Error> {
-    let mut config = Config::new(match args.rules {
-        RulesArg::Division => Rule::Division,
-        RulesArg::Numbers => Rule::Numbers,
-    });
+pub(crate) async fn run(args: &ServeArgs) -> Result<u8, Error> {
+    let mut config = Config::new(args.rules.rule());
     config.listen.set_port(args.port);
     config.slots = args.slots;
     config.max_model_len = args.max_model_len;
@@ -34,14 +30,12 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<ExitCode, Error> {
     let mut terminate = signal(SignalKind::terminate())?;
     let server = rehearsal::serve(config).await?;
     println!("{}", server.url());
-    eprintln!(
-        "exprl-judge: serving model {model} at {}; Ctrl-C ends it",
-        server.url()
-    );
+    eprintln!("serving model {model} at {}; Ctrl-C ends it", server.url());
     tokio::select! {
         pressed = tokio::signal::ctrl_c() => pressed?,
         _ = terminate.recv() => {}
     }
+    println!("{}", serde_json::json!(server.stats()));
     server.stop().await;
-    Ok(ExitCode::SUCCESS)
+    Ok(0)
 }

@@ -96,7 +96,7 @@ impl Ledger {
     }
 
     /// Opens what is there for reading, without the lock and without mending anything.
-    fn read(dir: &Path) -> Result<Self, Error> {
+    pub(crate) fn read(dir: &Path) -> Result<Self, Error> {
         let path = dir.join(FILE);
         let file = File::open(&path).map_err(|source| Error::Ledger {
             path: path.clone(),
@@ -127,6 +127,11 @@ impl Ledger {
                 None
             }
         }
+    }
+
+    /// Whether a value is stored.
+    pub(crate) fn has(&self, key: &Key) -> bool {
+        self.lock().index.contains_key(key)
     }
 
     /// Appends a value; the newest one under a key is the one that `get` finds.
@@ -170,6 +175,11 @@ impl Drop for Ledger {
             tracing::warn!(%error, "closing the ledger");
         }
     }
+}
+
+/// Whether a folder holds a ledger and its fence key.
+pub(crate) fn exists(dir: &Path) -> bool {
+    dir.join(FILE).exists() && dir.join("fence.key").exists()
 }
 
 /// The secret behind the fences around judged text; made on first use, readable by its owner only.

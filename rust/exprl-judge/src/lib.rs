@@ -30,6 +30,7 @@ mod dispatch;
 mod error;
 mod escape;
 mod estimate;
+mod forecast;
 mod hints;
 mod http;
 mod job;
@@ -59,7 +60,10 @@ use tokio::runtime::Handle;
 use dispatch::Dispatcher;
 
 pub use error::Error;
-pub use exprl_rubric::{Checklist, Checklists, Checkpoint, Readout, ScoreMap, View};
+pub use exprl_rubric::{
+    Checklist, Checklists, Checkpoint, Entry as ChecklistEntry, Readout, ScoreMap, View,
+};
+pub use forecast::{Forecast, Forecaster};
 pub use job::{Burst, Job};
 pub use metrics::Stats;
 pub use metrics_server::MetricsServer;

@@ -29,6 +29,16 @@ impl Body {
         &self.parts
     }
 
+    /// Bytes that the body of a longer prefix of the same trace begins with as well.
+    pub(crate) fn shareable(&self) -> usize {
+        self.parts[0].len() + self.parts[1].len()
+    }
+
+    /// Tells heads apart.
+    pub(crate) fn head_hash(&self) -> Key {
+        *blake3::hash(&self.parts[0]).as_bytes()
+    }
+
     /// Bytes of the whole, and of the head that its problem's requests share.
     pub(crate) fn sizes(&self) -> (usize, usize) {
         (self.parts.iter().map(Bytes::len).sum(), self.parts[0].len())
@@ -136,6 +146,10 @@ impl Composer {
 
     pub(crate) fn view(&self) -> View {
         self.view
+    }
+
+    pub(crate) fn task(&self) -> Task {
+        self.task
     }
 
     /// The requests of one rollout, in the order of its segments.

@@ -1,0 +1,38 @@
+//! `exprl-judge ledger`.
+
+use std::io::{BufWriter, Write};
+
+use exprl_judge::{Status, ledger};
+use serde_json::{Map, json};
+
+use crate::Error;
+use crate::args::LedgerAction;
+
+pub(crate) fn run(action: &LedgerAction) -> Result<u8, Error> {
+    match action {
+        LedgerAction::Stats { dir } => {
+            let stats = ledger::stats(dir)?;
+            let statuses: Map<_, _> = Status::ALL
+                .iter()
+                .zip(stats.statuses)
+                .filter(|(_, count)| *count > 0)
+                .map(|(status, count)| (status.name().to_owned(), json!(count)))
+                .collect();
+            let mut shown = json!(stats);
+            shown["statuses"] = statuses.into();
+            writeln!(std::io::stdout(), "{shown:#}")?;
+        }
+        LedgerAction::Export { dir } => {
+            let count = ledger::export(dir, &mut BufWriter::new(std::io::stdout().lock()))?;
+            eprintln!("{count} replies");
+        }
+        LedgerAction::Compact { dir } => {
+            let done = ledger::compact(dir)?;
+            eprintln!(
+                "{} replies kept; {} bytes before, {} after",
+                done.replies, done.bytes_before, done.bytes_after
+            );
+        }
+    }
+    Ok(0)
+}
