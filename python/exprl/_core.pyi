@@ -8,7 +8,16 @@ import numpy
 import numpy.typing
 from _typeshed import SupportsGetItem
 
-__all__ = ["__version__", "Job", "Judge", "RuleJudge", "Splitter", "advantages", "split_text"]
+__all__ = [
+    "__version__",
+    "Job",
+    "Judge",
+    "RuleJudge",
+    "Splitter",
+    "advantages",
+    "judge_command",
+    "split_text",
+]
 
 __version__: Final[str]
 
@@ -37,6 +46,7 @@ class Job:
         reference: str | None,
         segments: SupportsGetItem[int, str],
         domain: str,
+        checklist: SupportsGetItem[int, tuple[str, SupportsIndex]] | None,
     ) -> None:
         """
         Queues an item; waits, open to Ctrl-C, while the queue is full.
@@ -143,6 +153,11 @@ def advantages(
 ) -> numpy.typing.NDArray[numpy.float64]:
     """
     One advantage per score; see `exprl.advantage.advantages`.
+    """
+
+def judge_command(arguments: SupportsGetItem[int, str]) -> int:
+    """
+    Runs the command line of exprl-judge; returns its exit code.
     """
 
 def split_text(text: str, delimiter: str) -> list[str]:

@@ -21,9 +21,9 @@ app = typer.Typer(
     " against hidden references, and the grades become dense rewards.",
 )
 config_app = typer.Typer(no_args_is_help=True, help="Look at configs.")
-judge_app = typer.Typer(no_args_is_help=True, help="Use the judge alone, without torch or vLLM.")
+rubric_app = typer.Typer(no_args_is_help=True, help="Give problems rubrics of their own.")
 app.add_typer(config_app, name="config")
-app.add_typer(judge_app, name="judge")
+app.add_typer(rubric_app, name="rubric")
 
 ConfigFile = Annotated[Path, typer.Argument(help="TOML file, see configs/", show_default=False)]
 Overrides = Annotated[
@@ -330,90 +330,38 @@ def config_show(config_file: ConfigFile, overrides: Overrides = None) -> None:
     typer.echo(config.to_toml(config.load(config_file, overrides or ())), nl=False)
 
 
-@judge_app.command("score")
-def judge_score(
-    source: Annotated[
-        Path | None, typer.Argument(help="JSONL; standard input if left out", show_default=False)
-    ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSONL of grades")] = None,
-    endpoint: Annotated[
-        list[str] | None, typer.Option(help="base URL of a judge server; may repeat")
-    ] = None,
-    model: Annotated[str, typer.Option(help="model that the servers serve")] = "",
-    rules: Annotated[
-        str | None, typer.Option(help="grade by rule instead: division or numbers")
-    ] = None,
-    view: Annotated[str, typer.Option(help="outcome, prefix or step")] = "outcome",
-    reference: Annotated[
-        str, typer.Option(help="show the right reference, none, or a wrong one")
-    ] = "right",
-    label: Annotated[
-        str | None, typer.Option(help="field with the truth: report the misplacement rate")
-    ] = None,
-    delimiter: Annotated[str, typer.Option(help="starts a step of the trace")] = "###",
-    concurrency: Annotated[int, typer.Option(help="requests in flight per server")] = 64,
-    rpm: Annotated[int | None, typer.Option(help="requests per minute, at most", min=1)] = None,
-    tpm: Annotated[int | None, typer.Option(help="tokens per minute, at most", min=1)] = None,
-    ledger: Annotated[Path | None, typer.Option(help="folder that keeps every grade")] = None,
-    api_key_env: Annotated[
-        str | None, typer.Option(help="environment variable that holds the key")
-    ] = None,
-    max_missing: Annotated[
-        float, typer.Option(help="share of missing grades above which the exit code is 3")
-    ] = 0.05,
-) -> None:
-    """Grade solutions against references.
+@app.command(
+    "judge",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+def judge(context: typer.Context) -> None:
+    """Use the judge alone, without torch or vLLM: score, rubric, serve, ledger."""
+    raise typer.Exit(_judge_command(context.args))
 
-    A line of input: {"id": "7", "problem": "2+2?", "reference": "2+2=4", "trace": "It is 4."}
 
-    Example: exprl judge score in.jsonl -o out.jsonl --rules numbers --label is_correct
+@rubric_app.command(
+    "build",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+def rubric_build(context: typer.Context) -> None:
+    """Have a model write each problem's checklist from its reference; see --help.
+
+    Example: exprl rubric build train.jsonl -o rubrics.jsonl --endpoint URL --model NAME
     """
-    from exprl import grade
-    from exprl.judge import JudgeSettings
-
-    settings = JudgeSettings(
-        endpoints=tuple(endpoint or ()),
-        model=model,
-        view=_one_of("--view", view, grade.VIEWS),
-        concurrency=concurrency,
-        rpm=rpm,
-        tpm=tpm,
-        ledger=str(ledger) if ledger else None,
-        api_key_env=api_key_env,
-    )
-    condition = _one_of("--reference", reference, grade.CONDITIONS)
-    raise typer.Exit(
-        grade.score_command(source, out, settings, rules, condition, label, delimiter, max_missing)
-    )
+    raise typer.Exit(_judge_command(["rubric", *context.args]))
 
 
-@judge_app.command("serve")
-def judge_serve(
-    rules: Annotated[str, typer.Option(help="division or numbers")],
-    port: Annotated[int, typer.Option(help="on 127.0.0.1; 0 takes a free one")] = 8001,
-    rate_limit_rate: Annotated[float, typer.Option(help="share first answered with 429")] = 0.0,
-    error_rate: Annotated[float, typer.Option(help="share first answered with 500")] = 0.0,
-    no_grade_rate: Annotated[float, typer.Option(help="share of contents never graded")] = 0.0,
-    random_rate: Annotated[float, typer.Option(help="share of contents graded at random")] = 0.0,
-    latency_ms: Annotated[int, typer.Option(help="before an answer")] = 0,
-    seed: Annotated[int, typer.Option(help="decides which contents are hit")] = 0,
-) -> None:
-    """Serve a judge that grades by rule: for rehearsals, on loopback.
+def _judge_command(arguments: list[str]) -> int:
+    """Run the Rust command line, which `exprl-judge` is as well."""
+    import signal
 
-    Example: exprl judge serve --rules division --port 8001
-    """
-    from exprl import grade
+    from exprl import _core
 
-    grade.serve_command(
-        rules,
-        port,
-        no_grade_rate=no_grade_rate,
-        random_rate=random_rate,
-        error_rate=error_rate,
-        rate_limit_rate=rate_limit_rate,
-        latency_ms=latency_ms,
-        seed=seed,
-    )
+    # It minds Ctrl-C itself: it writes what has finished, and ends with 130.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return _core.judge_command(arguments)
 
 
 def _one_of(option: str, value: str, allowed: tuple[T, ...]) -> T:

@@ -230,6 +230,11 @@ class Judge(Section):
     api_key_env: str | None = Field(None, description="environment variable that holds the key")
     rules: Literal["division", "numbers"] = Field("numbers", description="for kind = rules")
     rubric: str | None = Field(None, description="TOML file of a rubric; None = built in")
+    rubrics: str | None = Field(
+        None,
+        description="JSONL file of per-problem rubrics, as `exprl rubric build` writes it; None ="
+        " the judge takes checkpoints out of the reference itself",
+    )
     view: View = Field(
         "prefix", description="the whole trace once, every prefix of steps, or each step alone"
     )
@@ -257,6 +262,15 @@ class Judge(Section):
     fault_random_rate: float = Field(
         0.0, ge=0.0, le=1.0, description="kind = rules: share of requests graded at random"
     )
+
+    @model_validator(mode="after")
+    def _rubrics_belong_to_their_references(self) -> Self:
+        if self.rubrics and self.condition == "wrong":
+            raise ValueError(
+                "rubrics are written from the right references; leave them out with condition ="
+                " 'wrong'"
+            )
+        return self
 
 
 class Reward(Section):

@@ -1,6 +1,6 @@
-"""`exprl judge`: JSONL in, grades out; and how often a judge is wrong, where the truth is known.
+"""Solutions with known truth, graded: how often a judge is wrong.
 
-Needs neither torch nor vLLM. The Rust command `exprl-judge` reads and writes the same lines.
+Needs neither torch nor vLLM. `exprl judge score` reads the same lines.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from exprl.errors import ConfigError, DataError
-from exprl.judge import Graded, Judge, JudgeItem, JudgeSettings, RuleJudge, View, split
+from exprl.errors import DataError
+from exprl.judge import Graded, Judge, JudgeItem, JudgeSettings, View, split
 
 Condition = Literal["right", "none", "wrong"]
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
@@ -113,57 +113,6 @@ def misplacement(lines: Sequence[Line], grades: Iterable[int | None]) -> Misplac
     )
 
 
-def score_command(
-    source: Path | None,
-    out: Path | None,
-    settings: JudgeSettings,
-    rules: str | None,
-    condition: Condition,
-    label: str | None,
-    delimiter: str,
-    max_missing: float,
-) -> int:
-    """`exprl judge score`; the exit code: 0, or 3 where more is missing than `max_missing`."""
-    lines = read_lines(source, label, delimiter)
-    with ExitStack() as stack:
-        if rules is not None:
-            server = stack.enter_context(RuleJudge(rules))
-            settings = replace(settings, endpoints=(server.url,), model=server.model)
-        if not settings.endpoints or not settings.model:
-            raise ConfigError("name a judge: --endpoint URL with --model NAME, or --rules RULE")
-        file = stack.enter_context(out.open("w", encoding="utf-8")) if out else sys.stdout
-        finals, verdicts = [], []
-        for line, graded in zip(lines, grade(shown(lines, condition), settings), strict=True):
-            file.write(json.dumps(_row(line.item, graded, settings.view)) + "\n")
-            finals.append(graded.verdicts[-1].grade)
-            verdicts += [v.grade for v in graded.verdicts]
-    missing = sum(g is None for g in verdicts) / len(verdicts)
-    print(f"{len(verdicts)} grades, {missing:.2%} missing", file=sys.stderr)
-    if label is not None:
-        result = misplacement(lines, finals)
-        print(
-            f"misplacement rate {result.rate:.2%} with the reference: {condition} (false positives"
-            f" {result.false_positive_rate:.2%}, false negatives {result.false_negative_rate:.2%},"
-            f" {result.graded} graded, {result.missing} missing)",
-            file=sys.stderr,
-        )
-    return 3 if missing > max_missing else 0
-
-
-def serve_command(rules: str, port: int, **faults: Any) -> int:
-    """`exprl judge serve`: until Ctrl-C."""
-    import signal
-
-    stops = {signal.SIGINT, signal.SIGTERM}
-    # Blocked before the server's threads start, so that none of them takes the signal.
-    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
-    with RuleJudge(rules, port, **faults) as server:
-        print(f"rule judge {server.model!r} at {server.url} (Ctrl-C stops it)", flush=True)
-        signal.sigwait(stops)
-        print(json.dumps(server.stats()))
-    return 0
-
-
 def _line(place: str, text: str, label: str | None, delimiter: str) -> Line:
     try:
         row = json.loads(text)
@@ -197,34 +146,3 @@ def _others(items: Sequence[JudgeItem]) -> list[str | None]:
     if any(reference is None for reference in following):
         raise DataError("a wrong reference needs lines of at least two problems with references")
     return following
-
-
-def _row(item: JudgeItem, graded: Graded, view: str) -> dict[str, Any]:
-    last = graded.verdicts[-1]
-    usage = {
-        name: sum(getattr(v, name) for v in graded.verdicts)
-        for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "attempts")
-    }
-    common = usage | {
-        "server": last.server,
-        "latency_s": last.latency_s,
-        "from_cache": all(v.from_cache for v in graded.verdicts),
-    }
-    if view == "outcome":
-        own = {"status": last.status, "grade": last.grade, "score": last.score}
-        return {"id": item.id} | own | {"error": last.error, "reply": last.reply} | common
-    ends = [0]
-    for segment in item.segments:
-        ends.append(ends[-1] + len(segment))
-    segments = [
-        {
-            "start": start,
-            "end": end,
-            "status": v.status,
-            "grade": v.grade,
-            "score": v.score,
-            "error": v.error,
-        }
-        for start, end, v in zip(ends, ends[1:], graded.verdicts, strict=False)
-    ]
-    return {"id": item.id, "segments": segments} | common

@@ -57,6 +57,8 @@ class JudgeSettings:
         readout: the grade in the reply's text, or the `expected` score under its log-probs.
         score_map: how a grade 1..5 becomes a score in [0, 1] (or stays missing).
         rubric: TOML file of a rubric for every domain; None takes the built-in ones.
+        rubrics: JSONL file of per-problem rubrics (`exprl rubric build` writes it), for items that
+            bring no checklist; an item with a reference must be found there. None takes none.
         temperature: of the judge's sampling.
         max_tokens: of a reply.
         concurrency: requests in flight per server, at most.
@@ -95,6 +97,7 @@ class JudgeSettings:
     readout: Readout = "text"
     score_map: ScoreMap = "linear"
     rubric: str | None = None
+    rubrics: str | None = None
     temperature: float = 0.0
     max_tokens: int = 2048
     concurrency: int = 64
@@ -275,7 +278,8 @@ class Judge(_Closes):
         self.settings = settings
         core = {f.name: getattr(settings, f.name) for f in fields(settings)}
         core["endpoints"] = list(settings.endpoints)
-        core["rubric"] = _read_rubric(settings.rubric)
+        core["rubric"] = _read("rubric", settings.rubric)
+        core["rubrics"] = _read("rubrics", settings.rubrics)
         core["extra"] = json.dumps(dict(settings.extra))
         self._core = _core.Judge(core)
         self._last_stats: JudgeStats | None = None
@@ -494,7 +498,7 @@ def _by_index(graded: Graded) -> int:
     return graded.index
 
 
-def _read_rubric(path: str | None) -> str | None:
+def _read(setting: str, path: str | None) -> str | None:
     if path is None:
         return None
     from pathlib import Path
@@ -502,7 +506,7 @@ def _read_rubric(path: str | None) -> str | None:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"judge setting `rubric`: {path}: {error}") from error
+        raise ConfigError(f"judge setting `{setting}`: {path}: {error}") from error
 
 
 async def _readable(descriptor: int) -> None:

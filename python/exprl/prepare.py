@@ -320,6 +320,7 @@ def judge_settings(cfg: config.Config, run_dir: Path) -> Iterator[JudgeSettings]
             readout=settings.readout,
             score_map=settings.score_map,
             rubric=settings.rubric,
+            rubrics=settings.rubrics,
             temperature=settings.temperature,
             max_tokens=settings.max_tokens,
             concurrency=settings.concurrency,

@@ -168,10 +168,9 @@ def test_a_served_rule_judge_grades_and_ends_with_ctrl_c(repo, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no line"),
         ("{", "line 1: not JSON"),
-        ('{"id": "1", "trace": "x"}', "line 1: field 'problem' must be a string"),
-        ('{"id": "1", "problem": "p", "trace": "x", "reference": 3}', "field 'reference'"),
+        ('{"id": "1", "trace": "x"}', "line 1: field `problem` is missing; give a string"),
+        ('{"id": "1", "problem": "p", "trace": "x", "reference": 3}', "field `reference` is 3"),
     ],
 )
 def test_bad_input_of_judge_score_names_line_and_field(repo, tmp_path, text, message):

@@ -267,3 +267,310 @@ fn wrong_settings_end_with_2_and_say_what_to_change() {
         assert!(says(&done).contains(named), "{}", says(&done));
     }
 }
+
+/// A file in a folder of the test's own.
+fn file(folder: &tempfile::TempDir, name: &str, text: &str) -> String {
+    let path = folder.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().into()
+}
+
+#[test]
+fn a_resumed_run_keeps_whole_lines_and_asks_for_the_rest() {
+    let served = Served::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let input = file(&folder, "in.jsonl", &lines(10));
+    let out = folder.path().join("out.jsonl");
+    let out = out.to_str().unwrap();
+    let ids = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(|line| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            format!("{} {}", line["id"], line["grade"])
+        });
+        lines.collect()
+    };
+    let run = |arguments: &[&str]| served.score(&[&[&input, "--out", out], arguments].concat(), "");
+    assert_eq!(
+        run(&["--resume"]).status.code(),
+        Some(0),
+        "a first run may say so too"
+    );
+    let whole = std::fs::read_to_string(out).unwrap();
+    let fourth = whole.match_indices('\n').nth(3).unwrap().0;
+    for cut in [fourth + 1, fourth + 40, whole.len()] {
+        std::fs::write(out, &whole[..cut]).unwrap();
+        let kept = whole[..cut].matches('\n').count();
+        let done = run(&["--resume"]);
+        assert_eq!(done.status.code(), Some(0), "{}", says(&done));
+        let sent = format!("{} requests sent", 10 - kept);
+        assert!(
+            says(&done).contains(&sent) && says(&done).contains("10 verdicts"),
+            "{}",
+            says(&done)
+        );
+        let text = std::fs::read_to_string(out).unwrap();
+        assert_eq!(ids(&text), ids(&whole));
+        assert_eq!(text[..fourth], whole[..fourth]);
+    }
+    for (arguments, reason) in [
+        (vec!["--view", "prefix"], "--view prefix"),
+        (
+            vec!["--reference", "none", "--out", "/dev/null/x"],
+            "/dev/null/x",
+        ),
+    ] {
+        let mut arguments = arguments;
+        arguments.insert(0, "--resume");
+        let done = if arguments.contains(&"--out") {
+            served.score(&[&[input.as_str()], arguments.as_slice()].concat(), "")
+        } else {
+            run(&arguments)
+        };
+        assert_eq!(done.status.code(), Some(2));
+        assert!(says(&done).contains(reason), "{}", says(&done));
+    }
+    let other = file(&folder, "other.jsonl", &(line(77, "x") + &lines(10)));
+    let refused = served.score(&[&other, "--out", out, "--resume"], "");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        says(&refused).contains("the same input in the same order"),
+        "{}",
+        says(&refused)
+    );
+    let nothing = served.score(&["--resume"], "");
+    assert!(
+        says(&nothing).contains("nothing to go on from"),
+        "{}",
+        says(&nothing)
+    );
+}
+
+#[test]
+fn input_is_graded_while_it_still_comes_and_a_late_bad_line_costs_nothing_of_it() {
+    let served = Served::start(&[]);
+    let mut child = Command::new(COMMAND)
+        .args([
+            "score",
+            "--endpoint",
+            &served.url,
+            "--model",
+            "rules-numbers",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(line(2, "3*2=6").as_bytes()).unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut graded = String::new();
+    output.read_line(&mut graded).unwrap();
+    assert!(graded.contains("\"grade\":5"), "{graded}");
+    input
+        .write_all((line(3, "3*3=9") + "{\"id\": 1}\n").as_bytes())
+        .unwrap();
+    graded.clear();
+    output.read_line(&mut graded).unwrap();
+    assert!(graded.contains("\"id\":\"3\""), "{graded}");
+    drop(input);
+    let done = child.wait_with_output().unwrap();
+    assert_eq!(done.status.code(), Some(2));
+    assert!(says(&done).contains("standard input, line 3: field `problem` is missing"));
+}
+
+#[test]
+fn a_dry_run_counts_and_sends_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().join("ledger");
+    let ledger = ledger.to_str().unwrap();
+    let dry = |more: &[&str]| {
+        let fixed = [
+            "--endpoint",
+            "http://127.0.0.1:9/v1",
+            "--model",
+            "rules-numbers",
+            "--dry-run",
+            "--ledger",
+            ledger,
+        ];
+        let done = score(&[&fixed, more].concat(), &(lines(4) + &lines(1)));
+        assert_eq!(done.status.code(), Some(0), "{}", says(&done));
+        serde_json::from_slice::<Value>(&done.stdout).unwrap()
+    };
+    let all = dry(&["--prices", "1,0.1,2"]);
+    assert_eq!(
+        (&all["lines"], &all["requests"], &all["repeated"]),
+        (&json!(5), &json!(4), &json!(1))
+    );
+    assert!(
+        all["prompt_tokens"].as_u64() > Some(1000)
+            && all["cost"].as_f64() < all["most_cost"].as_f64()
+    );
+    assert!(!Path::new(ledger).exists());
+    assert_eq!(dry(&["--view", "prefix"])["requests"], 8);
+    let served = Served::start(&[]);
+    served.score(&["--ledger", ledger], &lines(2));
+    let rest = dry(&[]);
+    assert_eq!(
+        (&rest["requests"], &rest["from_ledger"]),
+        (&json!(2), &json!(2))
+    );
+    assert!(rest.get("cost").is_none());
+}
+
+#[test]
+fn rubrics_are_written_once_kept_when_edited_and_used() {
+    let served = Served::start(&["--prose-rate", "0.5", "--error-rate", "0.3"]);
+    let folder = tempfile::tempdir().unwrap();
+    let input = file(&folder, "in.jsonl", &(lines(6) + &lines(6)));
+    let out = folder.path().join("rubrics.jsonl");
+    let out = out.to_str().unwrap();
+    let run = |input: &str| {
+        Command::new(COMMAND)
+            .args([
+                "rubric",
+                input,
+                "-o",
+                out,
+                "--endpoint",
+                &served.url,
+                "--model",
+                "rules-numbers",
+            ])
+            .output()
+            .unwrap()
+    };
+    let done = run(&input);
+    assert_eq!(done.status.code(), Some(0), "{}", says(&done));
+    let written = std::fs::read_to_string(out).unwrap();
+    assert_eq!(written.lines().count(), 6, "one for each problem");
+    let edited = written.replacen("\"weight\":1", "\"weight\":9", 1);
+    std::fs::write(out, format!("{edited}{{\"key\": \"torn")).unwrap();
+    let again = run(&input);
+    assert!(
+        says(&again).contains("6 problems, 0 to write"),
+        "{}",
+        says(&again)
+    );
+    assert_eq!(std::fs::read_to_string(out).unwrap(), edited);
+
+    let graded = served.score(&["--rubrics", out, "--view", "prefix"], &lines(6));
+    assert_eq!(graded.status.code(), Some(0), "{}", says(&graded));
+    let more = lines(7);
+    let missing = served.score(&["--rubrics", out], &more);
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(
+        says(&missing).contains("line 7: field `problem`"),
+        "{}",
+        says(&missing)
+    );
+    assert!(missing.stdout.is_empty());
+    let refused = Served::start(&["--no-grade-rate", "1"]);
+    let none = Command::new(COMMAND)
+        .args([
+            "rubric",
+            &input,
+            "--endpoint",
+            &refused.url,
+            "--model",
+            "rules-numbers",
+        ])
+        .output()
+        .unwrap();
+    assert_eq!(none.status.code(), Some(3));
+    assert!(says(&none).contains("no JSON object"), "{}", says(&none));
+}
+
+#[test]
+fn a_ledger_is_counted_exported_and_compacted() {
+    let served = Served::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().to_str().unwrap();
+    served.score(&["--ledger", ledger], &lines(5));
+    let run = |action: &str, ledger: &str| {
+        let mut command = Command::new(COMMAND);
+        command.args(["ledger", action, ledger]).output().unwrap()
+    };
+    let stats: Value = serde_json::from_slice(&run("stats", ledger).stdout).unwrap();
+    assert_eq!(
+        (&stats["replies"], &stats["statuses"]["ok"]),
+        (&json!(5), &json!(5))
+    );
+    let exported = output(&run("export", ledger));
+    assert_eq!(exported.len(), 5);
+    assert!(exported[0]["key"].as_str().unwrap().len() == 64 && exported[0]["grade"].is_u64());
+    assert_eq!(run("compact", ledger).status.code(), Some(0));
+    let second = served.score(&["--ledger", ledger], &lines(5));
+    assert!(
+        says(&second).contains("0 requests sent, 5 from the ledger"),
+        "{}",
+        says(&second)
+    );
+    let missing = run("stats", "no/such/folder");
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(says(&missing).contains("no/such/folder"));
+}
+
+#[test]
+fn labels_give_the_misplacement_rate_and_an_own_rule_judge_needs_no_server() {
+    let labelled: String = (2..8)
+        .map(|id| {
+            let right = id % 2 == 0;
+            let text = line(
+                id,
+                &format!("So the answer is {}", if right { 3 * id } else { 1 }),
+            );
+            let mut line: Value = serde_json::from_str(&text).unwrap();
+            line["is_correct"] = json!(right || id == 3);
+            format!("{line}\n")
+        })
+        .collect();
+    let done = score(&["--rules", "numbers", "--label", "is_correct"], &labelled);
+    assert_eq!(done.status.code(), Some(0), "{}", says(&done));
+    assert!(
+        says(&done).contains("misplacement rate 12.50% (false positives 0.00%, false negatives 25.00%, 6 graded, 0 missing)"),
+        "{}",
+        says(&done)
+    );
+    let unlabelled = score(&["--rules", "numbers", "--label", "truth"], &labelled);
+    assert!(says(&unlabelled).contains("line 1: field `truth` is missing; give true or false"));
+}
+
+#[test]
+fn ctrl_c_writes_what_has_finished_in_order_and_ends_with_130() {
+    let served = Served::start(&["--latency-ms", "50"]);
+    let folder = tempfile::tempdir().unwrap();
+    let input = file(&folder, "in.jsonl", &lines(400));
+    let child = Command::new(COMMAND)
+        .args([
+            "score",
+            &input,
+            "--endpoint",
+            &served.url,
+            "--model",
+            "rules-numbers",
+            "--concurrency",
+            "4",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let process = child.id().to_string();
+    Command::new("kill")
+        .args(["-INT", &process])
+        .status()
+        .unwrap();
+    let done = child.wait_with_output().unwrap();
+    assert_eq!(done.status.code(), Some(130), "{}", says(&done));
+    let out = output(&done);
+    assert!(!out.is_empty() && out.len() < 400, "{}", out.len());
+    for (id, line) in (2..).zip(&out) {
+        assert_eq!(
+            (&line["id"], &line["status"]),
+            (&json!(id.to_string()), &json!("ok"))
+        );
+    }
+}

@@ -31,6 +31,8 @@ mod error;
 mod escape;
 mod estimate;
 mod forecast;
+#[cfg(test)]
+mod fuzz;
 mod hints;
 mod http;
 mod job;

@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use exprl_rubric::{Checklist, FenceKey, PARSER_VERSION, Readout, Rubric, View};
+use exprl_rubric::{Checklist, Checklists, FenceKey, PARSER_VERSION, Readout, Rubric, View};
 use serde_json::{Map, Value, json};
 
 use crate::error::Error;
@@ -72,6 +72,7 @@ pub(crate) struct Rendered {
 /// Turns items into requests; holds what they all share.
 pub(crate) struct Composer {
     task: Task,
+    checklists: Option<Arc<Checklists>>,
     view: View,
     fence: FenceKey,
     /// A rubric for all domains; otherwise the built-in ones, made when first met.
@@ -132,6 +133,7 @@ impl Composer {
         );
         Ok(Self {
             task: settings.task,
+            checklists: settings.checklists.clone(),
             view: settings.view,
             fence,
             rubric: rubric.map(Arc::new),
@@ -165,7 +167,7 @@ impl Composer {
             return Ok(vec![self.render_checklist(item)?]);
         }
         let rubric = self.rubric(&item.domain)?;
-        let checklist = item.checklist.as_deref();
+        let checklist = self.checklist(item)?;
         if checklist.is_some() && !rubric.takes_checklists() {
             let reason = "it has a checklist, and the rubric file says nothing about one; use `has_checklist` there";
             return Err(Error::Item {
@@ -233,6 +235,21 @@ impl Composer {
             }
         });
         Ok(requests.collect())
+    }
+
+    /// The item's own checklist, or its problem's.
+    fn checklist<'a>(&'a self, item: &'a Item) -> Result<Option<&'a Checklist>, Error> {
+        match (&item.checklist, &self.checklists, &item.reference) {
+            (Some(own), ..) => Ok(Some(own)),
+            (None, Some(all), Some(reference)) => {
+                let found = all.find(&item.problem, reference);
+                found.map(Some).ok_or_else(|| Error::Item {
+                    id: item.id.clone(),
+                    reason: "the file of rubrics has none for this problem and reference; write the missing ones".into(),
+                })
+            }
+            _ => Ok(None),
+        }
     }
 
     /// The request for a problem's checklist: one text, shared with nothing.

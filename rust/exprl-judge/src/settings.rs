@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use exprl_rubric::{Readout, ScoreMap, View};
+use exprl_rubric::{Checklists, Readout, ScoreMap, View};
 use hyper::Uri;
 use hyper::header::HeaderValue;
 use serde_json::{Map, Value};
@@ -12,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::error::Error;
 
 /// Fields of a request that `extra` may not set: they have a setting, or belong to the dispatcher.
-const RESERVED: [&str; 12] = [
+const RESERVED: [&str; 11] = [
     "model",
     "messages",
     "temperature",
@@ -25,7 +26,6 @@ const RESERVED: [&str; 12] = [
     "add_generation_prompt",
     "continue_final_message",
     "structured_outputs",
-    "response_format",
 ];
 
 /// What tokens cost, per million, in any currency.
@@ -67,6 +67,9 @@ pub struct Settings {
     pub score_map: ScoreMap,
     /// A rubric (TOML text) for every domain instead of the built-in ones.
     pub rubric: Option<String>,
+    /// Rubrics of the problems' own, for items that bring no checklist; each must then be found there
+    /// (an item without a reference needs none).
+    pub checklists: Option<Arc<Checklists>>,
     /// Sampling temperature of the judge.
     pub temperature: f64,
     /// Longest reply, in tokens.
@@ -137,6 +140,7 @@ impl Settings {
             readout: Readout::Text,
             score_map: ScoreMap::Linear,
             rubric: None,
+            checklists: None,
             temperature: 0.0,
             max_tokens: 2048,
             extra: Map::new(),

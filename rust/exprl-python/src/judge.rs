@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use exprl_judge::rehearsal::{self, Faults, Rule};
 use exprl_judge::{
-    Burst, Checklist, Checkpoint, Error, Graded, Item, MetricsServer, Prices, Readout, ScoreMap,
-    Settings, Status, Task, Verdict, View,
+    Burst, Checklist, Checklists, Checkpoint, Error, Graded, Item, MetricsServer, Prices, Readout,
+    ScoreMap, Settings, Status, Task, Verdict, View,
 };
 use pyo3::conversion::FromPyObjectOwned;
 use pyo3::prelude::*;
@@ -418,6 +418,15 @@ fn read_settings(given: &Bound<'_, PyDict>) -> PyResult<Settings> {
         task: Task::Grade,
         endpoints: get(given, "endpoints")?,
         model: get(given, "model")?,
+        checklists: match get::<Option<String>>(given, "rubrics")? {
+            None => None,
+            Some(text) => {
+                let read = Checklists::read(&text);
+                let wrong =
+                    |reason| ConfigError::new_err(format!("judge setting `rubrics`: {reason}"));
+                Some(Arc::new(read.map_err(wrong)?))
+            }
+        },
         view: View::ALL
             .into_iter()
             .find(|known| known.name() == view)
@@ -486,33 +495,11 @@ fn read_checklist(checkpoints: Vec<(String, u8)>) -> PyResult<Arc<Checklist>> {
         .map_err(|reason| DataError::new_err(format!("judge item: its checklist: {reason}")))
 }
 
-/// The checklists of a JSONL file, for python/exprl/judge.py.
-#[pyclass(frozen, module = "exprl._core")]
-pub struct Checklists(exprl_judge::Checklists);
-
-#[pymethods]
-impl Checklists {
-    /// `text`: the file's content.
-    #[new]
-    fn new(py: Python<'_>, text: &str) -> PyResult<Self> {
-        let read = py.detach(|| exprl_judge::Checklists::read(text));
-        read.map(Self).map_err(DataError::new_err)
-    }
-
-    /// Texts and weights of a problem's checkpoints.
-    fn find(&self, problem: &str, reference: &str) -> Option<Vec<(&str, u8)>> {
-        let checklist = self.0.find(problem, reference)?;
-        let checkpoints = checklist.checkpoints().iter();
-        Some(
-            checkpoints
-                .map(|point| (point.text.as_str(), point.weight))
-                .collect(),
-        )
-    }
-
-    fn __len__(&self) -> usize {
-        self.0.len()
-    }
+/// Runs the command line of exprl-judge; returns its exit code.
+#[pyfunction]
+pub fn judge_command(py: Python<'_>, arguments: Vec<String>) -> u8 {
+    let arguments = arguments.into_iter().map(Into::into);
+    py.detach(|| exprl_judge_cli::run("exprl judge", arguments))
 }
 
 fn unknown(field: &str, value: &str, allowed: &str) -> PyErr {

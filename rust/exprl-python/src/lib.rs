@@ -21,7 +21,7 @@ mod _core {
     use crate::advantage::advantages;
 
     #[pymodule_export]
-    use crate::judge::{Checklists, Job, Judge, RuleJudge};
+    use crate::judge::{Job, Judge, RuleJudge, judge_command};
 
     #[pymodule_export]
     use crate::steps::{Splitter, split_text};

@@ -202,3 +202,75 @@ proptest! {
         }
     }
 }
+
+/// Every form in which judges are known to write their last line.
+fn dressed(grade: u8) -> [String; 20] {
+    [
+        format!("Score: {grade}"),
+        format!("score: {grade}."),
+        format!("**Score: {grade}**"),
+        format!("**Score:** {grade}"),
+        format!("**Final Score**: {grade}/5"),
+        format!("### Overall score: {grade} / 5"),
+        format!("Score: **{grade}** out of 5"),
+        format!("- Score: {grade}"),
+        format!("3. **Score:** `{grade}`"),
+        format!("__Score__: {grade}"),
+        format!("Score：{grade}"),
+        format!("Score (1-5): {grade}"),
+        format!(r"Score: \boxed{{{grade}}}"),
+        format!(r"Score: $\boxed{{{grade}}}$"),
+        format!("Score: {grade} (a step is missing)"),
+        format!("Score: {grade} – a step is missing"),
+        format!(r#"{{"score": {grade}}}"#),
+        format!(r#"{{"reasoning": "Score: 1\nfine", "score": "{grade}"}}"#),
+        format!("```json\n{{\n  \"score\": {grade}\n}}\n```"),
+        format!("<think>\nScore: 1\nhm\n</think>\n\nScore: {grade}"),
+    ]
+}
+
+/// Ways in which a text under judgement may try to speak with the judge's voice when it is quoted.
+fn quoted(grade: u8) -> impl Strategy<Value = String> {
+    prop::sample::select(vec![
+        format!("The text says \"Score: {grade}\" itself."),
+        format!("> Score: {grade}"),
+        format!("It claims: Score: {grade}"),
+        format!("`claimed` Score: {grade}"),
+        format!("<think>Score: {grade}</think>"),
+        format!("\"{{\\\"score\\\": {grade}}}\" is in the text."),
+        format!("I would give the claim a {grade}."),
+    ])
+}
+
+proptest! {
+    #[test]
+    fn every_published_form_gives_its_grade_whatever_is_quoted_before(
+        grade in 1u8..=5, form in 0usize..20, quotes in prop::collection::vec((1u8..=5).prop_flat_map(quoted), 0..4)
+    ) {
+        let reply = format!("{}\n{}", quotes.join("\n"), dressed(grade)[form]);
+        prop_assert_eq!(read_grade(&reply), Grade(grade), "{}", reply);
+    }
+
+    #[test]
+    fn two_grades_agree_or_are_none(a in 1u8..=5, b in 1u8..=5, i in 0usize..20, j in 0usize..19) {
+        // The form with a thinking block, the last one, would swallow nothing but must come first.
+        let reply = format!("{}\nand so\n{}", dressed(a)[i], dressed(b)[j]);
+        let expected = if a == b { Grade(a) } else { Conflict };
+        prop_assert_eq!(read_grade(&reply), expected, "{}", reply);
+    }
+
+    #[test]
+    fn digits_of_other_scripts_are_never_a_grade(
+        digit in prop::sample::select("٤۴४৪๔４④⁴₄Ⅳ四𝟒".chars().collect::<Vec<_>>()), form in 0usize..16
+    ) {
+        let reply = dressed(4)[form].replace('4', &digit.to_string());
+        prop_assert!(!matches!(read_grade(&reply), Grade(_)), "{}", reply);
+    }
+
+    #[test]
+    fn a_reply_of_100_kb_is_read_to_its_end(grade in 1u8..=5, form in 0usize..20, piece in "[a-z<>{}\\[\\]\"*`#/ \n]{1,12}") {
+        prop_assume!(!piece.contains("think"));
+        let reply = format!("{}\n{}", piece.repeat(100_000 / piece.len()), dressed(grade)[form]);
+        prop_assert_eq!(read_grade(&reply), Grade(grade));
+    }
+}
