@@ -130,6 +130,10 @@ pub(crate) struct AskArgs {
 }
 
 #[derive(Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 pub(crate) struct ScoreArgs {
     /// JSONL to grade; standard input if left out
     pub(crate) input: Option<PathBuf>,

@@ -12,11 +12,14 @@ use serde_json::{Map, Value};
 use crate::Error;
 use crate::args::ReferenceArg;
 
+/// Starts and ends in characters.
+pub(crate) type Spans = Vec<(usize, usize)>;
+
 /// One input line, ready to be judged.
 pub(crate) struct Entry {
     pub(crate) item: Item,
     /// Start and end of each segment in the trace, in characters.
-    pub(crate) spans: Vec<(usize, usize)>,
+    pub(crate) spans: Spans,
     /// The truth, where a label was asked for.
     pub(crate) correct: Option<bool>,
 }
@@ -42,16 +45,12 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn open(path: Option<&Path>) -> Result<Self, Error> {
-        let (name, file) = match path {
-            Some(path) => {
-                let file = File::open(path);
-                let file = file.map_err(|error| Error::file(path, &error))?;
-                (path.display().to_string(), file)
-            }
-            None => {
-                let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
-                ("standard input".to_owned(), stdin.into())
-            }
+        let (name, file) = if let Some(path) = path {
+            let file = File::open(path).map_err(|error| Error::file(path, &error))?;
+            (path.display().to_string(), file)
+        } else {
+            let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
+            ("standard input".to_owned(), stdin.into())
         };
         let mut source = Self {
             name,
@@ -204,7 +203,7 @@ impl Reader {
     }
 
     /// The segments of a trace, and their places in characters.
-    fn cut(&self, trace: &str) -> Result<(Vec<Arc<str>>, Vec<(usize, usize)>), String> {
+    fn cut(&self, trace: &str) -> Result<(Vec<Arc<str>>, Spans), String> {
         let ranges =
             exprl_steps::split_text(trace, &self.delimiter).map_err(|error| error.to_string())?;
         let mut segments: Vec<Arc<str>> = ranges

@@ -209,8 +209,8 @@ impl Writer {
             if self.cancelled {
                 continue;
             }
-            let grades: Vec<Option<u8>> = graded.verdicts.iter().map(|v| v.grade).collect();
-            tally.count(&grades, of.correct);
+            let given: Vec<Option<u8>> = graded.verdicts.iter().map(|v| v.grade).collect();
+            tally.count(&given, of.correct);
             let line = self.line(&graded, &of.spans);
             writeln!(self.out, "{line}")?;
         }

@@ -115,7 +115,7 @@ fn check(body: &[u8]) {
         }
         let stored = serde_json::to_vec(&reply).unwrap();
         assert_eq!(serde_json::from_slice::<Reply>(&stored).unwrap(), reply);
-        let listed = reply.clone().as_checklist();
+        let listed = reply.clone().into_checklist();
         assert!(listed.grade.is_none());
         let mut again = reply;
         if again.wants_reask() && again.repair(body).is_ok() {

@@ -92,7 +92,7 @@ impl Reply {
     }
 
     /// The same reply, read for the checklist that was asked for instead of for a grade.
-    pub(crate) fn as_checklist(mut self) -> Self {
+    pub(crate) fn into_checklist(mut self) -> Self {
         self.grade = None;
         self.probabilities = None;
         match Checklist::read(&self.text) {

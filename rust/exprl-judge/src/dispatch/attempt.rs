@@ -74,7 +74,7 @@ impl Dispatcher {
                     let reply = Reply::read(&answer.body, self.readout)?;
                     call.reply = Some(match self.task {
                         Task::Grade => reply,
-                        Task::Checklist => reply.as_checklist(),
+                        Task::Checklist => reply.into_checklist(),
                     });
                 }
                 Some(reply) => reply.repair(&answer.body)?,

@@ -272,26 +272,23 @@ fn content_hash(
     writing: Option<(&str, &str)>,
 ) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
-    match parsed {
-        Some(parsed) => {
-            let texts = [
-                parsed.view.name(),
-                parsed.problem,
-                parsed.reference.unwrap_or_default(),
-                parsed.trace,
-            ];
-            for text in texts {
-                hasher
-                    .update(&(text.len() as u64).to_le_bytes())
-                    .update(text.as_bytes());
-            }
-            hasher.update(&[u8::from(parsed.reference.is_some())]);
-        }
-        None => {
-            let asked = writing.map(|(problem, reference)| [problem, reference].concat());
-            hasher.update(asked.as_deref().unwrap_or(question).as_bytes());
-        }
+    let Some(parsed) = parsed else {
+        let asked = writing.map(|(problem, reference)| [problem, reference].concat());
+        hasher.update(asked.as_deref().unwrap_or(question).as_bytes());
+        return *hasher.finalize().as_bytes();
+    };
+    let texts = [
+        parsed.view.name(),
+        parsed.problem,
+        parsed.reference.unwrap_or_default(),
+        parsed.trace,
+    ];
+    for text in texts {
+        hasher
+            .update(&(text.len() as u64).to_le_bytes())
+            .update(text.as_bytes());
     }
+    hasher.update(&[u8::from(parsed.reference.is_some())]);
     *hasher.finalize().as_bytes()
 }
 
