@@ -285,6 +285,8 @@ fn differs(entries: &[Entry], a: usize, b: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn reader(reference: ReferenceArg) -> Reader {
@@ -364,10 +366,13 @@ mod tests {
     #[test]
     fn a_wrong_reference_is_that_of_the_next_line_with_another_problem() {
         let exchanged = |problems: &str| {
-            let lines: String = problems
-                .chars()
-                .map(|p| format!("{{\"id\": 1, \"problem\": \"{p}\", \"reference\": \"r{p}\", \"trace\": \"\"}}\n"))
-                .collect();
+            let mut lines = String::new();
+            for p in problems.chars() {
+                let line =
+                    json!({"id": 1, "problem": p, "reference": format!("r{p}"), "trace": ""});
+                lines.push_str(&line.to_string());
+                lines.push('\n');
+            }
             let mut entries = read(&lines, ReferenceArg::Wrong).unwrap();
             exchange_references(&mut entries)?;
             Ok::<Vec<_>, Error>(

@@ -230,6 +230,7 @@ pub struct Job {
 #[pymethods]
 impl Job {
     /// Queues an item; waits, open to Ctrl-C, while the queue is full.
+    #[expect(clippy::too_many_arguments, reason = "one for each field of an item")]
     fn push(
         &self,
         py: Python<'_>,

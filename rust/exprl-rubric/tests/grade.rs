@@ -266,6 +266,10 @@ proptest! {
         let reply = dressed(4)[form].replace('4', &digit.to_string());
         prop_assert!(!matches!(read_grade(&reply), Grade(_)), "{}", reply);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn a_reply_of_100_kb_is_read_to_its_end(grade in 1u8..=5, form in 0usize..20, piece in "[a-z<>{}\\[\\]\"*`#/ \n]{1,12}") {
