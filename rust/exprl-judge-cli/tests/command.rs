@@ -514,18 +514,16 @@ fn a_ledger_is_counted_exported_and_compacted() {
 
 #[test]
 fn labels_give_the_misplacement_rate_and_an_own_rule_judge_needs_no_server() {
-    let labelled: String = (2..8)
-        .map(|id| {
-            let right = id % 2 == 0;
-            let text = line(
-                id,
-                &format!("So the answer is {}", if right { 3 * id } else { 1 }),
-            );
-            let mut line: Value = serde_json::from_str(&text).unwrap();
-            line["is_correct"] = json!(right || id == 3);
-            format!("{line}\n")
-        })
-        .collect();
+    let mut labelled = String::new();
+    for id in 2..8 {
+        let right = id % 2 == 0;
+        let answer = if right { 3 * id } else { 1 };
+        let text = line(id, &format!("So the answer is {answer}"));
+        let mut line: Value = serde_json::from_str(&text).unwrap();
+        line["is_correct"] = json!(right || id == 3);
+        labelled.push_str(&line.to_string());
+        labelled.push('\n');
+    }
     let done = score(&["--rules", "numbers", "--label", "is_correct"], &labelled);
     assert_eq!(done.status.code(), Some(0), "{}", says(&done));
     assert!(
