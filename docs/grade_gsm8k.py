@@ -1,0 +1,58 @@
+"""Grade real model answers to GSM8K, cell by cell: `python docs/grade_gsm8k.py DATA`.
+
+`python bench/gsm8k_judge.py SOLUTIONS --items DATA` makes DATA of the model solutions that come with
+GSM8K (example_model_solutions.jsonl). Any JSONL file will do whose lines hold "id", "problem",
+"reference", "trace" and the truth, "is_correct".
+
+Cells begin with `# %%`, so editors show this file as a notebook. The judge is the rule judge: no
+server and no GPU are needed. For a language model, name its server in `settings`.
+"""
+
+# %% The data: problems, references, answers that models wrote, and whether they are right.
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from exprl import grade
+from exprl.judge import JudgeSettings, RuleJudge
+
+path = Path(sys.argv[1] if len(sys.argv) > 1 else "answers.jsonl")
+if not path.exists():
+    sys.exit(
+        f"{path} is not there; name a JSONL file of answers, see the first lines of {__file__}"
+    )
+lines = grade.read_lines(path, "is_correct", "###")[:500]
+print(f"{len(lines)} answers, {sum(bool(line.correct) for line in lines)} of them right")
+
+# %% A judge. Any OpenAI-compatible server does: JudgeSettings((url,), model, api_key_env=...).
+server = RuleJudge("numbers")
+settings = JudgeSettings((server.url,), server.model, view="outcome")
+
+# %% Whole answers against the right reference, none, and another problem's.
+for condition in grade.CONDITIONS:
+    graded = list(grade.grade(grade.shown(lines, condition), settings))
+    result = grade.misplacement(lines, [g.verdicts[-1].grade for g in graded])
+    print(f"{condition:>6}: misplacement rate {result.rate:.1%}, {result.missing} missing")
+
+# %% Where do the grades lie? A missing grade would be None, and counted as such.
+graded = list(grade.grade(grade.shown(lines, "right"), settings))
+for truth in (True, False):
+    grades = (g.verdicts[0].grade for line, g in zip(lines, graded, strict=True))
+    seen = Counter(g for line, g in zip(lines, grades, strict=True) if line.correct is truth)
+    print("right" if truth else "wrong", dict(sorted(seen.items(), key=str)))
+
+# %% Beginnings: is each line of an answer still on a path to the reference's answer?
+by_line = []
+for line in lines[:100]:
+    parts = tuple("".join(line.item.segments).splitlines(keepends=True)) or line.item.segments
+    by_line.append(line.item._replace(segments=parts))
+for item, result in list(
+    zip(by_line, grade.grade(by_line, replace(settings, view="prefix")), strict=True)
+)[:3]:
+    print()
+    for segment, verdict in zip(item.segments, result.verdicts, strict=True):
+        print(verdict.grade, segment.rstrip())
+
+# %% The server ends with the process, or here.
+server.close()
