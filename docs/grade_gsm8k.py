@@ -1,7 +1,7 @@
 """Grade real model answers to GSM8K, cell by cell: `python docs/grade_gsm8k.py DATA`.
 
-`python bench/gsm8k_judge.py SOLUTIONS --items DATA` makes DATA of the model solutions that come with
-GSM8K (example_model_solutions.jsonl). Any JSONL file will do whose lines hold "id", "problem",
+`python bench/gsm8k_judge.py SOLUTIONS --items DATA` makes DATA of the model solutions that are part
+of GSM8K (example_model_solutions.jsonl). Any JSONL file will do whose lines hold "id", "problem",
 "reference", "trace" and the truth, "is_correct".
 
 Cells begin with `# %%`, so editors show this file as a notebook. The judge is the rule judge: no
