@@ -121,6 +121,9 @@ pub(crate) struct AskArgs {
     /// File that holds the API key
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
+    /// PEM file of certificates to check https servers with instead of the system's
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
     /// Serve Prometheus metrics at http://127.0.0.1:PORT/metrics; 0 takes a free port
     #[arg(long, value_name = "PORT")]
     pub(crate) metrics_port: Option<u16>,
@@ -170,6 +173,9 @@ pub(crate) struct ScoreArgs {
     /// Do not ask once more for a missing grade
     #[arg(long)]
     no_reask: bool,
+    /// Stream the replies, and leave a reply when the line of its grade is complete
+    #[arg(long)]
+    stream: bool,
     /// Share of grades that may be missing before the exit code is 3
     #[arg(long, default_value_t = 0.05, value_name = "SHARE")]
     pub(crate) max_missing: f64,
@@ -384,6 +390,7 @@ impl AskArgs {
             deadline,
             api_key_env: self.api_key_env.clone(),
             api_key_file: self.api_key_file.clone(),
+            ca_file: self.ca_file.clone(),
             ..settings
         };
         Ok((settings, rules))
@@ -415,6 +422,7 @@ impl ScoreArgs {
             },
             rubric: rubric.transpose()?,
             reask: !self.no_reask,
+            stream: self.stream,
             ..settings
         })
     }

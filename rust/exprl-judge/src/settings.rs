@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::error::Error;
 
 /// Fields of a request that `extra` may not set: they have a setting, or belong to the dispatcher.
-const RESERVED: [&str; 11] = [
+const RESERVED: [&str; 12] = [
     "model",
     "messages",
     "temperature",
@@ -202,6 +202,9 @@ impl Settings {
             .flat_map(|p| [p.prompt, p.cached, p.completion]);
         if let Some(price) = prices.into_iter().find(|price| !(0.0..1e9).contains(price)) {
             return wrong("prices", format!("{price} is no price per million tokens"));
+        }
+        if self.stream && self.task == Task::Checklist {
+            return wrong("stream", "a checklist is read whole; leave it off".into());
         }
         if self.api_key_env.is_some() && self.api_key_file.is_some() {
             return wrong(
