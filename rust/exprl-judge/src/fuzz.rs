@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use exprl_rubric::{Readout, ScoreMap};
 
 use crate::reply::Reply;
+use crate::sse;
 use crate::types::Status;
 
 /// Seconds by default: a minute where continuous integration says that it is one.
@@ -13,7 +14,8 @@ const CI_S: f64 = 60.0;
 /// A reply never grows beyond.
 const LONGEST: usize = 100_000;
 
-const SEEDS: [&str; 8] = [
+const SEEDS: [&str; 9] = [
+    ": hello\r\ndata: {\"choices\":[{\"delta\":{\"content\":\"Score: 4\"}}]}\r\n\r\ndata: a\ndata: b\n\ndata: [DONE]\n\n",
     r#"{"choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"It follows.\nScore: 4"}}],"usage":{"prompt_tokens":9,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":4}}}"#,
     r#"{"choices":[{"finish_reason":"length","message":{"content":"<think>\nScore: 1\n</think>\n**Score:** 5/5"}}]}"#,
     r#"{"choices":[{"finish_reason":"stop","message":{"content":null,"refusal":"I cannot"}}],"usage":{"prompt_tokens":9}}"#,
@@ -25,7 +27,12 @@ const SEEDS: [&str; 8] = [
 ];
 
 /// Pieces that parsers look for.
-const PIECES: [&str; 22] = [
+const PIECES: [&str; 27] = [
+    "data: ",
+    "\n\n",
+    "\r",
+    "\r\n",
+    ": ",
     "Score: ",
     "Score:",
     "score",
@@ -125,6 +132,20 @@ fn check(body: &[u8]) {
     }
 }
 
+/// What a stream says may not depend on where the network cuts it.
+fn check_stream(random: &mut fastrand::Rng, stream: &[u8]) {
+    let mut whole = Vec::new();
+    let read = sse::Parser::default().feed(stream, &mut whole);
+    let (mut parser, mut events, mut rest) = (sse::Parser::default(), Vec::new(), stream);
+    let mut piecewise = Ok(());
+    while !rest.is_empty() && piecewise.is_ok() {
+        let (piece, after) = rest.split_at(random.usize(1..=rest.len().min(64)));
+        piecewise = parser.feed(piece, &mut events);
+        rest = after;
+    }
+    assert_eq!((read, whole), (piecewise, events));
+}
+
 #[test]
 fn no_reply_whatever_breaks_the_reader_or_forges_a_grade() {
     let (budget, seed) = budget();
@@ -137,12 +158,16 @@ fn no_reply_whatever_breaks_the_reader_or_forges_a_grade() {
             body = random.choice(SEEDS).unwrap_or_default().into();
         }
         mutate(&mut random, &mut body);
-        let checked = std::panic::catch_unwind(|| check(&body));
-        assert!(
-            checked.is_ok(),
-            "EXPRL_FUZZ_SEED={seed}, input {tried}: {:?}",
-            String::from_utf8_lossy(&body)
-        );
+        let mut cuts = random.fork();
+        let checked = std::panic::catch_unwind(move || {
+            check_stream(&mut cuts, &body);
+            check(&body);
+            body
+        });
+        let Ok(unharmed) = checked else {
+            panic!("EXPRL_FUZZ_SEED={seed}: input {tried} breaks a reader");
+        };
+        body = unharmed;
         tried += 1;
     }
     assert!(tried > 100, "{tried} inputs in {budget:?}");
