@@ -1,6 +1,7 @@
 //! `exprl-judge score`.
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -306,7 +307,7 @@ async fn forecast(settings: &Settings, mut entries: Entries) -> Result<u8, Error
         shown["cost"] = json!(usual);
         shown["most_cost"] = json!(most);
     }
-    println!("{shown:#}");
+    writeln!(std::io::stdout(), "{shown:#}")?;
     eprintln!(
         "an estimate: four bytes per token, replies of 256 tokens (or of --max-tokens: most_...), \
          a prefix cache that forgets nothing; re-asks and retries come on top"

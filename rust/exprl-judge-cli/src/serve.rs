@@ -1,5 +1,7 @@
 //! `exprl-judge serve`.
 
+use std::io::Write;
+
 use exprl_judge::rehearsal::{self, Config, Faults};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -29,13 +31,13 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<u8, Error> {
     let model = config.model.clone();
     let mut terminate = signal(SignalKind::terminate())?;
     let server = rehearsal::serve(config).await?;
-    println!("{}", server.url());
+    writeln!(std::io::stdout(), "{}", server.url())?;
     eprintln!("serving model {model} at {}; Ctrl-C ends it", server.url());
     tokio::select! {
         pressed = tokio::signal::ctrl_c() => pressed?,
         _ = terminate.recv() => {}
     }
-    println!("{}", serde_json::json!(server.stats()));
+    writeln!(std::io::stdout(), "{}", serde_json::json!(server.stats()))?;
     server.stop().await;
     Ok(0)
 }
