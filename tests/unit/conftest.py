@@ -1,6 +1,11 @@
 """A policy small enough for unit tests."""
 
 import pytest
+from hypothesis import settings
+
+# A machine that is busy must not fail a property.
+settings.register_profile("exprl", deadline=None)
+settings.load_profile("exprl")
 
 
 @pytest.fixture(scope="session")
