@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from exprl.plots import figure
+from exprl.study.plots import figure
 from paper.cells import STARTS
 from paper.rows import Row
 

@@ -109,7 +109,7 @@ def evaluate(
 
     Of several models, each later one is also compared with the first, problem by problem.
     """
-    from exprl import sidebyside
+    from exprl.study import sidebyside
 
     sidebyside.command(
         models,
@@ -140,7 +140,7 @@ def compare(
 
     Example: exprl compare runs/division-sparse runs/division-process
     """
-    from exprl import compare
+    from exprl.study import compare
 
     compare.command((a, b), k or (), out)
 
@@ -205,8 +205,9 @@ def calibrate(
 
     Example: exprl calibrate out.jsonl --endpoint http://127.0.0.1:8001/v1 --model Qwen/Qwen3-4B
     """
-    from exprl import calibrate_command, grade
+    from exprl import grade
     from exprl.judge import JudgeSettings
+    from exprl.study import calibrate_command
 
     conditions = [_one_of("--condition", c, grade.CONDITIONS) for c in condition or ()]
     calibrate_command.command(
@@ -269,8 +270,8 @@ def behaviors(
 
     then: exprl behaviors samples/00-* samples/01-* --endpoint http://127.0.0.1:8001/v1 --model M
     """
-    from exprl import behaviors_command
     from exprl.judge import JudgeSettings
+    from exprl.study import behaviors_command
 
     behaviors_command.command(
         behaviors_command.Request(

@@ -11,9 +11,10 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from exprl import config, votes
+from exprl import config
 from exprl.errors import ConfigError
-from exprl.estimates import (
+from exprl.study import votes
+from exprl.study.estimates import (
     LEVEL,
     MOST_VOTES,
     bootstrap_interval,

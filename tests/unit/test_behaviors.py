@@ -8,12 +8,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from exprl import behaviors, behaviors_command
-from exprl.behaviors import ARCHETYPES, BEHAVIORS, Annotated, Annotation
-from exprl.behaviors_command import Request
 from exprl.errors import ConfigError, DataError
 from exprl.judge import JudgeSettings
-from exprl.solutions import Solution
+from exprl.study import behaviors, behaviors_command
+from exprl.study.behaviors import ARCHETYPES, BEHAVIORS, Annotated, Annotation
+from exprl.study.behaviors_command import Request
+from exprl.study.solutions import Solution
 
 
 def answer(archetype="algebraic", shown=(), score=4):

@@ -8,11 +8,12 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from exprl import calibrate, calibrate_command, config, continuations, solutions, targets
-from exprl.calibrate_command import Request
+from exprl import config
 from exprl.errors import ConfigError, DataError
 from exprl.grade import Line
 from exprl.judge import JudgeItem, JudgeSettings, Verdict, split
+from exprl.study import calibrate, calibrate_command, continuations, solutions, targets
+from exprl.study.calibrate_command import Request
 from exprl.types import Rollout
 from exprl.verifiers import Verifiers
 

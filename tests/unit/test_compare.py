@@ -7,9 +7,10 @@ import math
 import pytest
 from rich.console import Console
 
-from exprl import compare, config, examine, plots, sidebyside, targets
+from exprl import config, examine
 from exprl.errors import ConfigError
 from exprl.evaluate import Curve, Evaluation, Outcome
+from exprl.study import compare, plots, sidebyside, targets
 
 
 def evaluation(*outcomes, samples=8, step=3):

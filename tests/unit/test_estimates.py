@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exprl import estimates
-from exprl.estimates import bootstrap_interval, majority_curve, pass_at_k, pass_curve
+from exprl.study import estimates
+from exprl.study.estimates import bootstrap_interval, majority_curve, pass_at_k, pass_curve
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from exprl import verify, votes
+from exprl import verify
+from exprl.study import votes
 
 
 def test_equal_numbers_are_one_answer_however_they_are_written(monkeypatch):

@@ -20,10 +20,10 @@ import numpy as np
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from exprl.estimates import Rate, difference_interval, percentiles, resampled_means
 from exprl.grade import grade
 from exprl.judge import JudgeSettings, Verdict
-from exprl.solutions import Solution
+from exprl.study.estimates import Rate, difference_interval, percentiles, resampled_means
+from exprl.study.solutions import Solution
 from exprl.types import Float64Array
 
 ARCHETYPES: dict[str, str] = {

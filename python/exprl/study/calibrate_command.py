@@ -16,14 +16,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from exprl import calibrate, config, examine, plots, solutions, targets
-from exprl.calibrate import Agreement, Calibration
-from exprl.continuations import Continued
+from exprl import config, examine
 from exprl.errors import ConfigError, DataError
-from exprl.estimates import Rate
 from exprl.grade import Condition, Line
 from exprl.judge import JudgeSettings, RuleJudge, View
-from exprl.solutions import Solution
+from exprl.study import calibrate, plots, solutions, targets
+from exprl.study.calibrate import Agreement, Calibration
+from exprl.study.continuations import Continued
+from exprl.study.estimates import Rate
+from exprl.study.solutions import Solution
 
 LEDGER = "ledger"
 PICTURE = "calibration.png"
@@ -234,9 +235,10 @@ def _continue(request: Request, chosen: Sequence[Solution], settings: JudgeSetti
             f"{request.source} is a file: --continuations needs a run folder, whose rollouts have"
             " prompts and token ids"
         )
-    from exprl import continuations, prepare
+    from exprl import prepare
     from exprl.rollout import Engine, load_tokenizer
     from exprl.steps import Splitter
+    from exprl.study import continuations
 
     cfg = config.load(request.source / "config.toml", request.overrides)
     target = targets.find(request.policy or str(request.source))

@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exprl import behaviors, calibrate, compare, examine, plots, solutions, targets
-from exprl.behaviors import Annotated, Change
+from exprl import examine
 from exprl.errors import ConfigError, DataError
 from exprl.judge import JudgeSettings
-from exprl.solutions import Solution
+from exprl.study import behaviors, calibrate, compare, plots, solutions, targets
+from exprl.study.behaviors import Annotated, Change
+from exprl.study.solutions import Solution
 
 LEDGER = "ledger"
 PICTURE = "behaviors.png"

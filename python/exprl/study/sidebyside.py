@@ -21,12 +21,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exprl import compare, config, data, evaluate, examine, plots, targets
-from exprl.compare import Comparison
+from exprl import config, data, evaluate, examine
 from exprl.errors import ConfigError, DataError, EngineError
 from exprl.evaluate import Curve, Evaluation
 from exprl.metrics import Progress
-from exprl.targets import Target
+from exprl.study import compare, plots, targets
+from exprl.study.compare import Comparison
+from exprl.study.targets import Target
 from exprl.types import Problem, ReferenceProblem, Rollout
 
 # What must agree for two evaluations to be about the same thing.

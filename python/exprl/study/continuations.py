@@ -13,11 +13,12 @@ from typing import Protocol
 
 import numpy as np
 
-from exprl import estimates, grade
+from exprl import grade
 from exprl.errors import DataError
-from exprl.estimates import Rate, percentiles, resampled_counts
 from exprl.judge import JudgeSettings
-from exprl.solutions import Solution
+from exprl.study import estimates
+from exprl.study.estimates import Rate, percentiles, resampled_counts
+from exprl.study.solutions import Solution
 from exprl.types import Float64Array, Int32Array, Prompt, Rollout
 from exprl.verifiers import Verifiers
 

@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from exprl import estimates, grade
+from exprl import grade
 from exprl.errors import DataError
-from exprl.estimates import Rate, percentiles, resampled_counts
 from exprl.grade import CORRECT_FROM, Condition, Line
 from exprl.judge import JudgeSettings, Verdict
+from exprl.study import estimates
+from exprl.study.estimates import Rate, percentiles, resampled_counts
 from exprl.types import Float64Array, Int64Array
 
 GRADES = 5

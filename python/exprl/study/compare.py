@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exprl import config, examine, targets
+from exprl import config, examine
 from exprl.errors import ConfigError
-from exprl.estimates import LEVEL, difference_interval, percentiles, resampled_means
 from exprl.evaluate import Evaluation, Outcome
+from exprl.study import targets
+from exprl.study.estimates import LEVEL, difference_interval, percentiles, resampled_means
 
 Change = Literal["gained", "lost", "even"]
 
