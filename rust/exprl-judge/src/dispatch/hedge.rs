@@ -14,6 +14,9 @@ use crate::request::Body;
 use crate::schedule::Pass;
 use crate::transport::Answer;
 
+/// As long as too few answers of a server are known, lateness is asked for again after this time.
+const UNKNOWN: Duration = Duration::from_secs(1);
+
 /// A request on the wire. Dropped before it has ended, it was cancelled: its socket is closed.
 struct Wire<'a> {
     metrics: &'a ServerMetrics,
@@ -51,19 +54,23 @@ impl Dispatcher {
         body: Body,
     ) -> (usize, Result<Answer, Fault>) {
         let begun = AtomicBool::new(false);
-        let Some(patience) = self.patience(lane) else {
+        if self.servers.len() == 1 || self.hedges.is_none() {
             return (lane, self.send(lane, body, &begun).await);
-        };
+        }
         let mut first = pin!(self.send(lane, body.clone(), &begun));
-        tokio::select! {
-            answer = &mut first => return (lane, answer),
-            () = tokio::time::sleep(patience) => {}
-        }
-        if begun.load(Ordering::Relaxed) {
-            return (lane, first.await);
-        }
-        let Some(spare) = self.spare(lane) else {
-            return (lane, first.await);
+        // Late again and again, until a place for a hedge is free or the answer begins.
+        let (spare, patience) = loop {
+            let patience = self.patience(lane);
+            tokio::select! {
+                answer = &mut first => return (lane, answer),
+                () = tokio::time::sleep(patience.unwrap_or(UNKNOWN)) => {}
+            }
+            if begun.load(Ordering::Relaxed) {
+                return (lane, first.await);
+            }
+            if let (Some(patience), Some(spare)) = (patience, self.spare(lane)) {
+                break (spare, patience);
+            }
         };
         let second_lane = spare.pass.lane;
         tracing::debug!(
@@ -75,7 +82,8 @@ impl Dispatcher {
         count(&self.metrics.hedges);
         call.sent += 1;
         let unheard = AtomicBool::new(false);
-        let mut second = pin!(self.send(second_lane, body, &unheard));
+        // Boxed: the future of every exchange would have to have room for it.
+        let mut second = Box::pin(self.send(second_lane, body, &unheard));
         // One of two that fails leaves the other; the second fault is the request's.
         tokio::select! {
             answer = &mut first => match answer {
@@ -124,12 +132,10 @@ impl Dispatcher {
         exchange.instrument(span)
     }
 
-    /// How long a request to this server may stay without a byte before it is late; `None` if nothing could be done about it.
+    /// How long a request to this server may stay without a byte before it is late, where enough of
+    /// its answers are known.
     fn patience(&self, lane: usize) -> Option<Duration> {
-        let hedging = self.servers.len() > 1 && self.hedges.is_some();
-        hedging
-            .then(|| self.queues().lateness[lane].late())
-            .flatten()
+        self.queues().lateness[lane].late()
     }
 
     /// A place for a hedge, if the budget has one and another server has room.
