@@ -190,7 +190,7 @@ def values(rows: Rows, vocab: int) -> bool:
     *found, has_zero = torch.stack([*(mask.any() for mask in wrong.values()), some_zero]).tolist()
     for (name, mask), is_wrong in zip(wrong.items(), found, strict=True):
         if is_wrong:
-            tensor = rows.temperatures if name == "temperature" else getattr(rows, name)
+            tensor: Tensor = getattr(rows, "temperatures" if name == "temperature" else name)
             at = int(mask.nonzero()[0])
             raise ValueError(f"{name}[{at}] = {tensor[at].item()}; expected {expected[name]}")
     return bool(has_zero)

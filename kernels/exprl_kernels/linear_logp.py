@@ -88,7 +88,7 @@ def _linear_logp(
     for chunk in chunks.over(hidden, weight, targets, dtype, *limits):
         part = LogpOutput(*(value[chunk.at] for value in out))
         row_stats(chunk.logits(), chunk.targets, chunks.part(temperatures, chunk.at), shape, part)
-    return tuple(out)
+    return out.logp, out.entropy, out.lse
 
 
 @torch.library.custom_op(

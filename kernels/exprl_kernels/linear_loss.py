@@ -124,7 +124,7 @@ def _loss(
     loss, *per_token, bad_rows, _, _ = _linear_grpo_loss(
         hidden, weight, *rows, *shape, *terms, *limits, *needs
     )
-    return GrpoOutput(loss, *(value.detach() for value in per_token), bad_rows)
+    return GrpoOutput.of(loss, (value.detach() for value in per_token), bad_rows)
 
 
 def _spread(out: GrpoOutput, kept: Tensor, n: int) -> GrpoOutput:
@@ -135,7 +135,7 @@ def _spread(out: GrpoOutput, kept: Tensor, n: int) -> GrpoOutput:
         return values.new_full((n,), empty).index_copy_(0, kept, values)
 
     loss, *per_token, bad_rows = out
-    return GrpoOutput(loss, *(at_home(values) for values in per_token), bad_rows)
+    return GrpoOutput.of(loss, (at_home(values) for values in per_token), bad_rows)
 
 
 @torch.library.custom_op(

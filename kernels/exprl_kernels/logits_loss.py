@@ -102,7 +102,7 @@ def grpo_loss_from_logits(
         return _in_place(logits, rows, shape, terms)
     given = logits if logits.stride(1) == 1 else logits.contiguous()
     loss, *per_token, bad_rows, _, _, _, _ = _loss_from_logits(given, *rows, *shape, *terms)
-    return GrpoOutput(loss, *(value.detach() for value in per_token), bad_rows)
+    return GrpoOutput.of(loss, (value.detach() for value in per_token), bad_rows)
 
 
 _NUMBERS = f"{ROWS_SCHEMA}, {SHAPE_SCHEMA}, {TERMS_SCHEMA}"
@@ -210,7 +210,7 @@ class _InPlace(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         # Kept past save_for_backward, whose guard is against just this overwriting.
         ctx.gradient, ctx.arguments = logits.detach(), 1 + len(rest)
-        out = _loss_from_logits_(ctx.gradient, *rest)[:7]
+        out: tuple[Tensor, ...] = _loss_from_logits_(ctx.gradient, *rest)[:7]
         ctx.mark_non_differentiable(*out[1:])
         return out
 
@@ -233,4 +233,5 @@ def _in_place(logits: Tensor, rows: Rows, shape: Shape, terms: Terms) -> GrpoOut
             f"inplace_grad = True with logits of strides {logits.stride()}; expected rows without"
             f" gaps that do not overlap, ({logits.shape[1]}, 1)"
         )
-    return GrpoOutput(*_InPlace.apply(logits, *rows, *shape, *terms))
+    out = _InPlace.apply(logits, *rows, *shape, *terms)  # type: ignore[no-untyped-call]
+    return GrpoOutput._make(out)

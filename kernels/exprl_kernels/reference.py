@@ -74,8 +74,8 @@ def linear_grpo_loss(
         for at in _slices(len(hidden), chunk)
     ]
     loss, *per_token, bad_rows = zip(*parts, strict=True)
-    return GrpoOutput(
-        torch.stack(loss).sum(), *(torch.cat(v) for v in per_token), torch.stack(bad_rows).sum()
+    return GrpoOutput.of(
+        torch.stack(loss).sum(), (torch.cat(v) for v in per_token), torch.stack(bad_rows).sum()
     )
 
 

@@ -6,7 +6,8 @@ N tokens, H hidden size, V vocabulary, S segments. Logarithms are natural.
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, Self
 
 from torch import Tensor
 
@@ -52,6 +53,11 @@ class GrpoOutput(NamedTuple):
     clip_code: Tensor
     ratio: Tensor
     bad_rows: Tensor
+
+    @classmethod
+    def of(cls, loss: Tensor, per_token: Iterable[Tensor], bad_rows: Tensor) -> Self:
+        """per_token: logp, entropy, k3, clip_code, ratio."""
+        return cls._make((loss, *per_token, bad_rows))
 
 
 class Rows(NamedTuple):
