@@ -18,10 +18,16 @@ from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, NoReturn, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Self, TypedDict, Unpack
 
 from exprl import _core
 from exprl.errors import ConfigError, JudgeError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from exprl.types import Float64Array, Int64Array
 
 View = Literal["outcome", "prefix", "step"]
 Readout = Literal["text", "expected"]
@@ -200,6 +206,41 @@ class Graded:
     verdicts: tuple[Verdict, ...]
 
 
+class GradedArrays(NamedTuple):
+    """R items and their S verdicts as columns, in the order of pushes.
+
+    Attributes:
+        ids: of the R items.
+        offsets: [R+1] int64; item i has the verdicts offsets[i]..offsets[i+1]-1.
+        scores: [S] float64; NaN = missing.
+        grades: [S] float64, 1..5; NaN = missing.
+        statuses: [S] of str.
+    """
+
+    ids: tuple[str, ...]
+    offsets: Int64Array
+    scores: Float64Array
+    grades: Float64Array
+    statuses: npt.NDArray[np.str_]
+
+    @classmethod
+    def of(cls, graded: Iterable[Graded]) -> Self:
+        """The columns of graded items, which come in any order."""
+        import numpy as np  # most callers take items one by one
+
+        items = sorted(graded, key=_by_index)
+        verdicts = [verdict for item in items for verdict in item.verdicts]
+        counts = [len(item.verdicts) for item in items]
+        return cls(
+            ids=tuple(item.id for item in items),
+            offsets=np.cumsum([0, *counts], dtype=np.int64),
+            # None becomes NaN.
+            scores=np.array([verdict.score for verdict in verdicts], dtype=np.float64),
+            grades=np.array([verdict.grade for verdict in verdicts], dtype=np.float64),
+            statuses=np.array([verdict.status for verdict in verdicts], dtype=np.str_),
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class JudgeStats:
     """What a judge has done so far.
@@ -362,6 +403,10 @@ class Job:
         """Close, and wait for all items that were not taken yet, in the order of pushes."""
         self.close()
         return sorted(self, key=_by_index)
+
+    def arrays(self) -> GradedArrays:
+        """Like `result`, as NumPy columns."""
+        return GradedArrays.of(self.result())
 
     def __iter__(self) -> Iterator[Graded]:
         return self

@@ -5,6 +5,7 @@ import pickle
 import time
 import urllib.request
 
+import numpy as np
 import pytest
 
 from exprl.errors import ConfigError, DataError, ExprlError, JudgeError
@@ -45,6 +46,30 @@ def test_each_prefix_is_graded_and_scored(rules):
     assert (first.status, first.server, first.error) == ("ok", rules.url, None)
     assert first.prompt_tokens > 0
     assert first.reply.endswith("Score: 5")
+
+
+def test_arrays_hold_every_verdict_in_the_order_of_pushes_and_nan_where_none_came():
+    with RuleJudge("division", no_grade_rate=0.5, seed=3) as server:
+        items = [item("a"), *distinct(6), item("b", WRONG_AT_2)]
+        with Judge(settings(server, reask=False)) as judge:
+            columns = judge.submit(items).arrays()
+            graded = judge.submit(items).result()
+    assert columns.ids == tuple(each.id for each in items)
+    assert columns.offsets.tolist() == [0, *np.cumsum([len(g.verdicts) for g in graded])]
+    verdicts = [verdict for each in graded for verdict in each.verdicts]
+    missing = [verdict.grade is None for verdict in verdicts]
+    assert any(missing) and not all(missing)
+    assert np.isnan(columns.scores).tolist() == np.isnan(columns.grades).tolist() == missing
+    assert columns.statuses.tolist() == [verdict.status for verdict in verdicts]
+    kept = [verdict for verdict in verdicts if verdict.grade is not None]
+    assert columns.grades[~np.isnan(columns.grades)].tolist() == [v.grade for v in kept]
+    assert columns.scores[~np.isnan(columns.scores)].tolist() == [v.score for v in kept]
+
+
+def test_a_job_without_items_has_empty_arrays(rules):
+    with Judge(settings(rules)) as judge:
+        columns = judge.submit([]).arrays()
+    assert columns.ids == () and columns.offsets.tolist() == [0] and columns.scores.shape == (0,)
 
 
 def test_an_outcome_is_one_grade(rules):
