@@ -1,6 +1,6 @@
 """What order and routing save on a real engine: two vLLM servers, 500 requests of real traces.
 
-    python bench/judge/real_engine.py GSM8K/example_model_solutions.jsonl
+    python bench/judge real_engine GSM8K/example_model_solutions.jsonl
 
 The traces are real model answers to GSM8K, each line a step, judged prefix by prefix. Once the
 dispatcher orders and routes the requests; once the very same requests go out shuffled, round-robin,
@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -178,12 +178,12 @@ def free_ports(count: int) -> Iterator[int]:
             yield probe.getsockname()[1]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
-    rollouts = items(arguments.source)
+    chosen = parser.parse_args(arguments)
+    rollouts = items(chosen.source)
     bodies = recorded(rollouts)
     options = (
         *("--max-model-len", str(CONTEXT), "--max-num-seqs", str(IN_FLIGHT)),
@@ -193,7 +193,7 @@ def main() -> None:
     with ExitStack() as stack:
         ports = list(free_ports(2))
         urls = [stack.enter_context(serve_judge.served(port, *options)) for port in ports]
-        for i in range(arguments.repeats):
+        for i in range(chosen.repeats):
             forget(urls)
             runs["exprl"].append(by_dispatcher(urls, rollouts))
             forget(urls)
