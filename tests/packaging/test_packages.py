@@ -1,6 +1,7 @@
 """What the wheel and the source archive hold, and what the base install can do."""
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -43,7 +44,8 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(names: list[str]) -> 
     assert len(names) == len(set(names))
     tops = {name.split("/", 1)[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"exprl", "exprl_kernels"}
-    assert not [name for name in names if "test" in Path(name).name or "__pycache__" in name]
+    unwanted = re.compile(r"(^|/)(tests?/|test_|conftest|__pycache__)")
+    assert not [name for name in names if unwanted.search(name)]
 
 
 def test_one_wheel_serves_every_python_from_3_11(wheel: Path, tree_wheel: Path) -> None:
