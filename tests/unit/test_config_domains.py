@@ -115,6 +115,10 @@ def test_the_name_of_a_domain_chooses_its_verifier(cfg):
             "unknown key domains.code.sorce; did you mean domains.code.source?",
         ),
         (
+            {"domains": {"rubric": {"sorce": "max"}}},  # a domain that is called as a key is
+            "unknown key domains.rubric.sorce; did you mean domains.rubric.source?",
+        ),
+        (
             {"domains": {"code": {"view": "outcome"}}},
             "domains.code: advantage = 'delta' does not fit source = 'judge' with view = 'outcome'",
         ),

@@ -1,0 +1,60 @@
+"""TOML and dotted overrides, into a frozen, strict tree.
+
+run.py is the file to read first. Each section belongs to the room of the same name, and a room
+receives its own section only. `method` names a preset (methods.py) whose values fill in whatever
+the file leaves open.
+Imports neither torch nor vllm.
+"""
+
+from exprl.config.data import BOXED, Columns, Data, MixedSource, Source
+from exprl.config.policy import Loss, Model, Optim, Rollout, Teacher, Train
+from exprl.config.reward import (
+    CONFINEMENTS,
+    Advantage,
+    Confinement,
+    Domain,
+    Judge,
+    Reward,
+    Sandbox,
+    Treatment,
+    VerifierName,
+    View,
+)
+from exprl.config.run import Config
+from exprl.config.toml import build, flat, json_schema, load, overridden, read, to_toml
+from exprl.config.watch import Alarms, Evaluation, Logging
+
+__all__ = [
+    "BOXED",
+    "CONFINEMENTS",
+    "Advantage",
+    "Alarms",
+    "Columns",
+    "Config",
+    "Confinement",
+    "Data",
+    "Domain",
+    "Evaluation",
+    "Judge",
+    "Logging",
+    "Loss",
+    "MixedSource",
+    "Model",
+    "Optim",
+    "Reward",
+    "Rollout",
+    "Sandbox",
+    "Source",
+    "Teacher",
+    "Train",
+    "Treatment",
+    "VerifierName",
+    "View",
+    "build",
+    "flat",
+    "json_schema",
+    "load",
+    "overridden",
+    "read",
+    "to_toml",
+]

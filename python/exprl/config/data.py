@@ -1,0 +1,112 @@
+"""Where the problems come from: one dataset, or several with weights."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from exprl.config.section import Section, laid_over
+
+BOXED = "boxed"
+"""An answer_pattern that is no regular expression."""
+
+
+class Columns(Section):
+    """Which column of the data holds what. None = the data has no such column."""
+
+    problem: str = Field("problem", description="text, or a list of {role, content} messages")
+    reference: str | None = Field("reference", description="step-by-step solution, hidden")
+    answer: str | None = Field(
+        "answer", description="final answer, for the verifier; of code, its unit tests"
+    )
+    entry_point: str | None = Field(
+        None, description="code: function that the tests' `check(candidate)` is called with"
+    )
+    setup: str | None = Field(
+        None, description="code: what stands before the program, e.g. HumanEval's 'prompt'"
+    )
+    domain: str | None = Field(None, description="domain of each row; None = data.domain")
+    id: str | None = Field(None, description="unique id of each row; None = the row number")
+
+
+class Source(Section):
+    """One dataset."""
+
+    path: str = Field("", description="jsonl, parquet or csv file, or a hub id of a dataset")
+    split: str = Field("train", description="split of a hub dataset")
+    subset: str | None = Field(
+        None, description="configuration of a hub dataset, e.g. 'main' of openai/gsm8k"
+    )
+    columns: Columns = Columns()
+    domain: str = Field("math", description="rubric and verifier of rows without a domain column")
+    system: str | None = Field(None, description="system message before every problem")
+    template: str = Field("{problem}", description="user message; {problem} is the row's text")
+    answer_pattern: str | None = Field(
+        None,
+        description=r"its first group is the answer in the column, e.g. '####\s*(.+)' (GSM8K);"
+        r" 'boxed' takes what the last \boxed{} holds",
+    )
+    limit: int | None = Field(None, gt=0, description="take the first n problems only")
+
+    @field_validator("template")
+    @classmethod
+    def _has_the_problem(cls, template: str) -> str:
+        if "{problem}" not in template:
+            raise ValueError("the template must contain {problem}, the place of the row's text")
+        return template
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _has_a_group(cls, pattern: str | None) -> str | None:
+        if pattern == BOXED:
+            return pattern
+        try:
+            groups = None if pattern is None else re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        if groups == 0:
+            raise ValueError(r"put the answer in parentheses, e.g. '####\s*(.+)'")
+        return pattern
+
+
+class MixedSource(Source):
+    """One of several datasets. What it leaves open is as in [data] itself."""
+
+    weight: float = Field(
+        1.0, gt=0.0, description="share of a step's problems, relative to the other sources"
+    )
+
+
+class Data(Source):
+    """Where the problems come from: one dataset, or several with weights."""
+
+    sources: tuple[MixedSource, ...] = Field(
+        (), description="[[data.sources]], instead of data.path"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sources_inherit(cls, values: Any) -> Any:
+        sources = values.get("sources") if isinstance(values, dict) else None
+        if not isinstance(sources, list | tuple) or not all(isinstance(x, dict) for x in sources):
+            return values
+        shared = {k: v for k, v in values.items() if k not in ("sources", "path")}
+        return values | {"sources": [laid_over(shared, source) for source in sources]}
+
+    @model_validator(mode="after")
+    def _is_one_or_several(self) -> Self:
+        if bool(self.path) == bool(self.sources):
+            raise ValueError(
+                "name one dataset with path, or several with [[data.sources]], and not both"
+            )
+        for number, source in enumerate(self.sources, 1):
+            if not source.path:
+                raise ValueError(f"path of source {number} is missing")
+        return self
+
+    @property
+    def parts(self) -> tuple[MixedSource, ...]:
+        """The datasets: `sources`, or this one with weight 1."""
+        return self.sources or (MixedSource(**self.model_dump(exclude={"sources"})),)

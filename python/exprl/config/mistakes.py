@@ -1,0 +1,49 @@
+"""What is wrong with a config, one line per key, with the nearest key that there is."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from exprl.config.run import Config
+from exprl.config.section import Section
+
+
+def explained(error: ValidationError, source: str) -> str:
+    """Every mistake with the file, the key, its value and what is allowed."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{source}: {_unknown(problem['loc'])}")
+        elif problem["type"] == "missing":
+            lines.append(f"{source}: {key} is required")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            where = f"{key} = {problem['input']!r}: " if key else ""
+            lines.append(f"{source}: {where}{message}")
+    return "\n".join(lines)
+
+
+def _unknown(loc: Sequence[int | str]) -> str:
+    *above, leaf = map(str, loc)
+    section: type[Section] = Config
+    for part in above:
+        if field := section.model_fields.get(part):  # else an item's number, or a domain's name
+            section = _section(field.annotation) or section  # none: a domain is called as its key
+    known = list(section.model_fields)
+    close = difflib.get_close_matches(leaf, known, n=1, cutoff=0.5)
+    meant = f"did you mean {'.'.join([*above, *close])}?"
+    hint = meant if close else f"known: {', '.join(known)}"
+    return f"unknown key {'.'.join([*above, leaf])}; {hint}"
+
+
+def _section(annotation: Any) -> type[Section] | None:
+    """The one of `Section | None`, `tuple[Section, ...]` or `dict[str, Section]`."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+    return None

@@ -1,0 +1,177 @@
+"""From rollouts to advantages: judge, verifier and reward, and how each domain is treated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Self, get_args
+
+from pydantic import Field, model_validator
+
+from exprl.config.section import Section
+
+View = Literal["outcome", "prefix", "step"]
+RewardSource = Literal["judge", "verifier", "max", "weighted", "none"]
+AdvantageKind = Literal["grpo", "dr_grpo", "rloo", "reinforce", "delta", "end", "group"]
+VerifierName = Literal["math", "science", "choice", "exact", "code"]
+VERIFIERS: dict[str, VerifierName] = {
+    "division": "exact",
+    "science": "science",
+    "choice": "choice",
+    "code": "code",
+}
+"""By the name of a domain; every other one has `math`."""
+Confinement = Literal[
+    "network",
+    "reading",
+    "writing",
+    "signals",
+    "processes",
+    "memory",
+    "disk",
+    "leftovers",
+]
+CONFINEMENTS: tuple[Confinement, ...] = get_args(Confinement)
+
+
+class Judge(Section):
+    """Who grades, what it sees, and what happens when it fails."""
+
+    kind: Literal["server", "rules"] = Field(
+        "server", description="OpenAI-compatible servers, or the built-in rule judge (rehearsals)"
+    )
+    endpoints: tuple[str, ...] = Field((), description="base URLs, e.g. http://127.0.0.1:8001/v1")
+    model: str = Field("", description="model name to ask the servers for")
+    api_key_env: str | None = Field(None, description="environment variable that holds the key")
+    rules: Literal["division", "numbers"] = Field("numbers", description="for kind = rules")
+    rubric: str | None = Field(None, description="TOML file of a rubric; None = built in")
+    rubrics: str | None = Field(
+        None,
+        description="JSONL file of per-problem rubrics, as `exprl rubric build` writes it; None ="
+        " the judge takes checkpoints out of the reference itself",
+    )
+    view: View = Field(
+        "prefix", description="the whole trace once, every prefix of steps, or each step alone"
+    )
+    readout: Literal["text", "expected"] = Field(
+        "text", description="the reply's `Score: n`, or the mean under the score token's log-probs"
+    )
+    score_map: Literal["linear", "binary", "extremes", "extremes_soft"] = "linear"
+    condition: Literal["right", "none", "wrong"] = Field(
+        "right", description="show the right reference, none, or another problem's (calibration)"
+    )
+    temperature: float = Field(0.0, ge=0.0)
+    max_tokens: int = Field(2048, gt=0)
+    concurrency: int = Field(64, gt=0, description="requests in flight per server")
+    rpm: int | None = Field(None, gt=0, description="requests per minute over all servers, at most")
+    tpm: int | None = Field(None, gt=0, description="tokens per minute over all servers, at most")
+    attempts: int = Field(4, gt=0, description="tries of one request, over all servers")
+    deadline_s: float = Field(1800.0, gt=0.0, description="for all grades of one step")
+    max_missing_rate: float = Field(
+        0.3, ge=0.0, le=1.0, description="share of ungraded rollouts of a step that stops the run"
+    )
+    ledger: str | None = Field(None, description="folder of the ledger; None = RUN/ledger")
+    fault_no_grade_rate: float = Field(
+        0.0, ge=0.0, le=1.0, description="kind = rules: share of requests that never get a grade"
+    )
+    fault_random_rate: float = Field(
+        0.0, ge=0.0, le=1.0, description="kind = rules: share of requests graded at random"
+    )
+
+    @model_validator(mode="after")
+    def _rubrics_belong_to_their_references(self) -> Self:
+        if self.rubrics and self.condition == "wrong":
+            raise ValueError(
+                "rubrics are written from the right references; leave them out with condition ="
+                " 'wrong'"
+            )
+        return self
+
+
+class Reward(Section):
+    """From grades to scores."""
+
+    source: RewardSource = Field(
+        "judge",
+        description="the judge's grades, 0/1 by the verifier (sparse reward), the larger of the"
+        " two, their mean weighted by verifier_weight, or none (SFT and self-distillation)",
+    )
+    verifier_weight: float = Field(
+        0.5, ge=0.0, le=1.0, description="of source = 'weighted'; the judge has the rest"
+    )
+    overlong: Literal["zero", "mask", "none"] = Field(
+        "zero", description="a rollout cut by length: scores 0, out of the loss, or judged as it is"
+    )
+    delimiter: str = Field("###", min_length=1, description="starts a step")
+
+
+class Advantage(Section):
+    """From scores to advantages (method.md, Advantages)."""
+
+    kind: AdvantageKind = "delta"
+    single_segment: Literal["zero", "score", "group"] = Field(
+        "zero", description="what `delta` gives a rollout of one segment"
+    )
+    compat: Literal["published"] | None = Field(
+        None, description="reproduce the published code where it deviates from the paper"
+    )
+
+
+class Sandbox(Section):
+    """What a program that the policy wrote may use, and what it must be kept from."""
+
+    timeout_s: float = Field(10.0, gt=0.0, description="wall clock of a program with its tests")
+    cpu_s: int = Field(5, gt=0, description="CPU seconds of each of its processes")
+    memory_mb: int = Field(1024, ge=64, description="of one process, and of all together")
+    disk_mb: int = Field(32, gt=0, description="of the files that it writes, gone afterwards")
+    processes: int = Field(16, gt=0, description="processes and threads at a time")
+    open_files: int = Field(64, ge=16)
+    output_kb: int = Field(256, gt=0, description="of each output stream; more stops it")
+    workers: int | None = Field(None, gt=0, description="programs at a time; None = one per core")
+    python: str | None = Field(
+        None, description="interpreter with the packages that programs may import; None = none"
+    )
+    require: tuple[Confinement, ...] = Field(
+        CONFINEMENTS,
+        description="what must hold, or a run with code does not start (exprl doctor shows it)",
+    )
+
+
+class Domain(Section):
+    """What is different in one domain; a key left out is as in the run's own sections."""
+
+    verifier: VerifierName | None = Field(
+        None,
+        description="how answers are compared; None = as the domain's name says (docs/domains.md)",
+    )
+    source: RewardSource | None = Field(None, description="reward.source there")
+    verifier_weight: float | None = Field(None, ge=0.0, le=1.0)
+    view: View | None = Field(None, description="judge.view there")
+    rubric: str | None = Field(None, description="judge.rubric there")
+    advantage: AdvantageKind | None = Field(None, description="advantage.kind there")
+
+
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """How the rows of one domain are rewarded: the run's sections with the domain's laid over."""
+
+    verifier: VerifierName
+    source: RewardSource
+    verifier_weight: float
+    view: View
+    rubric: str | None
+    advantage: AdvantageKind
+
+    @property
+    def judged(self) -> bool:
+        """Whether the judge is asked."""
+        return self.source not in ("verifier", "none")
+
+    @property
+    def verified(self) -> bool:
+        """Whether the reward needs the verifier."""
+        return self.source not in ("judge", "none")
+
+    @property
+    def per_segment(self) -> bool:
+        """Whether every step gets a score of its own, or the rollout one."""
+        return self.source == "judge" and self.view != "outcome"

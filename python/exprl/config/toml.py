@@ -1,0 +1,121 @@
+"""TOML and dotted overrides to a config, and a config to TOML again."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from exprl import methods
+from exprl.config import mistakes
+from exprl.config.run import Config
+from exprl.config.section import laid_over
+from exprl.errors import ConfigError
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file and dotted overrides (`optim.lr=3e-4`) into a Config.
+
+    Relative paths in the file (model.path, data.path, ...) are taken from the working directory.
+
+    Raises:
+        ConfigError: with file, key, value and what is allowed, in one message.
+    """
+    return build(overridden(read(path), overrides), source=str(path))
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The plain values of a TOML file.
+
+    Raises:
+        ConfigError: there is no such file, or it is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file; see configs/ for examples") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def overridden(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The tree with dotted overrides laid into it.
+
+    Raises:
+        ConfigError: an override is not of the form section.key=value.
+    """
+    for override in overrides:
+        _override(tree, override)
+    return tree
+
+
+def build(tree: dict[str, Any], source: str = "config") -> Config:
+    """Lay a tree of plain values over its method's preset and validate the result."""
+    name = tree.get("method", Config.model_fields["method"].default)
+    preset = methods.PRESETS.get(name, {}) if isinstance(name, str) else {}
+    try:
+        return Config.model_validate(laid_over(preset, tree))
+    except ValidationError as error:
+        raise ConfigError(mistakes.explained(error, source)) from None
+
+
+def to_toml(config: Config) -> str:
+    """The resolved config as TOML that `load` reads back to the same Config: RUN/config.toml."""
+    return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Dotted key to value, for comparing two configs."""
+    return dict(_leaves(config.model_dump(mode="json"), ""))
+
+
+def json_schema() -> str:
+    """JSON schema of the config, for editors and for `exprl config schema`."""
+    return json.dumps(Config.model_json_schema(), indent=2)
+
+
+def _override(tree: Any, override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign or not key.strip():
+        raise ConfigError(f"override {override!r} is not of the form section.key=value")
+    *sections, leaf = key.strip().split(".")
+    for section in sections:
+        below = tree.setdefault(section, {}) if isinstance(tree, dict) else _item(tree, section)
+        if not isinstance(below, dict | list):
+            raise ConfigError(f"override {override!r}: {section!r} is a value, not a section")
+        tree = below
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"override {override!r}: {sections[-1]!r} is a list; name one of its sections by its"
+            f" number, 0..{len(tree) - 1}"
+        )
+    try:
+        tree[leaf] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        tree[leaf] = text  # a bare word is a string
+
+
+def _item(sections: list[Any], number: str) -> Any:
+    return sections[int(number)] if number.isdigit() and int(number) < len(sections) else None
+
+
+def _leaves(tree: dict[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _without_none(value: Any) -> Any:
+    """The inverse of `Section._none_is_null`."""
+    if isinstance(value, dict):
+        return {key: _without_none(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_without_none(below) for below in value]
+    return "none" if value is None else value
