@@ -47,7 +47,7 @@ def report(cfg: config.Config) -> int:
         f" {rollouts} rollouts, {cfg.optim.mini_batches} optimizer step(s)"
     )
     console.print(f"memory     {_memory(cfg)}")
-    if prepare.uses_judge(cfg):
+    if cfg.asks_judge:
         for endpoint in cfg.judge.endpoints:
             console.print(f"server     {check_endpoint(endpoint, cfg.judge)}")
         for name, treatment in cfg.treatments.items():
@@ -128,7 +128,7 @@ def warnings(cfg: config.Config) -> Iterator[str]:
         if keys:
             yield f"{', '.join(keys)} {'has' if len(keys) == 1 else 'have'} no effect: {why}"
 
-    if not prepare.uses_judge(cfg):
+    if not cfg.asks_judge:
         yield from ignored("judge.", 'reward.source = "verifier" asks no judge')
     elif cfg.judge.kind == "rules":
         for key in ("judge.endpoints", "judge.model", "judge.api_key_env"):
@@ -147,7 +147,7 @@ def warnings(cfg: config.Config) -> Iterator[str]:
         )
     if cfg.judge.readout == "expected" and cfg.judge.kind == "rules":
         yield 'judge.readout = "expected" needs log-probs, which the rule judge may not give'
-    if cfg.judge.condition != "right" and prepare.uses_judge(cfg):
+    if cfg.judge.condition != "right" and cfg.asks_judge:
         yield f"judge.condition = {cfg.judge.condition!r} is for calibration: rewards mislead"
 
 
@@ -159,8 +159,7 @@ def _changed(cfg: config.Config) -> set[str]:
         "data": {"path": "-"},
         "judge": {"kind": "rules"},
     }
-    base = config.flat(config.build(plain))
-    return {key for key, value in config.flat(cfg).items() if base.get(key) != value}
+    return set(config.differences(config.build(plain), cfg))
 
 
 def _memory(cfg: config.Config) -> str:

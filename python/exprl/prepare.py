@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -85,7 +84,7 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
         problems = load_problems(cfg, tokenizer)
         held_out = load_held_out(cfg, tokenizer)
         verifiers = open_verifiers(cfg, [*problems, *held_out])
-        judges = stack.enter_context(open_panel(cfg, run_dir)) if uses_judge(cfg) else None
+        judges = stack.enter_context(open_panel(cfg, run_dir)) if cfg.asks_judge else None
 
         folder = checkpoint.latest(run_dir)
         state = checkpoint.load_state(folder) if folder else RunState()
@@ -147,11 +146,6 @@ def started(cfg: config.Config) -> config.Config:
             " checkpoint, or a checkpoint"
         )
     return cfg.model_copy(update={"model": cfg.model.model_copy(update={"path": path})})
-
-
-def uses_judge(cfg: config.Config) -> bool:
-    """Whether any grade is asked for."""
-    return cfg.asks_judge
 
 
 def imitates(cfg: config.Config) -> bool:
@@ -350,24 +344,21 @@ def fitting(problems: Sequence[P], tokenizer: Any, limit: int) -> list[P]:
 def recorded_config(run_dir: Path) -> config.Config | None:
     """The resolved config of a run; None where the folder holds none."""
     path = run_dir / "config.toml"
-    if not path.exists():
-        return None
-    return config.build(tomllib.loads(path.read_text("utf-8")), str(path))
+    return config.load(path) if path.exists() else None
 
 
 def _same_run(cfg: config.Config, run_dir: Path) -> None:
     """Write RUN/config.toml, or refuse to go on with an earlier run under other settings."""
     recorded = recorded_config(run_dir)
     if recorded is not None and checkpoint.latest(run_dir):
-        before, now = config.flat(recorded), config.flat(cfg)
         differ = [
-            f"{key}: {before[key]!r} then, {now[key]!r} now"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and not key.startswith(MAY_CHANGE)
+            f"\n  {key}: {then!r} then, {now!r} now"
+            for key, (then, now) in config.differences(recorded, cfg).items()
+            if not key.startswith(MAY_CHANGE)
         ]
         if differ:
             raise ConfigError(
                 f"{run_dir} holds a run with other settings; choose another run_dir or delete it"
-                + "".join(f"\n  {line}" for line in differ)
+                + "".join(differ)
             )
     (run_dir / "config.toml").write_text(config.to_toml(cfg), encoding="utf-8")

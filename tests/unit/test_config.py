@@ -373,6 +373,8 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml: no such config file"):
         config.load(tmp_path / "none.toml")
     broken = tmp_path / "broken.toml"
+    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory"):
+        config.load(tmp_path)
     for content in (b"seed = ", b"\xff"):
         broken.write_bytes(content)
         with pytest.raises(ConfigError, match=r"broken\.toml: not valid TOML"):

@@ -7,6 +7,7 @@ Imports neither torch nor vllm.
 """
 
 from exprl.config.data import BOXED, Columns, Data, MixedSource, Source
+from exprl.config.keys import differences, flat
 from exprl.config.policy import Loss, Model, Optim, Rollout, Teacher, Train
 from exprl.config.reward import (
     CONFINEMENTS,
@@ -21,7 +22,7 @@ from exprl.config.reward import (
     View,
 )
 from exprl.config.run import Config
-from exprl.config.toml import build, flat, json_schema, load, overridden, read, to_toml
+from exprl.config.toml import build, json_schema, load, overridden, read, to_toml
 from exprl.config.watch import Alarms, Evaluation, Logging
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "VerifierName",
     "View",
     "build",
+    "differences",
     "flat",
     "json_schema",
     "load",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,14 @@ def read(path: str | Path) -> dict[str, Any]:
     """The plain values of a TOML file.
 
     Raises:
-        ConfigError: there is no such file, or it is not TOML.
+        ConfigError: the file is missing, cannot be read, or is not TOML.
     """
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file; see configs/ for examples") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
@@ -69,11 +71,6 @@ def to_toml(config: Config) -> str:
     return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
 
 
-def flat(config: Config) -> dict[str, Any]:
-    """Dotted key to value, for comparing two configs."""
-    return dict(_leaves(config.model_dump(mode="json"), ""))
-
-
 def json_schema() -> str:
     """JSON schema of the config, for editors and for `exprl config schema`."""
     return json.dumps(Config.model_json_schema(), indent=2)
@@ -102,14 +99,6 @@ def _override(tree: Any, override: str) -> None:
 
 def _item(sections: list[Any], number: str) -> Any:
     return sections[int(number)] if number.isdigit() and int(number) < len(sections) else None
-
-
-def _leaves(tree: dict[str, Any], above: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
 
 
 def _without_none(value: Any) -> Any:

@@ -154,13 +154,9 @@ def compare(
 
 
 def config_differences(a: config.Config, b: config.Config) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys on which two configs differ, with the values of both."""
-    flat_a, flat_b = config.flat(a), config.flat(b)
-    return {
-        key: (flat_a.get(key), flat_b.get(key))
-        for key in sorted(flat_a.keys() | flat_b.keys())
-        if flat_a.get(key) != flat_b.get(key) and not key.startswith(NO_DIFFERENCE)
-    }
+    """Dotted keys on which two runs differ in what they compute, with the values of both."""
+    found = config.differences(a, b)
+    return {key: both for key, both in found.items() if not key.startswith(NO_DIFFERENCE)}
 
 
 def command(names: Sequence[str], ks: Sequence[int], out: Path | None) -> Comparison:

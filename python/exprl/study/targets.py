@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,10 +76,7 @@ def eval_config(
     Raises:
         ConfigError: nothing says which problems to evaluate on, or the config is unusable.
     """
-    try:
-        tree = tomllib.loads(source.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{source}: not a readable TOML file: {error}") from None
+    tree = config.read(source)
     changes = [f"model.path={json.dumps(target.weights)}", *overrides]
     if samples is not None:
         changes.append(f"eval.samples={samples}")

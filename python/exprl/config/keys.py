@@ -1,0 +1,28 @@
+"""A config by its dotted keys, and what differs between two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from exprl.config.run import Config
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Dotted key to value."""
+    return dict(_leaves(config.model_dump(mode="json"), ""))
+
+
+def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
+    """The sorted keys on which two configs differ, with both values; None where one has no such."""
+    flat_a, flat_b = flat(a), flat(b)
+    both = {key: (flat_a.get(key), flat_b.get(key)) for key in sorted(flat_a.keys() | flat_b)}
+    return {key: (x, y) for key, (x, y) in both.items() if x != y}
+
+
+def _leaves(tree: dict[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
