@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from exprl import config, hidden, prepare
+from exprl import config, hidden, panel, prepare
 from exprl.errors import ConfigError, JudgeError
 from exprl.judge import JudgeItem
 from exprl.rollout import load_tokenizer, prompt_ids
@@ -53,7 +53,7 @@ def report(cfg: config.Config) -> int:
         for name, treatment in cfg.treatments.items():
             asked = next((p for p in problems if p.domain == name), None)
             if treatment.judged and asked:
-                own = prepare.looking(cfg, prepare.look_of(treatment), 1, Path())
+                own = panel.looking(cfg, panel.look_of(treatment), 1, Path())
                 console.print(f"judge      {name}: {_ask_judge(own, asked)}")
     for line in _check_programs(cfg, problems, held_out):
         console.print(f"sandbox    {line}")
@@ -200,7 +200,7 @@ def _ask_judge(cfg: config.Config, problem: ReferenceProblem) -> str:
         segments=(problem.reference or problem.question,),
         domain=problem.domain,
     )
-    with tempfile.TemporaryDirectory() as folder, prepare.open_judge(cfg, Path(folder)) as judge:
+    with tempfile.TemporaryDirectory() as folder, panel.open_judge(cfg, Path(folder)) as judge:
         job = judge.submit([item])
         job.close()
         verdict = job.result()[0].verdicts[0]

@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 from exprl import checkpoint, config, data, hidden, mixture
 from exprl.checkpoint import RunState
 from exprl.errors import ConfigError
-from exprl.judge import Judge, JudgeSettings, RuleJudge
-from exprl.panel import Look, Panel
+from exprl.panel import Panel, open_panel
 from exprl.policy import Policy
 from exprl.rollout import NO_POLICY, Engine, load_tokenizer, prompt_ids
 from exprl.sandbox import Sandbox
@@ -244,87 +243,6 @@ def open_verifiers(cfg: config.Config, problems: Sequence[Problem]) -> Verifiers
         ConfigError: the sandbox does not hold what sandbox.require names.
     """
     return Verifiers(cfg, Sandbox(cfg.sandbox) if needs_sandbox(cfg, problems) else None)
-
-
-@contextmanager
-def open_panel(cfg: config.Config, run_dir: Path) -> Iterator[Panel]:
-    """The judges of the run, which share its limits; each has a ledger of its own."""
-    looks = dict.fromkeys((t.view, t.rubric) for t in cfg.treatments.values() if t.judged)
-    with ExitStack() as stack:
-        judges = {
-            look: stack.enter_context(open_judge(looking(cfg, look, len(looks), run_dir), run_dir))
-            for look in looks
-        }
-        yield Panel(judges, lambda domain: look_of(cfg.treatment(domain)))
-
-
-def look_of(treatment: config.Treatment) -> Look:
-    """Which judge of a panel grades the rows of a domain."""
-    return treatment.view, treatment.rubric
-
-
-def looking(cfg: config.Config, look: Look, judges: int, run_dir: Path) -> config.Config:
-    """The config under which one of several judges is opened."""
-    view, rubric = look
-    own = cfg.judge
-    ledger = own.ledger
-    if look != (own.view, own.rubric) and judges > 1:
-        ledger = f"{own.ledger or run_dir / 'ledger'}-{view}"
-        ledger += f"-{Path(rubric).stem}" if rubric else ""
-    shared = {
-        name: None if value is None else max(1, value // judges)
-        for name in ("concurrency", "rpm", "tpm")
-        if (value := getattr(own, name, None)) is not None
-    }
-    changes = {"view": view, "rubric": rubric, "ledger": ledger} | shared
-    return cfg.model_copy(update={"judge": own.model_copy(update=changes)})
-
-
-@contextmanager
-def open_judge(cfg: config.Config, run_dir: Path) -> Iterator[Judge]:
-    """The judge of the run; for judge.kind = "rules" with a server of its own on loopback."""
-    with judge_settings(cfg, run_dir) as settings, Judge(settings) as judge:
-        yield judge
-
-
-@contextmanager
-def judge_settings(cfg: config.Config, run_dir: Path) -> Iterator[JudgeSettings]:
-    """How the run judges; a rule judge's server lives as long as the context."""
-    settings = cfg.judge
-    with ExitStack() as stack:
-        endpoints, model, revision = settings.endpoints, settings.model, ""
-        if settings.kind == "rules":
-            server = stack.enter_context(
-                RuleJudge(
-                    settings.rules,
-                    no_grade_rate=settings.fault_no_grade_rate,
-                    random_rate=settings.fault_random_rate,
-                    seed=cfg.seed,
-                )
-            )
-            endpoints, model = (server.url,), server.model
-            # A ledger must not mix the grades of differently faulty judges.
-            faults = (settings.fault_no_grade_rate, settings.fault_random_rate)
-            revision = f"faults {faults}, seed {cfg.seed}" if any(faults) else ""
-        yield JudgeSettings(
-            endpoints=endpoints,
-            model=model,
-            revision=revision,
-            view=settings.view,
-            readout=settings.readout,
-            score_map=settings.score_map,
-            rubric=settings.rubric,
-            rubrics=settings.rubrics,
-            temperature=settings.temperature,
-            max_tokens=settings.max_tokens,
-            concurrency=settings.concurrency,
-            rpm=settings.rpm,
-            tpm=settings.tpm,
-            attempts=settings.attempts,
-            deadline_s=settings.deadline_s,
-            ledger=settings.ledger or str(run_dir / "ledger"),
-            api_key_env=settings.api_key_env,
-        )
 
 
 def set_threads(count: int | None) -> None:

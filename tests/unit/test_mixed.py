@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exprl import config, data, hidden, measures, mixture, prepare, record
+from exprl import config, data, hidden, measures, mixture, panel, prepare, record
 from exprl.checkpoint import RunState
 from exprl.errors import ConfigError, DataError
 from exprl.reward import Scorer
@@ -94,7 +94,7 @@ def scored(cfg, tokenizer, tmp_path):
     except ConfigError as error:
         pytest.skip(f"no full confinement here: {error}")
     chosen = [p for p in problems if p.id in ("1/3", "2/2")]
-    with prepare.open_panel(cfg, tmp_path) as judges:
+    with panel.open_panel(cfg, tmp_path) as judges:
         references = hidden.references(cfg, problems)
         splitter = Splitter(tokenizer.to_str())
         scorer = Scorer(chosen, references, splitter, cfg, judges, verifiers)
@@ -148,6 +148,17 @@ def test_metrics_are_shown_by_domain(cfg, scored):
 def test_judges_of_different_views_keep_ledgers_of_their_own(scored, tmp_path):
     folders = {p.name for p in tmp_path.iterdir() if p.is_dir()}
     assert folders == {"ledger", "ledger-outcome"}
+
+
+def test_rubrics_of_one_name_in_two_folders_have_ledgers_of_their_own(tmp_path):
+    mixed = tree(tmp_path) | {"domains": {}}
+    for domain in ("math", "code"):
+        rubric = tmp_path / domain / "rubric.toml"
+        rubric.parent.mkdir()
+        rubric.write_text('head = "Judge."\ninstruction = "End with `Score: n`."\n')
+        mixed["domains"][domain] = {"rubric": str(rubric)}
+    with panel.open_panel(config.build(mixed), tmp_path / "run"):
+        assert len(list((tmp_path / "run").glob("ledger-*"))) == 2
 
 
 def test_the_record_names_the_domain(cfg, scored, tmp_path):

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from exprl import config, examine
+from exprl import config, examine, panel
 from exprl.errors import ConfigError, DataError
 from exprl.grade import Condition, Line
 from exprl.judge import JudgeSettings, RuleJudge, View
@@ -198,8 +198,6 @@ def _settings(request: Request, domains: AbstractSet[str]) -> Iterator[JudgeSett
             raise ConfigError("--endpoint needs --model, the model that the server serves")
         yield replace(named, view=request.view, ledger=ledger)
         return
-    from exprl import prepare  # loads torch
-
     cfg = _config(request)
     if cfg.judge.kind == "server" and not cfg.judge.endpoints:
         raise ConfigError(
@@ -211,7 +209,7 @@ def _settings(request: Request, domains: AbstractSet[str]) -> Iterator[JudgeSett
         raise ConfigError(
             f"the domains have rubrics of their own ({rubrics}): take one with --domain"
         )
-    with prepare.judge_settings(cfg, request.out) as settings:
+    with panel.judge_settings(cfg, request.out) as settings:
         rubric = next(iter(rubrics.values()))
         yield replace(settings, view=request.view, rubric=rubric, ledger=ledger)
 
