@@ -470,8 +470,8 @@ def test_without_namespaces_all_but_the_disk_holds(sandbox, monkeypatch):
         pytest.skip("no /usr/bin/python3")
     monkeypatch.setattr("exprl.sandbox.LAYERS", ("paths", "filter"))
     plain = Sandbox(config.Sandbox(python=str(python), require=(), **LIMITS))
-    if plain._layers != ("paths", "filter"):
-        pytest.skip(f"this kernel has only {plain._layers}")
+    if plain.room.layers != ("paths", "filter"):
+        pytest.skip(f"this kernel has only {plain.room.layers}")
     assert {h.name for h in plain.held if not h.holds} == {"disk"}, plain.held
     assert plain.test(RIGHT, TESTS).verdict == "passed"
     plain.settings = plain.settings.model_copy(update={"timeout_s": SHORT_S})

@@ -1,4 +1,5 @@
-"""Inside the sandbox: what confines a process, and what runs confined. `exprl.sandbox` starts it.
+"""What confines a process, what runs confined, and how `exprl.sandbox` starts and tries it.
 
-These modules run in bare interpreters, without site-packages: standard library only.
+launch.py and tryout.py are the trainer's side. The others run in bare interpreters, without
+site-packages: standard library only.
 """

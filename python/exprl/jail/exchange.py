@@ -6,7 +6,8 @@ print and no frame to look into; it can only answer. What the tests compare a re
 crosses the pipe: comparisons and arithmetic are not forwarded, and a result that is not plain data
 equals nothing but another result of the program.
 
-Run as a script: `exchange.py program IN OUT` or `exchange.py tests IN OUT` (file descriptors).
+Run as a script: `exchange.py program IN OUT` or `exchange.py tests IN OUT` (file descriptors). It
+is one file because a jail's interpreter imports nothing that lies beside it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ TESTS = "tests"
 """Name of the module that setup and tests make up."""
 LONGEST_MESSAGE = 16 << 20
 _EXACT_JSON_INT = 1 << 63
+_EXACT_NUMBERS = ("Fraction", "Decimal")
+_ARRAY_KINDS = "biufcU"  # of numpy; an array of objects stays where it is
 
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "getattr": getattr,
@@ -137,10 +140,6 @@ class Peer:
         """Answer until the other end closes."""
         while True:
             self._answer(self._receive())
-
-    def export(self, value: Any) -> Any:
-        """A value as it may be sent."""
-        return self._pack(value)
 
     def _answer(self, message: list[Any]) -> None:
         operation, target, sent, named = message
@@ -252,12 +251,6 @@ class Peer:
         raise ValueError(f"unknown kind {kind!r}")
 
 
-_EXACT_NUMBERS = ("Fraction", "Decimal")
-
-
-_ARRAY_KINDS = "biufcU"  # of numpy; an array of objects stays where it is
-
-
 def _array(dtype: str, values: list[Any]) -> Any:
     import numpy as np
 
@@ -343,7 +336,7 @@ def run_program(peer: Peer) -> None:
 def _exported(peer: Peer, module: types.ModuleType, names: list[str]) -> Iterator[list[Any]]:
     for name in names:
         try:
-            yield [name, peer.export(getattr(module, name))]
+            yield [name, peer._pack(getattr(module, name))]
         except Exception:
             continue  # its own code raised, or it holds itself: the tests find no such name
 
