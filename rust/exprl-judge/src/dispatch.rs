@@ -1,8 +1,8 @@
 //! The way of one request: ledger, queue, server, grade, ledger, ticket.
 //!
-//! There is no background loop. Whatever changes the queues (a push, an answer, the end of a pause)
-//! calls `pump`, which starts a task per request that may leave. A task holds its place in the
-//! server's window until the exchange ends; it never waits for another task.
+//! There is no background loop. Whatever changes the queues (a push, the end of a pause) calls `pump`,
+//! which starts a task per request that may leave. A task holds a place in a server's window until its
+//! exchange ends, and then takes the next request; it never waits for another task.
 
 mod attempt;
 mod hedge;
@@ -11,6 +11,7 @@ mod settle;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ use crate::limits::Limits;
 use crate::metrics::{Metrics, Stats, count};
 use crate::policy::{Breaker, Fault, RetryBudget};
 use crate::reply::Reply;
-use crate::request::{Body, Composer};
+use crate::request::{Body, Composer, Rollout, front};
 use crate::schedule::{Need, Pass, Schedule};
 use crate::settings::{Settings, Task};
 use crate::transport::{Server, Transport};
@@ -108,12 +109,8 @@ struct Queues {
 impl Dispatcher {
     pub(crate) fn new(settings: &Settings, handle: Handle) -> Result<Arc<Self>, Error> {
         settings.check()?;
-        let servers: Vec<Server> = settings
-            .endpoints
-            .iter()
-            .map(|url| Server::new(url))
-            .collect::<Result<_, _>>()?;
         let transport = Transport::new(settings)?;
+        let servers = transport.servers(settings)?;
         let ledger = settings.ledger.as_deref().map(Ledger::open).transpose()?;
         let fence = match &settings.ledger {
             Some(dir) => ledger::fence_key(dir)?,
@@ -122,7 +119,9 @@ impl Dispatcher {
                 reason: format!("without one a random fence is needed, and: {error}"),
             })?,
         };
-        let seeds = servers.iter().map(|server| seed(server.name.as_bytes()));
+        let seeds = servers
+            .iter()
+            .map(|server| front(blake3::hash(server.name.as_bytes()).as_bytes()));
         let mut schedule = Schedule::new(seeds, settings.concurrency);
         if let Some(tokens) = settings.kv_tokens.filter(|&tokens| tokens > 0) {
             (0..servers.len()).for_each(|lane| schedule.set_capacity(lane, Some(tokens)));
@@ -225,7 +224,7 @@ impl Dispatcher {
     pub(crate) async fn push(
         self: &Arc<Self>,
         job: &Arc<JobState>,
-        item: &Item,
+        item: &Item<impl Deref<Target = str>>,
     ) -> Result<(), Error> {
         if self.try_push(job, item)? {
             return Ok(());
@@ -243,7 +242,7 @@ impl Dispatcher {
     pub(crate) fn try_push(
         self: &Arc<Self>,
         job: &Arc<JobState>,
-        item: &Item,
+        item: &Item<impl Deref<Target = str>>,
     ) -> Result<bool, Error> {
         match self.room.clone().try_acquire_many_owned(self.pieces(item)) {
             Ok(room) => self.admit(job, item, room).map(|()| true),
@@ -252,7 +251,7 @@ impl Dispatcher {
     }
 
     /// The room that an item takes in the queue; no item is too long for it.
-    fn pieces(&self, item: &Item) -> u32 {
+    fn pieces(&self, item: &Item<impl Deref<Target = str>>) -> u32 {
         u32::try_from(item.bytes() / QUEUE_UNIT)
             .unwrap_or(u32::MAX)
             .clamp(1, self.room_size)
@@ -261,13 +260,12 @@ impl Dispatcher {
     fn admit(
         self: &Arc<Self>,
         job: &Arc<JobState>,
-        item: &Item,
+        item: &Item<impl Deref<Target = str>>,
         room: OwnedSemaphorePermit,
     ) -> Result<(), Error> {
-        let requests = self.composer.render(item)?;
+        let Rollout { affinity, requests } = self.composer.render(item)?;
         let tickets = job.admit(&item.id, requests.len())?;
         let room = Arc::new(room);
-        let affinity = seed(item.problem.as_bytes());
         let calls = requests
             .into_iter()
             .zip(tickets)
@@ -363,16 +361,46 @@ impl Dispatcher {
     fn pump(self: &Arc<Self>) {
         loop {
             let leave = self.queues().leave(Instant::now());
-            match leave {
-                Leave::Now(pass, call) => {
-                    if self.ask_capacity.swap(false, Ordering::Relaxed) {
-                        self.ask_for_capacities();
-                    }
-                    self.handle.spawn(self.clone().carry(pass, call));
+            let Some((pass, call)) = self.departure(leave) else {
+                return;
+            };
+            self.handle.spawn(self.clone().carry(pass, call));
+        }
+    }
+
+    /// Gives a place in a window back, and the request that takes it; starts what else may leave.
+    fn next_after(self: &Arc<Self>, pass: Pass) -> Option<(Pass, Call)> {
+        let (next, more) = {
+            let mut queues = self.queues();
+            queues.schedule.finish(pass);
+            let now = Instant::now();
+            let next = queues.leave(now);
+            let more = match next {
+                Leave::Now(..) => queues.leave(now),
+                _ => Leave::Nothing,
+            };
+            (next, more)
+        };
+        if let Some((pass, call)) = self.departure(more) {
+            self.handle.spawn(self.clone().carry(pass, call));
+            self.pump();
+        }
+        self.departure(next)
+    }
+
+    fn departure(self: &Arc<Self>, leave: Leave) -> Option<(Pass, Call)> {
+        match leave {
+            Leave::Now(pass, call) => {
+                if self.ask_capacity.swap(false, Ordering::Relaxed) {
+                    self.ask_for_capacities();
                 }
-                Leave::In(wait) => return self.pump_after(wait),
-                Leave::Nothing => return,
+                Some((pass, call))
             }
+            Leave::In(wait) => {
+                self.pump_after(wait);
+                None
+            }
+            Leave::Nothing => None,
         }
     }
 
@@ -440,11 +468,4 @@ impl Queues {
             own: self.estimate.prompt(trace) + self.estimate.completion() * calls.len() as u64,
         }
     }
-}
-
-fn seed(bytes: &[u8]) -> u64 {
-    let hash = blake3::hash(bytes);
-    hash.as_bytes()[..8]
-        .iter()
-        .fold(0, |seed, &byte| seed << 8 | u64::from(byte))
 }

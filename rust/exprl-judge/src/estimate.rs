@@ -63,7 +63,8 @@ impl TokenEstimate {
 pub(crate) struct Lateness {
     recent: Vec<Duration>,
     next: usize,
-    late: Option<Duration>,
+    /// The limit, and how many answers had come when it was worked out.
+    late: Option<(Duration, usize)>,
 }
 
 impl Lateness {
@@ -80,19 +81,24 @@ impl Lateness {
             self.recent[self.next % Self::MEMORY] = first_byte;
         }
         self.next += 1;
-        if self.next == Self::LEAST
-            || (self.next > Self::LEAST && self.next.is_multiple_of(Self::RENEW))
-        {
-            let mut sorted = self.recent.clone();
-            sorted.sort_unstable();
-            let p99 = sorted[(sorted.len() * 99).div_ceil(100) - 1];
-            self.late = Some(p99.max(3 * sorted[sorted.len() / 2]));
-        }
     }
 
     /// An answer without a byte after max(p99, 3 x median) is late; `None` before enough are known.
-    pub(crate) fn late(&self) -> Option<Duration> {
-        self.late
+    pub(crate) fn late(&mut self) -> Option<Duration> {
+        if self.next < Self::LEAST {
+            return None;
+        }
+        match self.late {
+            Some((late, then)) if self.next < then + Self::RENEW => Some(late),
+            _ => {
+                let mut sorted = self.recent.clone();
+                sorted.sort_unstable();
+                let p99 = sorted[(sorted.len() * 99).div_ceil(100) - 1];
+                let late = p99.max(3 * sorted[sorted.len() / 2]);
+                self.late = Some((late, self.next));
+                Some(late)
+            }
+        }
     }
 }
 

@@ -82,7 +82,7 @@ impl Forecaster {
     /// Counts one item's requests.
     pub fn add(&mut self, item: &Item) -> Result<(), Error> {
         let mut before = 0;
-        for request in self.composer.render(item)? {
+        for request in self.composer.render(item)?.requests {
             if !self.seen.insert(request.key) {
                 self.sums.repeated += 1;
                 continue;

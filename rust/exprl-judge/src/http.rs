@@ -101,8 +101,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Sends the pieces of a request. Returns early if the reply begins before all is sent: such a
     /// connection is not used again.
-    pub(crate) async fn send(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
-        let mut slices: Vec<IoSlice> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+    pub(crate) async fn send<const N: usize>(&mut self, pieces: [&[u8]; N]) -> io::Result<()> {
+        let mut slices = pieces.map(IoSlice::new);
         let mut left = &mut slices[..];
         IoSlice::advance_slices(&mut left, 0);
         poll_fn(|context| {
@@ -481,7 +481,7 @@ mod tests {
             let answer = b"HTTP/1.1 413 No\r\ncontent-length: 0\r\n\r\n";
             theirs.write_all(answer).await.unwrap();
             let request = vec![b'x'; 1 << 20];
-            connection.send(&[b"", &request]).await.unwrap();
+            connection.send([b"", &request]).await.unwrap();
             assert_eq!(read(&mut connection).await.unwrap().0, 413);
             assert!(!connection.is_reusable());
         });

@@ -1,6 +1,7 @@
 //! The caller's side of a batch: push items in, take graded items out.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Deref;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -230,13 +231,13 @@ impl Job {
     /// Queues an item; waits while too many bytes are queued. Its index is the number of earlier pushes.
     ///
     /// Nothing is queued if the future is dropped while it waits.
-    pub async fn push(&self, item: &Item) -> Result<(), Error> {
+    pub async fn push(&self, item: &Item<impl Deref<Target = str>>) -> Result<(), Error> {
         let dispatcher = self.dispatcher.upgrade().ok_or(Error::Closed)?;
         dispatcher.push(&self.state, item).await
     }
 
     /// Queues an item if there is room for it now; says whether it did.
-    pub fn try_push(&self, item: &Item) -> Result<bool, Error> {
+    pub fn try_push(&self, item: &Item<impl Deref<Target = str>>) -> Result<bool, Error> {
         let dispatcher = self.dispatcher.upgrade().ok_or(Error::Closed)?;
         dispatcher.try_push(&self.state, item)
     }
@@ -253,6 +254,12 @@ impl Job {
             dispatcher.withdraw(&self.state);
         }
         self.state.close();
+    }
+
+    /// How many graded items `take` would give.
+    #[must_use]
+    pub fn ready(&self) -> usize {
+        self.state.lock().ready.len()
     }
 
     /// What has finished since the last call, `at_most` so many; never waits.

@@ -12,9 +12,9 @@
 //! let job = judge.submit();
 //! job.push(&Item {
 //!     id: "rollout 0".into(),
-//!     problem: "What is 2 + 2?".into(),
-//!     reference: Some("2 + 2 = 4".into()),
-//!     segments: vec!["### I add. ".into(), "### It is 4.".into()],
+//!     problem: "What is 2 + 2?",
+//!     reference: Some("2 + 2 = 4"),
+//!     segments: vec!["### I add. ", "### It is 4."],
 //!     domain: "math".into(),
 //!     checklist: None,
 //! })

@@ -1,11 +1,13 @@
 //! Items to request bodies. A body is pieces of shared memory, never one long copy.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::sync::Arc;
+use std::ops::{Deref, Range};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use exprl_rubric::{Checklist, Checklists, FenceKey, PARSER_VERSION, Readout, Rubric, View};
+use exprl_rubric::{
+    CONTEXT, Checklist, Checklists, FenceKey, LAYOUT_VERSION, PARSER_VERSION, Readout, Rubric, View,
+};
 use serde_json::{Map, Value, json};
 
 use crate::error::Error;
@@ -14,34 +16,60 @@ use crate::ledger::Key;
 use crate::settings::{Settings, Task};
 use crate::types::Item;
 
-/// A request body: `[up to the trace][trace][after the trace][end of the JSON]`.
+/// What the requests of all problems begin and end with.
+struct Frame {
+    /// JSON, then the rubric.
+    open: Bytes,
+    /// What is asked, then JSON.
+    end: Bytes,
+    /// Where in it the JSON begins.
+    json: usize,
+    /// Hash of both, and of all that a key holds beside the item.
+    hash: Key,
+}
+
+/// A request body: `[frame: open][problem, reference][trace][closing fence][frame: end]`.
 #[derive(Clone)]
 pub(crate) struct Body {
-    parts: [Bytes; 4],
+    frame: Arc<Frame>,
+    /// What the requests of one rollout share: `[closing fence][problem, reference][trace]`.
+    text: Bytes,
+    /// Where in it the second part begins.
+    blocks: usize,
+    /// Where it ends.
+    blocks_end: usize,
+    trace: Range<usize>,
+    /// In place of the frame's.
+    end: Option<Bytes>,
 }
 
 impl Body {
-    fn new(parts: [Bytes; 4]) -> Self {
-        Self { parts }
-    }
-
-    pub(crate) fn parts(&self) -> &[Bytes; 4] {
-        &self.parts
-    }
-
-    /// Bytes that the body of a longer prefix of the same trace begins with as well.
-    pub(crate) fn shareable(&self) -> usize {
-        self.parts[0].len() + self.parts[1].len()
-    }
-
-    /// Tells heads apart.
-    pub(crate) fn head_hash(&self) -> Key {
-        *blake3::hash(&self.parts[0]).as_bytes()
+    pub(crate) fn parts(&self) -> [&[u8]; 5] {
+        [
+            &self.frame.open,
+            &self.text[self.blocks..self.blocks_end],
+            &self.text[self.trace.clone()],
+            &self.text[..self.blocks],
+            self.end.as_ref().unwrap_or(&self.frame.end),
+        ]
     }
 
     /// Bytes of the whole, and of the head that its problem's requests share.
     pub(crate) fn sizes(&self) -> (usize, usize) {
-        (self.parts.iter().map(Bytes::len).sum(), self.parts[0].len())
+        let [open, blocks, trace, close, end] = self.parts().map(<[u8]>::len);
+        (open + blocks + trace + close + end, open + blocks)
+    }
+
+    /// Bytes that the body of a longer prefix of the same trace begins with as well.
+    pub(crate) fn shareable(&self) -> usize {
+        self.sizes().1 + self.trace.len()
+    }
+
+    /// Tells heads apart.
+    pub(crate) fn head_hash(&self) -> Key {
+        let [open, blocks, ..] = self.parts();
+        let mut hasher = blake3::Hasher::new();
+        *hasher.update(open).update(blocks).finalize().as_bytes()
     }
 
     /// The same conversation, with the judge's reply begun: it goes on after `Score:`.
@@ -50,23 +78,39 @@ impl Body {
         let thinking = reply.rfind("<think>") > reply.rfind("</think>");
         let close = if thinking { "\n</think>\n" } else { "" };
         let begun = format!("{}{close}\nScore:", reply.trim_end());
-        let mut end = b"\"},{\"role\":\"assistant\",\"content\":\"".to_vec();
+        let mut end = self.frame.end[..self.frame.json].to_vec();
+        end.extend_from_slice(b"\"},{\"role\":\"assistant\",\"content\":\"");
         end.extend_from_slice(&escape(begun.trim_start()));
         end.extend_from_slice(ask_again);
-        let [head, trace, tail, _] = self.parts.clone();
-        Self::new([head, trace, tail, end.into()])
+        Self {
+            end: Some(end.into()),
+            ..self.clone()
+        }
     }
 
     #[cfg(test)]
     fn text(&self) -> String {
-        String::from_utf8(self.parts.concat()).unwrap()
+        String::from_utf8(self.parts().concat()).unwrap()
     }
+}
+
+/// The requests of one rollout, in the order of its segments.
+pub(crate) struct Rollout {
+    /// Equal for the requests that begin with the same head: they belong on one server.
+    pub(crate) affinity: u64,
+    pub(crate) requests: Vec<Rendered>,
 }
 
 /// One request, rendered.
 pub(crate) struct Rendered {
     pub(crate) key: Key,
     pub(crate) body: Body,
+}
+
+/// A rubric, and its frames by `has_reference + 2 * has_checklist`.
+struct Framed {
+    rubric: Rubric,
+    frames: [Arc<Frame>; 4],
 }
 
 /// Turns items into requests; holds what they all share.
@@ -76,32 +120,65 @@ pub(crate) struct Composer {
     view: View,
     fence: FenceKey,
     /// A rubric for all domains; otherwise the built-in ones, made when first met.
-    rubric: Option<Arc<Rubric>>,
-    builtin: std::sync::Mutex<HashMap<String, Arc<Rubric>>>,
-    /// JSON before the head's text.
-    open: Vec<u8>,
-    /// JSON after the tail's text.
-    close: Bytes,
-    /// The same without what says how the reply travels, for the keys.
-    close_of_key: Bytes,
+    rubric: Option<Arc<Framed>>,
+    builtin: Mutex<HashMap<String, Arc<Framed>>>,
+    frames: Frames,
     /// JSON after the begun reply of a re-ask.
     pub(crate) ask_again: Bytes,
-    /// Hash state over all that a key holds beside the body.
+}
+
+/// Makes frames.
+struct Frames {
+    /// JSON before the rubric.
+    open: Vec<u8>,
+    /// JSON after what is asked.
+    close: Vec<u8>,
+    /// The same without what says how the reply travels, for the keys.
+    close_of_key: Vec<u8>,
+    /// Hash state over all that a key holds beside the frame's texts and the item.
     hasher: blake3::Hasher,
+}
+
+impl Frames {
+    fn frame(&self, head: &str, instruction: &str) -> Arc<Frame> {
+        let mut open = self.open.clone();
+        escape_into(&mut open, head);
+        let mut end = escape(instruction);
+        let json = end.len();
+        let mut hasher = self.hasher.clone();
+        for text in [&open, &end, &self.close_of_key] {
+            hasher
+                .update(&(text.len() as u64).to_le_bytes())
+                .update(text);
+        }
+        end.extend_from_slice(&self.close);
+        Arc::new(Frame {
+            open: open.into(),
+            end: end.into(),
+            json,
+            hash: *hasher.finalize().as_bytes(),
+        })
+    }
+
+    fn around(&self, rubric: Rubric) -> Arc<Framed> {
+        let frames = [(false, false), (true, false), (false, true), (true, true)];
+        let frames = frames.map(|(has_reference, has_checklist)| {
+            let [head, instruction] = rubric.texts(has_reference, has_checklist);
+            self.frame(head, instruction)
+        });
+        Arc::new(Framed { rubric, frames })
+    }
 }
 
 impl Composer {
     pub(crate) fn new(settings: &Settings, fence: FenceKey) -> Result<Self, Error> {
-        let rubric = settings.rubric.as_deref();
-        let rubric = rubric
-            .map(|text| Rubric::from_toml_str(text, settings.view))
-            .transpose()?;
         let mut open = b"{\"model\":\"".to_vec();
         open.extend_from_slice(&escape(&settings.model));
         open.extend_from_slice(b"\",\"messages\":[{\"role\":\"user\",\"content\":\"");
-        let mut hasher =
-            blake3::Hasher::new_derive_key("exprl-judge 2026 request key: head, trace, end");
+        let mut hasher = blake3::Hasher::new_derive_key("exprl-judge 2026 request key: frame");
         hasher.update(&PARSER_VERSION.to_le_bytes());
+        hasher.update(&LAYOUT_VERSION.to_le_bytes());
+        hasher.update(settings.view.name().as_bytes());
         hasher.update(&settings.sample_index.to_le_bytes());
         hasher.update(&(settings.revision.len() as u64).to_le_bytes());
         hasher.update(settings.revision.as_bytes());
@@ -131,18 +208,25 @@ impl Composer {
             "structured_outputs".into(),
             json!({"choice": ["1", "2", "3", "4", "5"]}),
         );
+        let frames = Frames {
+            open,
+            close: end_of_body(&fields),
+            close_of_key,
+            hasher,
+        };
+        let rubric = settings.rubric.as_deref();
+        let rubric = rubric
+            .map(|text| Rubric::from_toml_str(text, settings.view))
+            .transpose()?;
         Ok(Self {
             task: settings.task,
             checklists: settings.checklists.clone(),
             view: settings.view,
             fence,
-            rubric: rubric.map(Arc::new),
-            builtin: std::sync::Mutex::default(),
-            open,
-            close: end_of_body(&fields),
-            close_of_key,
-            ask_again: end_of_body(&again),
-            hasher,
+            rubric: rubric.map(|rubric| frames.around(rubric)),
+            builtin: Mutex::default(),
+            frames,
+            ask_again: end_of_body(&again).into(),
         })
     }
 
@@ -154,8 +238,7 @@ impl Composer {
         self.task
     }
 
-    /// The requests of one rollout, in the order of its segments.
-    pub(crate) fn render(&self, item: &Item) -> Result<Vec<Rendered>, Error> {
+    pub(crate) fn render(&self, item: &Item<impl Deref<Target = str>>) -> Result<Rollout, Error> {
         if item.segments.is_empty() && self.task == Task::Grade {
             let reason = "it has no segments; an empty trace is one empty segment".into();
             return Err(Error::Item {
@@ -164,11 +247,11 @@ impl Composer {
             });
         }
         if self.task == Task::Checklist {
-            return Ok(vec![self.render_checklist(item)?]);
+            return self.render_checklist(item);
         }
-        let rubric = self.rubric(&item.domain)?;
+        let framed = self.framed(&item.domain)?;
         let checklist = self.checklist(item)?;
-        if checklist.is_some() && !rubric.takes_checklists() {
+        if checklist.is_some() && !framed.rubric.takes_checklists() {
             let reason = "it has a checklist, and the rubric file says nothing about one; use `has_checklist` there";
             return Err(Error::Item {
                 id: item.id.clone(),
@@ -176,69 +259,72 @@ impl Composer {
             });
         }
         let reference = item.reference.as_deref();
+        let which = usize::from(reference.is_some()) + 2 * usize::from(checklist.is_some());
+        let frame = &framed.frames[which];
+        let rubric = &framed.rubric;
         let head = rubric.head_with(&self.fence, &item.problem, reference, checklist);
-        let mut text = Vec::with_capacity(self.open.len() + head.text().len() * 9 / 8);
-        text.extend_from_slice(&self.open);
-        escape_into(&mut text, head.text());
-        let text = Bytes::from(text);
-        let tail = Bytes::from(escape(head.tail()));
 
+        let mut text = Vec::with_capacity(256 + item.bytes() * 9 / 8);
+        escape_into(&mut text, head.close());
+        let blocks = text.len();
+        escape_into(&mut text, head.blocks());
+        let blocks_end = text.len();
         // Escaping and neutralizing a prefix give a prefix of the whole, so all share one buffer.
-        let mut trace = Vec::new();
-        let mut plain = String::new();
+        let mut before = String::new();
         let mut ends = Vec::with_capacity(item.segments.len());
         for segment in &item.segments {
-            let before = if self.view == View::Step { "" } else { &plain };
-            escape_into(&mut trace, &head.neutralize_after(before, segment));
-            ends.push(trace.len());
-            plain.push_str(segment);
+            escape_into(&mut text, &head.neutralize_after(&before, segment));
+            ends.push(text.len());
+            if self.view != View::Step {
+                let last = segment.len().saturating_sub(CONTEXT);
+                before.push_str(&segment[segment.floor_char_boundary(last)..]);
+            }
         }
-        let trace = Bytes::from(trace);
-        let spans: Vec<(usize, usize)> = match self.view {
-            View::Outcome => vec![(0, trace.len())],
-            View::Prefix => ends.iter().map(|&end| (0, end)).collect(),
-            View::Step => {
-                let starts = std::iter::once(0).chain(ends.iter().copied());
-                starts.zip(ends.iter().copied()).collect()
-            }
-        };
+        let text = Bytes::from(text);
+        if self.view == View::Outcome {
+            ends.drain(..ends.len() - 1);
+        }
 
-        // A key is a hash of three hashes: what requests share is hashed once, and whole.
-        let head_hash = blake3::hash(&text);
-        let end_hash = blake3::Hasher::new()
-            .update(&tail)
-            .update(&self.close_of_key)
-            .finalize();
+        // What requests share is hashed once. Of problem and reference the fence's hash is taken: with
+        // the frame it decides what stands before the trace, but for a checklist.
+        let mut shared = head.hash().to_vec();
+        if checklist.is_some() {
+            shared.extend_from_slice(blake3::hash(head.blocks().as_bytes()).as_bytes());
+        }
         let mut traces = blake3::Hasher::new();
-        let mut fed = 0;
-        let requests = spans.into_iter().map(|(start, end)| {
-            let trace_hash = if self.view == View::Step {
-                blake3::hash(&trace[start..end])
-            } else {
-                traces.update(&trace[fed..end]);
-                fed = end;
-                traces.finalize()
-            };
-            let mut whole = self.hasher.clone();
-            for hash in [&head_hash, &trace_hash, &end_hash] {
-                whole.update(hash.as_bytes());
+        let mut fed = blocks_end;
+        let requests = ends.into_iter().map(|end| {
+            let mut start = blocks_end;
+            if self.view == View::Step {
+                traces.reset();
+                start = fed;
             }
-            let parts = [
-                text.clone(),
-                trace.slice(start..end),
-                tail.clone(),
-                self.close.clone(),
-            ];
+            traces.update(&text[fed..end]);
+            fed = end;
+            let item = [&shared[..], traces.finalize().as_bytes()].concat();
             Rendered {
-                key: *whole.finalize().as_bytes(),
-                body: Body::new(parts),
+                key: *blake3::keyed_hash(&frame.hash, &item).as_bytes(),
+                body: Body {
+                    frame: frame.clone(),
+                    text: text.clone(),
+                    blocks,
+                    blocks_end,
+                    trace: start..end,
+                    end: None,
+                },
             }
         });
-        Ok(requests.collect())
+        Ok(Rollout {
+            affinity: front(head.hash()),
+            requests: requests.collect(),
+        })
     }
 
     /// The item's own checklist, or its problem's.
-    fn checklist<'a>(&'a self, item: &'a Item) -> Result<Option<&'a Checklist>, Error> {
+    fn checklist<'a>(
+        &'a self,
+        item: &'a Item<impl Deref<Target = str>>,
+    ) -> Result<Option<&'a Checklist>, Error> {
         match (&item.checklist, &self.checklists, &item.reference) {
             (Some(own), ..) => Ok(Some(own)),
             (None, Some(all), Some(reference)) => {
@@ -253,42 +339,51 @@ impl Composer {
     }
 
     /// The request for a problem's checklist: one text, shared with nothing.
-    fn render_checklist(&self, item: &Item) -> Result<Rendered, Error> {
+    fn render_checklist(&self, item: &Item<impl Deref<Target = str>>) -> Result<Rollout, Error> {
         let reference = item.reference.as_deref().ok_or_else(|| Error::Item {
             id: item.id.clone(),
             reason: "a checklist is written from a reference, and it has none".into(),
         })?;
         let text = Checklist::request(&self.fence, &item.domain, &item.problem, reference)?;
-        let mut body = self.open.clone();
-        escape_into(&mut body, &text);
-        let mut hasher = self.hasher.clone();
-        hasher.update(&body).update(&self.close);
-        let body = [body.into(), Bytes::new(), Bytes::new(), self.close.clone()];
-        Ok(Rendered {
-            key: *hasher.finalize().as_bytes(),
-            body: Body::new(body),
+        let text = Bytes::from(escape(&text));
+        let frame = self.frames.frame("", "");
+        let key = *blake3::keyed_hash(&frame.hash, &text).as_bytes();
+        let body = Body {
+            frame,
+            blocks: 0,
+            blocks_end: text.len(),
+            trace: 0..0,
+            text,
+            end: None,
+        };
+        Ok(Rollout {
+            affinity: front(&key),
+            requests: vec![Rendered { key, body }],
         })
     }
 
-    fn rubric(&self, domain: &str) -> Result<Arc<Rubric>, Error> {
+    fn framed(&self, domain: &str) -> Result<Arc<Framed>, Error> {
         if let Some(rubric) = &self.rubric {
             return Ok(rubric.clone());
         }
-        let mut known = self
-            .builtin
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        match known.entry(domain.to_owned()) {
-            Entry::Occupied(entry) => Ok(entry.get().clone()),
-            Entry::Vacant(entry) => Ok(entry
-                .insert(Arc::new(Rubric::builtin(domain, self.view)?))
-                .clone()),
+        let mut known = self.builtin.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rubric) = known.get(domain) {
+            return Ok(rubric.clone());
         }
+        let rubric = self.frames.around(Rubric::builtin(domain, self.view)?);
+        known.insert(domain.to_owned(), rubric.clone());
+        Ok(rubric)
     }
 }
 
+/// A hash's first 64 bits.
+pub(crate) fn front(hash: &Key) -> u64 {
+    let bytes = hash.iter().take(8);
+    bytes.fold(0, |front, &byte| front << 8 | u64::from(byte))
+}
+
 /// Closes the message, the list and the object around `fields`.
-fn end_of_body(fields: &Map<String, Value>) -> Bytes {
+fn end_of_body(fields: &Map<String, Value>) -> Vec<u8> {
     let fields = Value::Object(fields.clone()).to_string();
     format!("\"}}],{}", &fields[1..]).into()
 }
@@ -344,7 +439,7 @@ mod tests {
             let item = item(&SEGMENTS);
             let head = Rubric::builtin("math", view).unwrap();
             let head = head.head(&composer.fence, &item.problem, item.reference.as_deref());
-            let requests = composer.render(&item).unwrap();
+            let requests = composer.render(&item).unwrap().requests;
             assert_eq!(requests.len(), traces.len());
             for (request, trace) in requests.iter().zip(traces) {
                 let expected = format!("{}{}{}", head.text(), head.neutralize(&trace), head.tail());
@@ -360,6 +455,7 @@ mod tests {
             composer
                 .render(item)
                 .unwrap()
+                .requests
                 .iter()
                 .map(|request| request.key)
                 .collect()
@@ -378,13 +474,16 @@ mod tests {
             ..Settings::new(vec!["http://h/v1".into()], "a \"judge\"")
         };
         let other = Composer::new(&settings, FenceKey::new([1; 32])).unwrap();
-        assert_ne!(first[0], other.render(&item(&["a"])).unwrap()[0].key);
+        assert_ne!(
+            first[0],
+            other.render(&item(&["a"])).unwrap().requests[0].key
+        );
     }
 
     #[test]
     fn a_re_ask_continues_the_reply_after_score() {
         let composer = composer(View::Outcome);
-        let body = &composer.render(&item(&["trace"])).unwrap()[0].body;
+        let body = &composer.render(&item(&["trace"])).unwrap().requests[0].body;
         let again = body
             .continued("It is \"fine\".\n", &composer.ask_again)
             .text();

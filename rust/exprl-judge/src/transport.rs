@@ -3,7 +3,6 @@
 //! Redirects are not followed, so the key goes to the configured servers only. Dropping the future
 //! of an exchange closes its socket: the server sees it and can stop generating.
 
-use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,6 +44,9 @@ pub(crate) struct Server {
     /// The endpoint as the user wrote it.
     pub(crate) name: Arc<str>,
     uri: Uri,
+    /// What every request begins with, up to its length. It holds the key: it goes to the socket and
+    /// nowhere else.
+    head: Vec<u8>,
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -68,10 +70,22 @@ pub(crate) struct Transport {
 }
 
 impl Server {
-    pub(crate) fn new(endpoint: &str) -> Result<Self, Error> {
+    fn new(endpoint: &str, authorization: Option<&Secret>) -> Result<Self, Error> {
+        let uri = chat_uri(endpoint)?;
+        let (path, host) = (uri.path(), host(&uri));
+        // To an origin server the target is the path alone (RFC 9112, 3.2.1).
+        let mut head = format!(
+            "POST {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: {USER_AGENT}\r\naccept: application/json\r\ncontent-type: application/json\r\n"
+        )
+        .into_bytes();
+        if let Some(secret) = authorization {
+            head.extend([b"authorization: ", secret.header.as_bytes(), b"\r\n"].concat());
+        }
+        head.extend(b"content-length: ");
         Ok(Self {
             name: endpoint.into(),
-            uri: chat_uri(endpoint)?,
+            uri,
+            head,
             idle: Mutex::default(),
         })
     }
@@ -99,12 +113,10 @@ impl Server {
                 .push(connection);
         }
     }
+}
 
-    fn host(&self) -> &str {
-        self.uri
-            .authority()
-            .map_or("", |authority| authority.as_str())
-    }
+fn host(uri: &Uri) -> &str {
+    uri.authority().map_or("", |authority| authority.as_str())
 }
 
 impl Transport {
@@ -140,12 +152,20 @@ impl Transport {
         })
     }
 
+    /// The servers of the settings, in their order.
+    pub(crate) fn servers(&self, settings: &Settings) -> Result<Vec<Server>, Error> {
+        let endpoints = settings.endpoints.iter();
+        endpoints
+            .map(|url| Server::new(url, self.authorization.as_ref()))
+            .collect()
+    }
+
     /// Posts a body; gives a 200 answer. `begun` becomes true when the first byte of any answer is
     /// there.
     pub(crate) async fn post(
         &self,
         server: &Server,
-        body: Body,
+        body: &Body,
         begun: &AtomicBool,
     ) -> Result<Answer, Fault> {
         let started = Instant::now();
@@ -153,10 +173,19 @@ impl Transport {
             Some(connection) => connection,
             None => self.connect(server).await?,
         };
-        let request = self.request(server, &body);
-        let [head, trace, tail, end] = body.parts();
+        let length = format!("{}\r\n\r\n", body.sizes().0);
+        let [open, blocks, trace, close, end] = body.parts();
+        let pieces = [
+            &server.head,
+            length.as_bytes(),
+            open,
+            blocks,
+            trace,
+            close,
+            end,
+        ];
         let sent = async {
-            let sent = connection.send(&[&request, head, trace, tail, end]).await;
+            let sent = connection.send(pieces).await;
             // A server that refuses the body may have answered before it closed.
             connection
                 .head()
@@ -199,10 +228,10 @@ impl Transport {
         let mut connection = self.connect(server).await.ok()?;
         let request = format!(
             "GET {base}{page} HTTP/1.1\r\nhost: {}\r\nuser-agent: {USER_AGENT}\r\nconnection: close\r\n\r\n",
-            server.host()
+            host(&server.uri)
         );
         let asked = async {
-            connection.send(&[request.as_bytes()]).await.ok()?;
+            connection.send([request.as_bytes()]).await.ok()?;
             connection.head().await.ok()
         };
         let head = timeout(self.idle_timeout, asked).await.ok()??;
@@ -218,31 +247,6 @@ impl Transport {
         })?;
         let stream = stream.map_err(|error| Fault::Connect(chain(&*error)))?;
         Ok(Connection::new(TokioIo::new(stream)))
-    }
-
-    /// The head of a request. It holds the key: it goes to the socket and nowhere else.
-    fn request(&self, server: &Server, body: &Body) -> Vec<u8> {
-        let mut head = Vec::with_capacity(512);
-        let mut add = |parts: &[&[u8]]| parts.iter().for_each(|part| head.extend_from_slice(part));
-        // To an origin server the target is the path alone (RFC 9112, 3.2.1).
-        add(&[
-            b"POST ",
-            server.uri.path().as_bytes(),
-            b" HTTP/1.1\r\nhost: ",
-        ]);
-        add(&[
-            server.host().as_bytes(),
-            b"\r\nuser-agent: ",
-            USER_AGENT.as_bytes(),
-        ]);
-        add(&[b"\r\naccept: application/json\r\ncontent-type: application/json"]);
-        if let Some(secret) = &self.authorization {
-            add(&[b"\r\nauthorization: ", secret.header.as_bytes()]);
-        }
-        let (length, _) = body.sizes();
-        // Writing to memory cannot fail.
-        drop(write!(head, "\r\ncontent-length: {length}\r\n\r\n"));
-        head
     }
 
     /// The rest of a reply.

@@ -1,28 +1,29 @@
 //! What goes in and what comes out.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use exprl_rubric::Checklist;
 use serde::{Deserialize, Serialize};
 
-/// One rollout to grade.
+/// One rollout to grade. Its texts are of any type that lends a `str`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Item {
+pub struct Item<T = Arc<str>> {
     /// The caller's name for it; it comes back in `Graded`.
     pub id: String,
     /// The problem, as the policy saw it.
-    pub problem: Arc<str>,
+    pub problem: T,
     /// The hidden reference solution; `None` asks the judge to grade without one.
-    pub reference: Option<Arc<str>>,
+    pub reference: Option<T>,
     /// The rollout's text, cut at the steps; the pieces joined are the whole trace. At least one.
-    pub segments: Vec<Arc<str>>,
+    pub segments: Vec<T>,
     /// Selects the built-in rubric, such as `math`.
     pub domain: String,
     /// The problem's own rubric: what to check instead of what the judge would take from the reference.
     pub checklist: Option<Arc<Checklist>>,
 }
 
-impl Item {
+impl<T: Deref<Target = str>> Item<T> {
     /// Bytes of text in it.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -20,8 +20,8 @@ impl FenceKey {
         &self.0
     }
 
-    /// The first 16 hex digits of the keyed BLAKE3 hash of problem and reference.
-    pub(crate) fn fence(&self, problem: &str, reference: Option<&str>) -> String {
+    /// The keyed BLAKE3 hash of problem and reference.
+    pub(crate) fn fence(&self, problem: &str, reference: Option<&str>) -> Fence {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         // The length separates the two texts; its absence is not an empty reference.
         hasher.update(&(problem.len() as u64).to_le_bytes());
@@ -30,7 +30,29 @@ impl FenceKey {
             hasher.update(&[1]);
             hasher.update(reference.as_bytes());
         }
-        hasher.finalize().to_hex()[..16].to_owned()
+        let hash = hasher.finalize();
+        Fence {
+            hash: *hash.as_bytes(),
+            digits: hash.to_hex()[..16].to_owned(),
+        }
+    }
+}
+
+/// What names a problem and its reference to those who have the key.
+#[derive(Debug, Clone)]
+pub(crate) struct Fence {
+    hash: [u8; 32],
+    /// The first 16 hex digits of the hash, which the tags carry.
+    digits: String,
+}
+
+impl Fence {
+    pub(crate) fn digits(&self) -> &str {
+        &self.digits
+    }
+
+    pub(crate) fn hash(&self) -> &[u8; 32] {
+        &self.hash
     }
 }
 

@@ -20,10 +20,16 @@
 //! ```
 
 use std::borrow::Cow;
+use std::fmt::Write;
 use std::sync::Arc;
 
+use crate::View;
+use crate::fence::{Fence, FenceKey};
 use crate::neutralize::neutralize_after;
-use crate::{FenceKey, View};
+
+/// Version of the layout below and of what `neutralize` does, part of a ledger key: raise it when any
+/// request's bytes change.
+pub const LAYOUT_VERSION: u32 = 1;
 
 /// Hex digits of a fence.
 const FENCE_LEN: usize = 16;
@@ -31,19 +37,22 @@ const PROBLEM_TAG: &str = "<problem-";
 
 /// What all requests of one problem share: the text before and after the trace.
 ///
-/// A request's user message is `text + neutralize(trace) + tail`.
+/// A request's user message is `text + neutralize(trace) + tail`. Text and tail have a part that all
+/// problems share and one of their own: `text = rubric + blocks`, `tail = close + instruction`.
 #[derive(Debug, Clone)]
 pub struct Head {
-    text: Arc<str>,
-    tail: Arc<str>,
-    fence: String,
+    rubric: Arc<str>,
+    blocks: String,
+    close: String,
+    instruction: Arc<str>,
+    fence: Fence,
 }
 
 impl Head {
     pub(crate) fn new(
         view: View,
-        rubric: &str,
-        instruction: &str,
+        rubric: &Arc<str>,
+        instruction: &Arc<str>,
         key: &FenceKey,
         (problem, reference): (&str, Option<&str>),
         checklist: Option<&str>,
@@ -55,31 +64,52 @@ impl Head {
             ("checklist", checklist),
         ];
         let tag = view.name();
-        let text = format!("{rubric}\n\n{}<{tag}-{fence}>\n", blocks(parts, &fence));
-        let tail = format!("\n</{tag}-{fence}>\n\n{instruction}");
+        let mut blocks = blocks(parts, fence.digits());
+        // Writing to a string cannot fail.
+        let _ = writeln!(blocks, "<{tag}-{}>", fence.digits());
         Self {
-            text: text.into(),
-            tail: tail.into(),
+            rubric: rubric.clone(),
+            blocks,
+            close: format!("\n</{tag}-{}>\n\n", fence.digits()),
+            instruction: instruction.clone(),
             fence,
         }
     }
 
     /// Everything before the trace: rubric, problem, reference, opening fence. Byte-identical for a problem.
     #[must_use]
-    pub fn text(&self) -> &Arc<str> {
-        &self.text
+    pub fn text(&self) -> String {
+        [&*self.rubric, &self.blocks].concat()
     }
 
     /// Everything after the trace: closing fence and instruction.
     #[must_use]
-    pub fn tail(&self) -> &Arc<str> {
-        &self.tail
+    pub fn tail(&self) -> String {
+        [&*self.close, &self.instruction].concat()
+    }
+
+    /// The part of the text that is of this problem: problem, reference, checklist, opening fence.
+    #[must_use]
+    pub fn blocks(&self) -> &str {
+        &self.blocks
+    }
+
+    /// The part of the tail that is of this problem: the closing fence.
+    #[must_use]
+    pub fn close(&self) -> &str {
+        &self.close
+    }
+
+    /// A keyed hash of problem and reference; the fence is its beginning.
+    #[must_use]
+    pub fn hash(&self) -> &[u8; 32] {
+        self.fence.hash()
     }
 
     /// The 16 hex digits that only this problem's fence tags carry.
     #[must_use]
     pub fn fence(&self) -> &str {
-        &self.fence
+        self.fence.digits()
     }
 
     /// The trace as the judge may see it: no role, turn or thinking marker and no fence in it is whole.
@@ -90,23 +120,26 @@ impl Head {
         self.neutralize_after("", trace)
     }
 
-    /// The next piece of a trace whose earlier part, not neutralized, is `before`: for traces that grow.
+    /// The next piece of a trace whose earlier part, not neutralized, is `before`, or ends with its last
+    /// [`CONTEXT`](crate::CONTEXT) bytes: for traces that grow.
     #[must_use]
     pub fn neutralize_after<'a>(&self, before: &str, piece: &'a str) -> Cow<'a, str> {
-        neutralize_after(before, piece, &self.fence)
+        neutralize_after(before, piece, self.fence.digits())
     }
 }
 
 /// The parts that are there, each between its tags.
-fn blocks<'a>(parts: impl IntoIterator<Item = (&'a str, Option<&'a str>)>, fence: &str) -> String {
+fn blocks<const N: usize>(parts: [(&str, Option<&str>); N], fence: &str) -> String {
     let parts = parts
         .into_iter()
         .filter_map(|(tag, body)| Some((tag, body?)));
-    let blocks = parts.map(|(tag, body)| {
+    let mut blocks = String::new();
+    for (tag, body) in parts {
         let body = neutralize_after("", body, fence);
-        format!("<{tag}-{fence}>\n{body}\n</{tag}-{fence}>\n")
-    });
-    blocks.collect()
+        // Writing to a string cannot fail.
+        let _ = writeln!(blocks, "<{tag}-{fence}>\n{body}\n</{tag}-{fence}>");
+    }
+    blocks
 }
 
 /// A request that has no text under judgement: to write something about a problem and its reference.
@@ -119,7 +152,7 @@ pub(crate) fn writing_request(
 ) -> String {
     let fence = key.fence(problem, Some(reference));
     let parts = [("problem", Some(problem)), ("reference", Some(reference))];
-    format!("{head}\n\n{}\n{instruction}", blocks(parts, &fence))
+    format!("{head}\n\n{}\n{instruction}", blocks(parts, fence.digits()))
 }
 
 /// The parts of a request, borrowed from its user message.

@@ -28,7 +28,8 @@ mod score;
 
 pub use checklist::{Checklist, Checklists, Checkpoint, Entry};
 pub use fence::FenceKey;
-pub use head::{Head, ParsedRequest, parse_checklist_request, parse_request};
+pub use head::{Head, LAYOUT_VERSION, ParsedRequest, parse_checklist_request, parse_request};
+pub use neutralize::CONTEXT;
 pub use reading::{PARSER_VERSION, Reading, read_grade};
 pub use rubric::Rubric;
 pub use score::{Readout, ScoreMap};

@@ -12,6 +12,10 @@ use std::borrow::Cow;
 /// The longest name between angle or square brackets that is looked at, in characters.
 const MAX_NAME: usize = 64;
 
+/// Of the text before a piece no more than its last so many bytes matter: a name and the signs around
+/// it, in characters of four bytes; a fence is shorter.
+pub const CONTEXT: usize = 4 * (MAX_NAME + 2);
+
 /// So many bytes are passed over at once if no marker can end in them.
 const BLOCK: usize = 32;
 
@@ -152,6 +156,21 @@ mod tests {
         ) {
             let text = pieces.concat();
             prop_assert_eq!(neutralize_after(&before, &text, FENCE), by_character(&before, &text, FENCE));
+        }
+
+        #[test]
+        fn only_the_context_matters(
+            before in "[<◁\\[]{0,2}([a中é_-]|\\p{L}){0,90}",
+            text in "[>▷\\]a中|~]{0,6}",
+        ) {
+            let far = "x".repeat(2 * CONTEXT);
+            let last = before.floor_char_boundary(before.len().saturating_sub(CONTEXT));
+            let near = format!("{far}{}", &before[last..]);
+            let by_all = neutralize_after(&before, &text, FENCE);
+            prop_assert_eq!(&by_all, &neutralize_after(&before[last..], &text, FENCE));
+            if before.len() >= CONTEXT {
+                prop_assert_eq!(&by_all, &neutralize_after(&near, &text, FENCE));
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Rubrics: what the judge is told before and after the text under judgement.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
@@ -30,8 +31,9 @@ pub struct Rubric {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Texts {
-    head: String,
-    instruction: String,
+    /// With the empty line after it.
+    head: Arc<str>,
+    instruction: Arc<str>,
 }
 
 /// A rubric file.
@@ -110,8 +112,11 @@ impl Rubric {
             if !instruction.contains("Score: n") {
                 return Err(Error::NoScoreLine(instruction));
             }
-            let head = render("head", head, &variables)?;
-            Ok(Texts { head, instruction })
+            let head = render("head", head, &variables)? + "\n\n";
+            Ok(Texts {
+                head: head.into(),
+                instruction: instruction.into(),
+            })
         };
         Ok(Self {
             view,
@@ -128,6 +133,17 @@ impl Rubric {
     #[must_use]
     pub fn view(&self) -> View {
         self.view
+    }
+
+    /// What the requests of all problems begin and end with.
+    #[must_use]
+    pub fn texts(&self, has_reference: bool, has_checklist: bool) -> [&str; 2] {
+        let Texts { head, instruction } = self.find(has_reference, has_checklist);
+        [head, instruction]
+    }
+
+    fn find(&self, has_reference: bool, has_checklist: bool) -> &Texts {
+        &self.texts[usize::from(has_reference) + 2 * usize::from(has_checklist)]
     }
 
     /// Whether the rubric says anything about a checklist; one that does not must not be given any.
@@ -151,8 +167,7 @@ impl Rubric {
         reference: Option<&str>,
         checklist: Option<&Checklist>,
     ) -> Head {
-        let which = usize::from(reference.is_some()) + 2 * usize::from(checklist.is_some());
-        let Texts { head, instruction } = &self.texts[which];
+        let Texts { head, instruction } = self.find(reference.is_some(), checklist.is_some());
         let checklist = checklist.map(ToString::to_string);
         Head::new(
             self.view,

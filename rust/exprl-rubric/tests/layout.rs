@@ -1,6 +1,8 @@
 //! The message that a judge gets.
 
-use exprl_rubric::{Error, FenceKey, Head, ParsedRequest, Rubric, View, parse_request};
+use exprl_rubric::{
+    Error, FenceKey, Head, LAYOUT_VERSION, ParsedRequest, Rubric, View, parse_request,
+};
 use proptest::prelude::*;
 
 const PROBLEM: &str = "What is 2 + 3?";
@@ -47,7 +49,7 @@ fn a_message_reads_back_into_its_parts() {
 fn everything_that_varies_comes_after_what_the_requests_of_a_problem_share() {
     let head = head(View::Prefix, Some(REFERENCE));
     let [short, long] = ["I add. ", "I add. It is 5."].map(|trace| message(&head, trace));
-    let shared = short.strip_suffix(&**head.tail()).unwrap();
+    let shared = short.strip_suffix(&head.tail()).unwrap();
     assert!(long.starts_with(shared));
     assert!(shared.contains(PROBLEM) && shared.contains(REFERENCE));
 }
@@ -174,6 +176,28 @@ fn markers_of_chat_templates_are_broken() {
             "only spaces are added"
         );
     }
+}
+
+/// Ledgers tell requests apart by what goes into them and by this version: bytes that change under the
+/// same version would be answered with the replies to other bytes.
+#[test]
+fn the_bytes_of_a_request_belong_to_the_version_of_the_layout() {
+    let rubric = "head = \"H {{ view }}\"\ninstruction = \"I: Score: n\"";
+    let mut hasher = blake3::Hasher::new();
+    for view in View::ALL {
+        let rubric = Rubric::from_toml_str(rubric, view).unwrap();
+        for reference in [None, Some("r <|x|> </reference>")] {
+            let head = rubric.head(&key(), "p </think> [INST]", reference);
+            let trace = format!("a <s> {} ◁t▷ ]~b", head.fence().to_uppercase());
+            hasher.update(message(&head, &trace).as_bytes());
+        }
+    }
+    let bytes = hasher.finalize().to_hex();
+    assert_eq!(
+        (LAYOUT_VERSION, &bytes[..16]),
+        (1, "71822c5cf5aae408"),
+        "the bytes changed: raise LAYOUT_VERSION and write both down here"
+    );
 }
 
 #[test]

@@ -21,29 +21,38 @@ enum Next {
 }
 
 impl Dispatcher {
-    /// Takes one request through its exchange. Consumes a place in the lane's window until then;
-    /// ended early by the job's stop. Never fails: what goes wrong becomes a verdict or a requeue.
-    pub(super) async fn carry(self: Arc<Self>, pass: Pass, mut call: Call) {
-        let mut lane = pass.lane;
-        let next = loop {
-            let job = call.ticket.job.clone();
+    /// Takes one request after another through its exchange, as long as there is one that may leave;
+    /// each has a place in its lane's window until its end. Never fails: what goes wrong becomes a
+    /// verdict or a requeue.
+    pub(super) async fn carry(self: Arc<Self>, mut pass: Pass, mut call: Call) {
+        loop {
+            let mut lane = pass.lane;
+            match self.attempts(&mut lane, &mut call).await {
+                Some(Next::Later { wait, elsewhere }) => self.requeue(lane, call, wait, elsewhere),
+                Some(_) => self.finish(call),
+                None => self.end_stopped(call),
+            }
+            let Some(next) = self.next_after(pass) else {
+                return;
+            };
+            (pass, call) = next;
+        }
+    }
+
+    /// All exchanges that a request has in its place; `None` if its job stopped first.
+    async fn attempts(self: &Arc<Self>, lane: &mut usize, call: &mut Call) -> Option<Next> {
+        let job = call.ticket.job.clone();
+        loop {
             let next = tokio::select! {
-                next = self.attempt(&mut lane, &mut call) => next,
-                _ = job.stopping() => break None,
+                next = self.attempt(lane, call) => next,
+                _ = job.stopping() => return None,
             };
             if !matches!(next, Next::Again) {
-                break Some(next);
+                return Some(next);
             }
             // Sent again in its place: it does not wait for the limits, those after it do.
-            self.queues().reserve(&mut call, Instant::now());
-        };
-        self.queues().schedule.finish(pass);
-        match next {
-            Some(Next::Later { wait, elsewhere }) => self.requeue(lane, call, wait, elsewhere),
-            Some(_) => self.finish(call),
-            None => self.end_stopped(call),
+            self.queues().reserve(call, Instant::now());
         }
-        self.pump();
     }
 
     /// One exchange, and what follows from it. `lane` becomes the server whose outcome counts.
@@ -56,12 +65,13 @@ impl Dispatcher {
         call.sent += 1;
         call.first_sent.get_or_insert(started);
         call.last_server = Some(self.servers[*lane].name.clone());
-        let body = match &call.reply {
-            None => call.body.clone(),
-            Some(reply) => call.body.continued(&reply.text, &self.composer.ask_again),
-        };
+        let again = call
+            .reply
+            .as_ref()
+            .map(|reply| call.body.continued(&reply.text, &self.composer.ask_again));
+        let body = again.as_ref().unwrap_or(&call.body);
         let (bytes, _) = body.sizes();
-        let (from, answer) = self.exchange(*lane, call, body).await;
+        let (from, answer) = self.exchange(*lane, &mut call.sent, body).await;
         *lane = from;
         call.last_server = Some(self.servers[from].name.clone());
         let answer = answer.and_then(|answer| {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::Instrument;
 
-use super::{Call, Dispatcher};
+use super::Dispatcher;
 use crate::metrics::{ServerMetrics, count};
 use crate::policy::{Fault, RetryBudget};
 use crate::request::Body;
@@ -50,14 +50,14 @@ impl Dispatcher {
     pub(super) async fn exchange(
         self: &Arc<Self>,
         lane: usize,
-        call: &mut Call,
-        body: Body,
+        sent: &mut u32,
+        body: &Body,
     ) -> (usize, Result<Answer, Fault>) {
         let begun = AtomicBool::new(false);
         if self.servers.len() == 1 || self.hedges.is_none() {
             return (lane, self.send(lane, body, &begun).await);
         }
-        let mut first = pin!(self.send(lane, body.clone(), &begun));
+        let mut first = pin!(self.send(lane, body, &begun));
         // Late again and again, until a place for a hedge is free or the answer begins.
         let (spare, patience) = loop {
             let patience = self.patience(lane);
@@ -80,7 +80,7 @@ impl Dispatcher {
             "judge request hedged"
         );
         count(&self.metrics.hedges);
-        call.sent += 1;
+        *sent += 1;
         let unheard = AtomicBool::new(false);
         // Boxed: the future of every exchange would have to have room for it.
         let mut second = Box::pin(self.send(second_lane, body, &unheard));
@@ -110,7 +110,7 @@ impl Dispatcher {
     fn send<'a>(
         self: &'a Arc<Self>,
         lane: usize,
-        body: Body,
+        body: &'a Body,
         begun: &'a AtomicBool,
     ) -> impl Future<Output = Result<Answer, Fault>> + 'a {
         count(&self.metrics.requests_sent);
