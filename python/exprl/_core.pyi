@@ -2,6 +2,7 @@
 The Rust core of exprl.
 """
 
+from collections.abc import Iterator
 from typing import Final, SupportsIndex, final
 
 import numpy
@@ -34,30 +35,28 @@ class Job:
         """
         No more items will come.
         """
+    def feed(self, /, items: Iterator, brief: bool) -> tuple[bool, bool]:
+        """
+        Queues what `items` gives while there is room for it; says whether that was all of it, and
+        whether the queue is full. With `brief` it ends when there is a burst of results to take.
+        """
     def fileno(self, /) -> int:
         """
         A descriptor that becomes readable when `take` has something new.
         """
-    def push(
-        self,
-        /,
-        id: str,
-        problem: str,
-        reference: str | None,
-        segments: SupportsGetItem[int, str],
-        domain: str,
-        checklist: SupportsGetItem[int, tuple[str, SupportsIndex]] | None,
-    ) -> None:
+    def push(self, /, item: tuple) -> None:
         """
-        Queues an item; waits, open to Ctrl-C, while the queue is full.
+        Queues an item, a tuple in the order of `exprl.judge.JudgeItem`'s fields; waits, open to Ctrl-C,
+        while the queue is full.
         """
     def take(self, /) -> tuple[list[tuple], bool]:
         """
         What has finished, and whether that was the rest; never waits.
         """
-    def wait(self, /) -> tuple[list[tuple], bool]:
+    def wait(self, /, gather: bool) -> tuple[list[tuple], bool]:
         """
-        What has finished, and whether that was the rest; waits, open to Ctrl-C, for at least one.
+        What has finished, and whether that was the rest; waits a moment for it, not longer: the caller
+        stays open to Ctrl-C, and may have more to queue. With `gather` the first result of a burst waits for the others.
         """
 
 @final

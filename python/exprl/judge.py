@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 View = Literal["outcome", "prefix", "step"]
 Readout = Literal["text", "expected"]
 ScoreMap = Literal["linear", "binary", "extremes", "extremes_soft"]
+# So often a coroutine that waits for results looks whether there is room for more items.
+ROOM_CHECK_S = 0.05
+
 Status = Literal[
     "ok", "repaired", "unparseable", "refused", "truncated", "timeout", "http_error", "cancelled"
 ]
@@ -329,14 +332,10 @@ class Judge(_Closes):
         """Start a job; its deadline runs from now.
 
         Args:
-            items: pushed at once, and the job is closed; None leaves it open for `push`.
+            items: queued as far as there is room, and the rest as results are taken; None leaves
+                the job open for `push`.
         """
-        job = Job(self._core.submit(), self)
-        if items is not None:
-            for item in items:
-                job.push(item)
-            job.close()
-        return job
+        return Job(self._core.submit(), self, items)
 
     def stats(self) -> JudgeStats:
         """The counters; after `close`, as they were then."""
@@ -373,13 +372,18 @@ class Job:
     Dropping the last reference cancels what is unfinished.
     """
 
-    def __init__(self, core: _core.Job, judge: Judge) -> None:
+    def __init__(
+        self, core: _core.Job, judge: Judge, items: Iterable[JudgeItem] | None = None
+    ) -> None:
         """Made by `Judge.submit`."""
         self._core = core
         # A job whose judge nobody else holds must not lose it.
         self._judge = judge
+        # Those that were not queued yet.
+        self._items = None if items is None else iter(items)
         self._ready: deque[Graded] = deque()
         self._finished = False
+        self._feed(brief=False)
 
     def push(self, item: JudgeItem) -> None:
         """Queue an item; waits while too much text is queued.
@@ -389,14 +393,19 @@ class Job:
             ConfigError: there is no rubric for its domain.
             JudgeError: the job or the judge is closed.
         """
-        self._core.push(*item)
+        if self._items is not None:
+            raise JudgeError("a job that was given its items takes no more; submit without any")
+        self._core.push(item)
 
     def close(self) -> None:
         """No more items will come; a second call does nothing."""
-        self._core.close()
+        # A job that was given its items closes after the last one.
+        if self._items is None:
+            self._core.close()
 
     def cancel(self) -> None:
         """End now: sockets are dropped, and what is unfinished ends as `cancelled`."""
+        self._items = None
         self._core.cancel()
 
     def result(self) -> list[Graded]:
@@ -412,8 +421,9 @@ class Job:
         return self
 
     def __next__(self) -> Graded:
-        if not self._ready and not self._finished:
-            self._absorb(*self._core.wait())
+        while not self._ready and not self._finished:
+            idle = self._feed(brief=True)
+            self._absorb(*self._core.wait(idle))
         return self._pop(StopIteration)
 
     def __aiter__(self) -> AsyncIterator[Graded]:
@@ -421,10 +431,11 @@ class Job:
 
     async def __anext__(self) -> Graded:
         while not self._ready and not self._finished:
+            self._feed(brief=True)
             descriptor = self._core.fileno()
             self._absorb(*self._core.take())
             if not self._ready and not self._finished:
-                await _readable(descriptor)
+                await _readable(descriptor, None if self._items is None else ROOM_CHECK_S)
         return self._pop(StopAsyncIteration)
 
     def __await__(self) -> Generator[Any, None, list[Graded]]:
@@ -434,9 +445,21 @@ class Job:
         self.close()
         return sorted([graded async for graded in self], key=_by_index)
 
+    def _feed(self, *, brief: bool) -> bool:
+        """Queue more of the items; says whether none can be queued now."""
+        if self._items is None:
+            return True
+        all_queued, full = self._core.feed(self._items, brief)
+        if all_queued:
+            self._items = None
+            self._core.close()
+        return all_queued or full
+
     def _absorb(self, rows: list[tuple[int, str, list[Any]]], finished: bool) -> None:
+        # `_make` would count the fields again.
+        make = tuple.__new__
         self._ready.extend(
-            Graded(index, name, tuple(map(Verdict._make, verdicts)))
+            Graded(index, name, tuple([make(Verdict, row) for row in verdicts]))
             for index, name, verdicts in rows
         )
         self._finished = finished
@@ -554,19 +577,17 @@ def _read(setting: str, path: str | None) -> str | None:
         raise ConfigError(f"judge setting `{setting}`: {path}: {error}") from error
 
 
-async def _readable(descriptor: int) -> None:
-    """Sleep until a descriptor has something to read."""
+async def _readable(descriptor: int, seconds: float | None) -> None:
+    """Sleep until a descriptor has something to read, or for a time."""
     import asyncio  # half of this module's import time, and most callers iterate plainly
 
     loop = asyncio.get_running_loop()
-    rung: asyncio.Future[None] = loop.create_future()
-
-    def ring() -> None:
-        if not rung.done():
-            rung.set_result(None)
-
-    loop.add_reader(descriptor, ring)
+    rung = asyncio.Event()
+    loop.add_reader(descriptor, rung.set)
     try:
-        await rung
+        async with asyncio.timeout(seconds):
+            await rung.wait()
+    except TimeoutError:
+        pass
     finally:
         loop.remove_reader(descriptor)

@@ -123,6 +123,72 @@ def test_the_event_loop_stays_free_while_a_job_runs():
         assert asyncio.run(ticks(judge)) >= 10
 
 
+def test_more_items_than_the_queue_holds_are_queued_as_results_are_taken():
+    items = distinct(300)
+    taken = 0
+
+    def counted():
+        nonlocal taken
+        for each in items:
+            taken += 1
+            yield each
+
+    with (
+        RuleJudge("division", latency_ms=20) as server,
+        Judge(settings(server, concurrency=16, queue_bytes=1 << 15)) as judge,
+    ):
+        job = judge.submit(counted())
+        assert 0 < taken < len(items), "submit must not wait for room"
+        with pytest.raises(JudgeError, match="takes no more"):
+            job.push(item("late"))
+        graded = job.result()
+    assert [each.id for each in graded] == [each.id for each in items]
+    assert all(verdict.grade == 1 for each in graded for verdict in each.verdicts)
+
+
+def test_two_jobs_share_a_queue_that_the_first_has_filled():
+    with (
+        RuleJudge("division", latency_ms=20) as server,
+        Judge(settings(server, concurrency=8, queue_bytes=1 << 14)) as judge,
+    ):
+        first, second = judge.submit(distinct(60)), judge.submit([item("a"), item("b")])
+        assert len(second.result()) == 2
+        assert len(asyncio.run(_awaited(judge.submit([item("c")])))) == 1
+        assert len(first.result()) == 60
+
+
+async def _awaited(job):
+    return await job
+
+
+def test_a_bad_item_far_down_raises_where_it_is_reached(rules):
+    items = [*distinct(200), item("bad", ()), *distinct(3)]
+    with Judge(settings(rules, queue_bytes=1 << 14)) as judge:
+        job = judge.submit(items)
+        with pytest.raises(DataError, match="bad"):
+            job.result()
+
+
+def test_cancelling_leaves_alone_what_was_not_queued():
+    with (
+        RuleJudge("division", latency_ms=60_000) as server,
+        Judge(settings(server, queue_bytes=1 << 14)) as judge,
+    ):
+        job = judge.submit(distinct(200))
+        job.cancel()
+        graded = job.result()
+    assert 0 < len(graded) < 200
+    assert {verdict.status for each in graded for verdict in each.verdicts} == {"cancelled"}
+
+
+@pytest.mark.parametrize("place, name", list(enumerate(JudgeItem._fields)))
+def test_a_field_of_the_wrong_type_is_named(rules, place, name):
+    wrong = [*item()]
+    wrong[place] = 7
+    with Judge(settings(rules)) as judge, pytest.raises(TypeError, match=f"`{name}`"):
+        judge.submit([JudgeItem(*wrong)])
+
+
 def test_statistics_count_what_was_sent_and_stay_readable_after_the_end(rules):
     with Judge(settings(rules)) as judge:
         judge.submit([item()]).result()

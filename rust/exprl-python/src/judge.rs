@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use exprl_judge::rehearsal::{self, Faults, Rule};
 use exprl_judge::{
@@ -16,9 +16,10 @@ use exprl_judge::{
     ScoreMap, Settings, Status, Task, Verdict, View,
 };
 use pyo3::conversion::FromPyObjectOwned;
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyIterator, PyTuple};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 pyo3::import_exception!(exprl.errors, ConfigError);
@@ -29,6 +30,8 @@ pyo3::import_exception!(exprl.errors, JudgeError);
 const SIGNAL_CHECK: Duration = Duration::from_millis(50);
 /// After the first result of a burst, so long is waited for more before Python wakes.
 const BURST: Duration = Duration::from_millis(2);
+/// In that time it is looked so often whether the burst is long enough.
+const GLANCES: u32 = 4;
 /// So many results are made into Python objects at once, at most: the rest stays small until asked for.
 const LONGEST_BURST: usize = 256;
 /// Tasks that hang in the operating system get so long at the end.
@@ -125,6 +128,7 @@ impl Judge {
             runtime: open.runtime.handle().clone(),
             inner: Some(Arc::new(open.judge.submit())),
             bell: OnceLock::new(),
+            left: Mutex::default(),
         })
     }
 
@@ -225,32 +229,17 @@ pub struct Job {
     inner: Option<Arc<exprl_judge::Job>>,
     /// Readable when results have arrived: the reading and the writing end.
     bell: OnceLock<UnixStream>,
+    /// What `feed` has taken and found no room for.
+    left: Mutex<Option<Item<PyBackedStr>>>,
 }
 
 #[pymethods]
 impl Job {
-    /// Queues an item; waits, open to Ctrl-C, while the queue is full.
-    #[expect(clippy::too_many_arguments, reason = "one for each field of an item")]
-    fn push(
-        &self,
-        py: Python<'_>,
-        id: String,
-        problem: &str,
-        reference: Option<&str>,
-        segments: Vec<PyBackedStr>,
-        domain: String,
-        checklist: Option<Vec<(String, u8)>>,
-    ) -> PyResult<()> {
+    /// Queues an item, a tuple in the order of `exprl.judge.JudgeItem`'s fields; waits, open to Ctrl-C,
+    /// while the queue is full.
+    fn push(&self, py: Python<'_>, item: &Bound<'_, PyTuple>) -> PyResult<()> {
         let job = self.job()?;
-        let checklist = checklist.map(read_checklist).transpose()?;
-        let item = Item {
-            id,
-            problem: problem.into(),
-            reference: reference.map(Into::into),
-            segments: segments.into_iter().map(|text| (*text).into()).collect(),
-            domain,
-            checklist,
-        };
+        let item = read_item(item)?;
         if py
             .detach(|| job.try_push(&item))
             .map_err(|error| raise(&error))?
@@ -269,6 +258,40 @@ impl Job {
         }
     }
 
+    /// Queues what `items` gives while there is room for it; says whether that was all of it, and
+    /// whether the queue is full. With `brief` it ends when there is a burst of results to take.
+    fn feed(
+        &self,
+        py: Python<'_>,
+        items: &Bound<'_, PyIterator>,
+        brief: bool,
+    ) -> PyResult<(bool, bool)> {
+        let job = self.job()?;
+        let mut items = items.clone();
+        let began = Instant::now();
+        loop {
+            let left = lock(&self.left).take();
+            let item = match left {
+                Some(item) => item,
+                None => match items.next() {
+                    Some(item) => read_item(item?.cast::<PyTuple>()?)?,
+                    None => return Ok((true, false)),
+                },
+            };
+            let pushed = py.detach(|| job.try_push(&item));
+            if !pushed.map_err(|error| raise(&error))? {
+                *lock(&self.left) = Some(item);
+                return Ok((false, true));
+            }
+            let ready = job.ready();
+            if brief && (ready >= LONGEST_BURST || ready > 0 && began.elapsed() >= BURST) {
+                return Ok((false, false));
+            }
+            // A plain list gives Python no other chance.
+            py.check_signals()?;
+        }
+    }
+
     /// No more items will come.
     fn close(&self) -> PyResult<()> {
         self.job()?.close();
@@ -282,28 +305,33 @@ impl Job {
         Ok(())
     }
 
-    /// What has finished, and whether that was the rest; waits, open to Ctrl-C, for at least one.
-    fn wait<'py>(&self, py: Python<'py>) -> PyResult<(Vec<Bound<'py, PyTuple>>, bool)> {
+    /// What has finished, and whether that was the rest; waits a moment for it, not longer: the caller
+    /// stays open to Ctrl-C, and may have more to queue. With `gather` the first result of a burst waits for the others.
+    fn wait<'py>(
+        &self,
+        py: Python<'py>,
+        gather: bool,
+    ) -> PyResult<(Vec<Bound<'py, PyTuple>>, bool)> {
         let job = self.job()?;
-        loop {
-            let burst = py.detach(|| {
-                let burst = job.wait(SIGNAL_CHECK, LONGEST_BURST);
-                if burst.finished || burst.graded.is_empty() || burst.graded.len() == LONGEST_BURST
-                {
-                    return burst;
-                }
-                std::thread::sleep(BURST);
-                let more = job.take(LONGEST_BURST);
-                Burst {
-                    graded: burst.graded.into_iter().chain(more.graded).collect(),
-                    finished: more.finished,
-                }
-            });
-            if burst.finished || !burst.graded.is_empty() {
-                return rows(py, burst);
+        let burst = py.detach(|| {
+            let burst = job.wait(SIGNAL_CHECK, LONGEST_BURST);
+            let whole = burst.finished || burst.graded.len() == LONGEST_BURST;
+            if !gather || whole || burst.graded.is_empty() {
+                return burst;
             }
-            py.check_signals()?;
-        }
+            for _ in 0..GLANCES {
+                std::thread::sleep(BURST / GLANCES);
+                if job.ready() >= LONGEST_BURST {
+                    break;
+                }
+            }
+            let more = job.take(LONGEST_BURST);
+            Burst {
+                graded: burst.graded.into_iter().chain(more.graded).collect(),
+                finished: more.finished,
+            }
+        });
+        rows(py, burst)
     }
 
     /// What has finished, and whether that was the rest; never waits.
@@ -348,6 +376,29 @@ impl Drop for Job {
             std::mem::forget(self.inner.take());
         }
     }
+}
+
+fn read_item(item: &Bound<'_, PyTuple>) -> PyResult<Item<PyBackedStr>> {
+    fn field<'py, T: FromPyObjectOwned<'py>>(
+        item: &Bound<'py, PyTuple>,
+        place: usize,
+        name: &str,
+    ) -> PyResult<T> {
+        item.get_item(place)?.extract::<T>().map_err(|error| {
+            let error: PyErr = error.into();
+            let text = format!("field `{name}` of an item: {}", error.value(item.py()));
+            PyTypeError::new_err(text)
+        })
+    }
+    let checklist: Option<Vec<(String, u8)>> = field(item, 5, "checklist")?;
+    Ok(Item {
+        id: field(item, 0, "id")?,
+        problem: field(item, 1, "problem")?,
+        reference: field(item, 2, "reference")?,
+        segments: field(item, 3, "segments")?,
+        domain: field(item, 4, "domain")?,
+        checklist: checklist.map(read_checklist).transpose()?,
+    })
 }
 
 /// (index, id, [verdict, ...]) per item; a verdict in the order of `exprl.judge.Verdict`'s fields.
