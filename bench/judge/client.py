@@ -37,7 +37,7 @@ class Tally:
 
 
 def batch(url: str, work: Iterator[Rollout], in_flight: int, group: int, tally: Tally) -> None:
-    """exprl's batch API: the workload is pushed from this thread, results come in bursts."""
+    """exprl's batch API: this thread gives the workload and takes results, in bursts."""
     from exprl.judge import Judge, JudgeItem, JudgeSettings
 
     settings = JudgeSettings(
@@ -45,7 +45,7 @@ def batch(url: str, work: Iterator[Rollout], in_flight: int, group: int, tally: 
         MODEL,
         view="prefix" if group > 1 else "outcome",
         concurrency=in_flight,
-        queue_bytes=16 << 20,
+        queue_bytes=4 << 20,
     )
     with Judge(settings) as judge:
         items = (JudgeItem(r.name, r.problem, r.reference, r.segments) for r in work)
