@@ -6,16 +6,23 @@ A point is delay in ms - size of a request in kB - requests in flight; requests 
 the eight prefixes of a rollout. Every client is a process of its own, and all take turns. Prints
 requests per second, CPU seconds per 1,000 requests, latencies and peak memory; appends rows to
 bench/results/.
+`exprl` is the Python API, `exprl-judge` the program, from a file of JSON lines to another one:
+build it with `cargo build --release -p exprl-judge-cli`.
 The rivals are pinned in requirements/bench-judge.txt; nginx and wrk are Debian packages.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
+import os
+import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +30,9 @@ from typing import Any
 from _row import Row, report
 from client import CLIENTS
 from nginx import nginx
+from workload import rollouts
 
+PROGRAM = Path(__file__).parents[2] / "target/release/exprl-judge"
 POINTS = [f"{ms}-{kb}-{flight}" for ms in (0, 50) for kb in (8, 64) for flight in (256, 1024)]
 PACKAGES = ["aiohttp", "uvloop", "orjson", "pyreqwest", "httpx", "openai", "litellm"]
 
@@ -33,7 +42,7 @@ def main(arguments: list[str]) -> None:
         prog=sys.argv[0], description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--points", nargs="+", default=POINTS, metavar="MS-KB-IN_FLIGHT")
-    parser.add_argument("--clients", nargs="+", default=[*CLIENTS, "wrk"])
+    parser.add_argument("--clients", nargs="+", default=[*CLIENTS, *OTHERS])
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
@@ -45,7 +54,7 @@ def main(arguments: list[str]) -> None:
             runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
             for _ in range(options.repeats):
                 for name in options.clients:
-                    measure = wrk if name == "wrk" else client
+                    measure = OTHERS.get(name, client)
                     runs[name].append(measure(name, base, kb, in_flight, options.seconds))
             rows += [row(point, name, results) for name, results in runs.items()]
             show(point, runs)
@@ -66,6 +75,43 @@ def client(name: str, url: str, kb: int, in_flight: int, seconds: float) -> dict
     kept = {key: result[key] for key in ("p50_ms", "p99_ms", "rss_mb", "mean_bytes")}
     rates = {"req_s": count / result["seconds"], "cpu_s_per_1k": 1000 * result["cpu_s"] / count}
     return rates | kept
+
+
+def program(name: str, url: str, kb: int, in_flight: int, seconds: float) -> dict[str, Any]:
+    """`exprl-judge score`: it also reads and checks its input twice, and writes every reply."""
+    group = 8 if kb >= 64 else 1
+    rate = in_flight / 0.055 if "/050/" in url else 12_000
+    count = round(seconds * rate / group)
+    with tempfile.TemporaryDirectory() as folder:
+        source, output = Path(folder) / "in.jsonl", Path(folder) / "out.jsonl"
+        with source.open("w") as file:
+            for rollout in itertools.islice(rollouts(kb, group, math.inf), count):
+                trace = "###".join(rollout.segments)
+                fields = {"id": rollout.name, "problem": rollout.problem}
+                fields |= {"reference": rollout.reference, "trace": trace}
+                file.write(json.dumps(fields) + "\n")
+        command = [str(PROGRAM), "score", "--endpoint", url, "--model", "canned"]
+        command += ["--concurrency", str(in_flight), "--out", str(output), str(source)]
+        command += ["--view", "prefix" if group > 1 else "outcome"]
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        elapsed = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"{shlex.join(command)} ended with {process.returncode}")
+        lines = [json.loads(line) for line in output.read_text().splitlines()]
+        parts = [part for line in lines for part in line.get("segments", [line])]
+    if any(part["status"] != "ok" for part in parts):
+        raise SystemExit(f"{name} left requests without a grade")
+    latencies = sorted(line["latency_s"] for line in lines)
+    return {
+        "req_s": len(parts) / elapsed,
+        "cpu_s_per_1k": 1000 * (used.ru_utime + used.ru_stime) / len(parts),
+        "p50_ms": 1000 * latencies[len(latencies) // 2],
+        "p99_ms": 1000 * latencies[len(latencies) * 99 // 100],
+        "rss_mb": used.ru_maxrss / 1024,
+    }
 
 
 def wrk(name: str, url: str, kb: int, in_flight: int, seconds: float) -> dict[str, Any]:
@@ -106,6 +152,9 @@ def show(point: str, runs: dict[str, list[dict[str, Any]]]) -> None:
         keys = ("req_s", "cpu_s_per_1k", "p50_ms", "p99_ms", "rss_mb")
         rate, cpu, p50, p99, rss = (middle(results, key) for key in keys)
         print(f"{name:15} {rate:8.0f} {cpu:9.4f} {p50:8.1f} {p99:8.1f} {rss:7.0f}")
+
+
+OTHERS = {"exprl-judge": program, "wrk": wrk}
 
 
 if __name__ == "__main__":
