@@ -27,7 +27,8 @@ _ALONE = re.compile(
 )
 _STATED = re.compile(
     r"\b(?:answer|option|choice)\s*(?:is|:|=)?\s*(?:option|choice)?\s*:?\s*"
-    rf"(?P<open>[(\[])?(?P<letter>(?-i:{_LETTER}))(?P<close>[)\]])?(?P<after>\W\W?\W?\w*|$)",
+    rf"(?P<open>[(\[])?(?P<letter>(?-i:{_LETTER}))(?P<close>[)\]])?"
+    r"(?!\w)(?=(?P<after>\W{0,3}\w*))",
     re.IGNORECASE,
 )
 _ANOTHER = re.compile(
@@ -144,7 +145,7 @@ def _quantity(text: str) -> tuple[float, str] | None:
     unit = _unit(found["unit"])
     if unit is None:
         return None
-    mantissa = found["mantissa"].replace(",", "").replace(" ", "").replace("\u2212", "-")
+    mantissa = re.sub(r"[\s,]", "", found["mantissa"]).replace("\u2212", "-")
     power = (found["power"] or found["exponent"] or "0").replace("\u2212", "-")
     value = float(f"{mantissa}e{power}")
     return (value, unit) if math.isfinite(value) else None
