@@ -127,6 +127,10 @@ def test_the_vote_of_all_samples_by_hand(
     assert curve[0] == pytest.approx(right / len(curve)), "one sample: pass@1"
 
 
+def test_a_majority_is_never_above_one() -> None:
+    assert majority_curve(200, [100, 100]).max() <= 1.0
+
+
 def test_a_majority_of_many_samples_is_close_to_what_drawing_them_gives() -> None:
     right, wrong, blank, k = 40, [30, 20, *[1] * 30], 8, 16
     names = [0] * right + [-1] * blank + [i for i, c in enumerate(wrong, 1) for _ in range(c)]

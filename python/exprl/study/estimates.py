@@ -104,7 +104,7 @@ def majority_curve(right: int, wrong: Sequence[int], blank: int = 0) -> Float64A
             ways = fewer
         share = ways @ (1.0 / np.arange(1, len(rivals) + 2))
         won[votes : votes + len(share)] += math.comb(right, votes) * share
-    return won[1:] / _binomials(n)[1:]
+    return np.minimum(won[1:] / _binomials(n)[1:], 1.0)  # sums of floats overshoot by an ulp or two
 
 
 def resampled_counts(problems: int, samples: int = RESAMPLINGS, seed: int = 0) -> Int64Array:
