@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
@@ -64,8 +65,10 @@ def _file_rows(path: Path) -> Iterator[Row]:
                     )
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text: {error}") from None
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path}: not a whole gzip file: {error}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
 
 
 def _json_rows(text: IO[str], path: Path) -> Iterator[Row]:
@@ -92,7 +95,7 @@ def _json_rows(text: IO[str], path: Path) -> Iterator[Row]:
 def _parse_json(text: str, path: Path, place: str = "") -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of more than 4,300 digits is the first
         raise DataError(f"{path}: {place}not valid JSON: {error}") from None
 
 
@@ -100,10 +103,14 @@ def _csv_rows(text: IO[str], path: Path) -> Iterator[Row]:
     csv.field_size_limit(_LONGEST_CSV_CELL)
     reader = csv.DictReader(text, strict=True)
     try:
+        names = reader.fieldnames or ()
+        twice = next((name for name in names if list(names).count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f"{path}: two columns are called {twice!r}; rename one of them")
         for number, row in enumerate(reader, 1):
             if None in row:
-                cells, names = len(row) - 1 + len(row[None]), len(row) - 1
-                raise DataError(f"{path}: row {number}: {cells} cells for {names} columns")
+                cells = len(names) + len(row[None])
+                raise DataError(f"{path}: row {number}: {cells} cells for {len(names)} columns")
             yield row
     except csv.Error as error:
         raise DataError(f"{path}: line {reader.line_num}: not valid CSV: {error}") from None

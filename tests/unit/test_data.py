@@ -238,6 +238,12 @@ def test_a_pattern_that_finds_nothing_names_the_row(tmp_path: Path) -> None:
         ("a.csv", b"problem,reference,answer\n", "holds no rows"),
         ("a.jsonl", b'{"problem": "x"}\n\n{"problem": \n', "line 3: not valid JSON"),
         ("a.jsonl", b"[" * 100_000, "not valid JSON"),
+        (
+            "a.jsonl",
+            b'{"answer": ' + b"9" * 5000 + b"}",
+            "line 1: not valid JSON: Exceeds the limit",
+        ),
+        ("a.csv", b"problem,problem\nx,y\n", "two columns are called 'problem'"),
         ("a.jsonl", b"1\n", "line 1: expected an object, found a number"),
         ("a.json", b'[{"problem": "x"}, []]', "row 2: expected an object, found a list"),
         ("a.csv", b"problem,answer\nx,1,2\n", "row 1: 3 cells for 2 columns"),
@@ -256,6 +262,21 @@ def test_an_unusable_file_is_refused_with_its_path(
     with pytest.raises(DataError) as error:
         data.load_problems(settings(path))
     assert message in str(error.value) and str(path) in str(error.value)
+
+
+def test_a_damaged_file_is_refused_with_its_path(tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"problem": f"{i}", "reference": "r"}) + "\n" for i in range(2000))
+    packed = bytearray(gzip.compress(rows.encode()))
+    packed[len(packed) // 2 : len(packed) // 2 + 40] = bytes(range(40))
+    (tmp_path / "a.jsonl.gz").write_bytes(packed)
+    table = pa.table({"problem": [f"{i}" for i in range(2000)], "reference": ["r"] * 2000})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    column = bytearray((tmp_path / "a.parquet").read_bytes())
+    column[100:400] = bytes(300)
+    (tmp_path / "a.parquet").write_bytes(column)
+    for name in ("a.jsonl.gz", "a.parquet"):
+        with pytest.raises(DataError, match=name):
+            data.load_problems(settings(tmp_path / name))
 
 
 def test_a_missing_file_is_not_taken_for_a_hub_id(tmp_path: Path) -> None:
