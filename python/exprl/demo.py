@@ -15,13 +15,15 @@ from exprl import config, examine, metrics, prepare, train
 from exprl.errors import ConfigError
 
 KS = (1, 16, 64)
+MARK = ".demo"
+"""A file that says: this run is the demo's, and the next demo may replace it."""
 
 
 def run(config_file: Path, run_dir: Path) -> int:
     """Train from scratch into `run_dir`, write summary.json and curve.png, print the report.
 
     Raises:
-        ConfigError: `run_dir` holds something that is not a run, or the config has no evaluation.
+        ConfigError: `run_dir` holds something that is not a demo, or the config has no evaluation.
     """
     cfg = config.load(config_file, [f"run_dir={json.dumps(str(run_dir))}"])
     if cfg.eval.data is None or cfg.eval.samples < max(KS):
@@ -62,9 +64,12 @@ def summarize(cfg: config.Config, run_dir: Path) -> dict[str, Any]:
 
 def _clear(run_dir: Path) -> None:
     if run_dir.exists():
-        if any(run_dir.iterdir()) and not (run_dir / "config.toml").exists():
-            raise ConfigError(f"{run_dir} is not a run of exprl; choose another --run-dir")
+        ours = any((run_dir / name).exists() for name in (MARK, "summary.json"))
+        if not (run_dir.is_dir() and (ours or not any(run_dir.iterdir()))):
+            raise ConfigError(f"{run_dir} is not a run of the demo; choose another --run-dir")
         shutil.rmtree(run_dir)
+    run_dir.mkdir(parents=True)
+    (run_dir / MARK).touch()
 
 
 def _report(summary: dict[str, Any], run_dir: Path) -> None:

@@ -37,9 +37,19 @@ def test_hostile_text_is_neither_markup_nor_a_control_sequence(tmp_path):
 
 def test_a_folder_that_is_no_run_is_not_deleted(tmp_path):
     (tmp_path / "thesis.tex").write_text("years")
-    with pytest.raises(ConfigError, match="is not a run of exprl"):
+    with pytest.raises(ConfigError, match="is not a run of the demo"):
         demo.run("configs/division_process.toml", tmp_path)
     assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_run_that_is_not_the_demos_is_not_deleted(tmp_path, repo):
+    run_dir = tmp_path / "runs" / "a-week"
+    (run_dir / "checkpoints" / "step-00100").mkdir(parents=True)
+    path = repo / "configs/division_process.toml"
+    (run_dir / "config.toml").write_text(path.read_text())
+    with pytest.raises(ConfigError, match="is not a run of the demo"):
+        demo.run(path, run_dir)
+    assert (run_dir / "checkpoints" / "step-00100").exists()
 
 
 def test_a_config_without_evaluation_is_refused(tmp_path, repo):
