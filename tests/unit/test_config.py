@@ -252,6 +252,10 @@ def test_an_unknown_key_names_the_nearest_known_one(sections: dict[str, Any], me
         ({"data": {"path": "x", "answer_pattern": "("}}, "data.answer_pattern", "'('"),
         ({"eval": {"max_response_tokens": 0}}, "eval.max_response_tokens", "0"),
         ({"model": {"path": "none"}, "seed": "none"}, "seed", "'none'"),
+        ({"seed": True}, "seed", "True"),
+        ({"judge": {"kind": "rules", "rpm": True}}, "judge.rpm", "True"),
+        ({"run_dir": ""}, "run_dir", "''"),
+        ({"model": {"path": ""}}, "model.path", "''"),
     ],
 )
 def test_a_wrong_value_is_shown_with_its_key(
@@ -367,6 +371,18 @@ def test_the_resolved_config_spells_out_the_preset(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(config.to_toml(build(method="exprl-outcome")))
     assert 'view = "outcome"' in path.read_text() and "clip_high = 0.28" in path.read_text()
+
+
+def test_a_value_of_the_wrong_kind_is_told_in_words_of_toml() -> None:
+    judge = {"endpoints": "http://a/v1", "model": "m"}
+    assert "judge.endpoints = 'http://a/v1': expected a list" in refusal(judge=judge)
+    assert "optim = 3: expected a section" in refusal(optim=3)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_config(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_bytes(b'\xef\xbb\xbfmethod = "sft"\n[model]\npath = "m"\n[data]\npath = "d"\n')
+    assert config.load(path).method == "sft"
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:

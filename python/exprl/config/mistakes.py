@@ -11,6 +11,13 @@ from pydantic import ValidationError
 from exprl.config.run import Config
 from exprl.config.section import Section
 
+_IN_TOML = {
+    "tuple_type": 'expected a list, such as ["a", "b"] or [0.9, 0.95]',
+    "model_type": "expected a section with keys of its own",
+    "dict_type": "expected a section with keys of its own",
+}
+"""What pydantic says in words of Python."""
+
 
 def explained(error: ValidationError, source: str) -> str:
     """Every mistake with the file, the key, its value and what is allowed."""
@@ -22,7 +29,7 @@ def explained(error: ValidationError, source: str) -> str:
         elif problem["type"] == "missing":
             lines.append(f"{source}: {key} is required")
         else:
-            message = problem["msg"].removeprefix("Value error, ")
+            message = _IN_TOML.get(problem["type"], problem["msg"].removeprefix("Value error, "))
             where = f"{key} = {problem['input']!r}: " if key else ""
             lines.append(f"{source}: {where}{message}")
     return "\n".join(lines)

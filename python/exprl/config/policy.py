@@ -15,7 +15,9 @@ Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 class Model(Section):
     """Which policy to train, and how it computes."""
 
-    path: str = Field(description="folder or hub id of a Hugging Face causal language model")
+    path: str = Field(
+        min_length=1, description="folder or hub id of a Hugging Face causal language model"
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         "bfloat16", description="of forward and backward; the optimizer's master weights are fp32"
     )

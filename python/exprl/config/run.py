@@ -35,7 +35,9 @@ class Config(Section):
         description="start from this run's last checkpoint (a run folder), or from a checkpoint,"
         " instead of model.path, and keep the KL to it; Stage II names its Stage I here",
     )
-    run_dir: str = Field("runs/default", description="the run's folder; an existing run resumes")
+    run_dir: str = Field(
+        "runs/default", min_length=1, description="the run's folder; an existing run resumes"
+    )
     model: Model
     data: Data
     rollout: Rollout = Rollout()

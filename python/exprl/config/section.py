@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -24,10 +24,22 @@ class Section(BaseModel):
             for key, value in values.items()
         }
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _a_truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and {int, float} & cls._kinds(info.field_name):
+            raise ValueError("expected a number, not true or false")
+        return value
+
     @classmethod
     def _may_be_none(cls, key: str) -> bool:
-        field = cls.model_fields.get(key)
-        return field is not None and type(None) in get_args(field.annotation)
+        return type(None) in cls._kinds(key)
+
+    @classmethod
+    def _kinds(cls, key: str | None) -> set[Any]:
+        """The types that a key's value may have."""
+        field = cls.model_fields.get(key or "")
+        return {field.annotation, *get_args(field.annotation)} if field else set()
 
 
 def laid_over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

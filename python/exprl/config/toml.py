@@ -36,7 +36,7 @@ def read(path: str | Path) -> dict[str, Any]:
         ConfigError: the file is missing, cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file; see configs/ for examples") from None
     except OSError as error:
