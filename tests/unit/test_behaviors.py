@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from exprl.errors import ConfigError, DataError
+from exprl.errors import ConfigError, DataError, JudgeError
 from exprl.judge import JudgeSettings
 from exprl.study import behaviors, behaviors_command
 from exprl.study.behaviors import ARCHETYPES, BEHAVIORS, Annotated, Annotation
@@ -111,6 +111,13 @@ def test_two_sources_are_annotated_and_held_against_each_other(tmp_path, capsys)
     assert (tmp_path / "out/behaviors.png").read_bytes().startswith(b"\x89PNG")
     lines = (tmp_path / "out/annotations-1.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["annotation"]["behaviors"]["verification"] is True
+
+
+def test_an_annotator_that_answers_nothing_is_an_error(tmp_path, capsys):
+    source = write(tmp_path / "a.jsonl", {"x": ["counting"]})
+    with pytest.raises(JudgeError, match="not one solution was annotated"):
+        run(tmp_path, "http://127.0.0.1:9/v1", source)
+    assert "missing 1: " in capsys.readouterr().out
 
 
 def test_the_schema_is_sent_and_the_reference_is_not(tmp_path):

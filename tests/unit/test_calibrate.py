@@ -9,7 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from exprl import config
-from exprl.errors import ConfigError, DataError
+from exprl.errors import ConfigError, DataError, JudgeError
 from exprl.grade import Line
 from exprl.judge import JudgeItem, JudgeSettings, Verdict, split
 from exprl.study import calibrate, calibrate_command, continuations, solutions, targets
@@ -144,6 +144,13 @@ def test_what_cannot_be_calibrated_is_refused(rows, changes, message, tmp_path):
         calibrate_command.command(
             Request(source, tmp_path / "o", NOBODY, **{"rules": "numbers", **changes})
         )
+
+
+def test_a_judge_that_grades_nothing_is_an_error_with_its_reason(tmp_path):
+    source = write(tmp_path / "in.jsonl", ROWS)
+    nobody = JudgeSettings(("http://127.0.0.1:9/v1",), "m", attempts=1)
+    with pytest.raises(JudgeError, match=r"graded none of the .* solutions .*refused"):
+        calibrate_command.command(Request(source, tmp_path / "o", nobody))
 
 
 def test_a_file_without_a_judge_asks_for_one(tmp_path):

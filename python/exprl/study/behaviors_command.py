@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from exprl import examine
-from exprl.errors import ConfigError, DataError
+from exprl.errors import ConfigError, DataError, JudgeError
 from exprl.judge import JudgeSettings
 from exprl.study import behaviors, calibrate, compare, plots, solutions, targets
 from exprl.study.behaviors import Annotated, Change
@@ -57,6 +57,7 @@ def command(request: Request) -> dict[str, Any]:
     Raises:
         ConfigError: no annotator is named, or more than two sources.
         DataError: a source cannot be used, or two have no problem in common.
+        JudgeError: not one solution was annotated.
     """
     if not request.judge.endpoints or not request.judge.model:
         raise ConfigError("name the annotator: --endpoint URL and --model NAME")
@@ -86,6 +87,8 @@ def command(request: Request) -> dict[str, Any]:
     )
     show(request.sources, annotated, changed)
     Console(stderr=True).print(f"written: {request.out}", highlight=False)
+    if all(one.annotation is None for found in annotated for one in found):
+        raise JudgeError("not one solution was annotated; the reasons stand above")
     return tree
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from exprl import grade
-from exprl.errors import DataError
+from exprl.errors import DataError, JudgeError
 from exprl.grade import CORRECT_FROM, Condition, Line
 from exprl.judge import JudgeSettings, Verdict
 from exprl.study import estimates
@@ -95,7 +95,12 @@ def calibrate(
 
 
 def ask(lines: Sequence[Line], settings: JudgeSettings, condition: Condition) -> list[Verdict]:
-    """One verdict per line, in their order."""
+    """One verdict per line, in their order.
+
+    Raises:
+        DataError: the condition cannot be shown.
+        JudgeError: not one line got a grade; says why the first did not.
+    """
     missing = next((line.item.id for line in lines if line.item.reference is None), None)
     if condition != "none" and missing is not None:
         raise DataError(
@@ -103,7 +108,14 @@ def ask(lines: Sequence[Line], settings: JudgeSettings, condition: Condition) ->
             " it out of the input, or calibrate with --condition none only"
         )
     items = grade.shown(lines, condition)
-    return [graded.verdicts[-1] for graded in grade.grade(items, settings)]
+    verdicts = [graded.verdicts[-1] for graded in grade.grade(items, settings)]
+    if verdicts and all(verdict.grade is None for verdict in verdicts):
+        first = verdicts[0]
+        raise JudgeError(
+            f"the judge graded none of the {len(verdicts)} solutions with the reference"
+            f" {condition!r}; the first: {first.status}: {first.error or first.reply[-300:]!r}"
+        )
+    return verdicts
 
 
 def grades_of(verdicts: Sequence[Verdict]) -> Float64Array:

@@ -163,7 +163,7 @@ def command(names: Sequence[str], ks: Sequence[int], out: Path | None) -> Compar
     """`exprl compare`: two runs by the evaluations that they made while training.
 
     Raises:
-        ConfigError: one is not a run, or has no evaluation there.
+        ConfigError: one is not a run, has no evaluation there, or has fewer than k samples.
     """
     evaluations, configs = [], []
     for name in names:
@@ -172,7 +172,13 @@ def command(names: Sequence[str], ks: Sequence[int], out: Path | None) -> Compar
         evaluations.append(_evaluation(name, run_dir, step))
     a, b = evaluations
     shown = tuple(f"{n} (step {e.step})" for n, e in zip(names, evaluations, strict=True))
-    ks = ks or examine.default_ks(min(a.samples, b.samples))
+    most = min(a.samples, b.samples)
+    if max(ks, default=1) > most:
+        raise ConfigError(
+            f"pass@{max(ks)}: {shown[0]} has {a.samples} samples per problem, {shown[1]} has"
+            f" {b.samples}; k is at most {most}"
+        )
+    ks = ks or examine.default_ks(most)
     result = compare(
         a, b, ks, names=(shown[0], shown[1]), settings=config_differences(configs[0], configs[1])
     )

@@ -24,6 +24,7 @@ from rich.text import Text
 from exprl import config, data, evaluate, examine
 from exprl.errors import ConfigError, DataError, EngineError
 from exprl.evaluate import Curve, Evaluation
+from exprl.hidden import taken_away
 from exprl.metrics import Progress
 from exprl.study import compare, plots, targets
 from exprl.study.compare import Comparison
@@ -72,7 +73,7 @@ def command(
         )
     if max(ks) > most:
         raise ConfigError(f"pass@{max(ks)} needs at least as many samples: -n {max(ks)}")
-    problems = _problems(jobs[0].cfg)
+    problems = _problems(jobs[0])
     earlier = _earlier(out)
     rows: list[dict[str, Any]] = []
     for job in jobs:
@@ -152,7 +153,7 @@ def measure(job: Measurement) -> Evaluation:
     cfg = job.cfg
     set_threads(cfg.train.torch_threads)
     tokenizer = load_tokenizer(cfg.model)
-    problems = _problems(cfg)
+    problems = _problems(job)
     kept = fitting(problems, tokenizer, cfg.rollout.max_prompt_tokens)
     if not kept:
         raise DataError(
@@ -259,9 +260,11 @@ def _longest(cfg: config.Config) -> int:
     return cfg.eval.max_response_tokens or cfg.rollout.max_response_tokens
 
 
-def _problems(cfg: config.Config) -> list[ReferenceProblem]:
-    assert cfg.eval.data is not None, "targets.eval_config sets it"
-    problems = data.load_problems(cfg.eval.data)
+def _problems(job: Measurement) -> list[ReferenceProblem]:
+    """With references where the rollouts are kept, beside which they stand; else unread."""
+    settings = job.cfg.eval.data
+    assert settings is not None, "targets.eval_config sets it"
+    problems = data.load_problems(settings if job.rollouts else taken_away(settings))
     data.require_answers(problems)
     return problems
 
