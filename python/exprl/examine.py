@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,14 +46,22 @@ def run(cfg: config.Config, parts: Parts, step: int, progress: Progress) -> None
         ks=default_ks(cfg.eval.samples),
         verifiers=parts.verifiers,
     )
-    with (parts.run_dir / FILE_NAME).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(result.to_json()) + "\n")
+    append(parts.run_dir, result)
     rates = "  ".join(f"pass@{k} {result.at(k):.3f}" for k in result.ks)
     progress.note(f"after {step} steps, on {len(parts.held_out)} held-out problems: {rates}")
     domains = result.by_domain()
     for name, own in domains.items() if len(domains) > 1 else ():
         rates = "  ".join(f"pass@{k} {own.at(k):.3f}" for k in own.ks)
         progress.note(f"  {name}, {len(own.outcomes)} problems: {rates}")
+
+
+def append(run_dir: Path, result: Evaluation) -> None:
+    """Add a line to RUN/eval.jsonl, after its last whole one."""
+    path = run_dir / FILE_NAME
+    if path.exists():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(result.to_json()) + "\n")
 
 
 def read(run_dir: Path) -> list[Evaluation]:

@@ -146,6 +146,18 @@ def test_two_runs_are_compared_from_what_they_measured_while_training(tmp_path, 
         compare.command([runs[0] + "@step-5", runs[1]], (), None)
     with pytest.raises(ConfigError, match="not the folder of a run"):
         compare.command([str(tmp_path), runs[1]], (), None)
+    with pytest.raises(ConfigError, match=r"pass@16: .* k is at most 8"):
+        compare.command(runs, (1, 16), None)
+
+
+def test_an_evaluation_that_a_kill_cut_short_does_not_spoil_the_next_one(tmp_path):
+    whole = evaluation(Outcome("p", 8, 1, 0), step=0)
+    examine.append(tmp_path, whole)
+    with (tmp_path / examine.FILE_NAME).open("a") as file:
+        file.write(json.dumps(whole.to_json())[:50])
+    later = evaluation(Outcome("p", 8, 2, 0), step=4)
+    examine.append(tmp_path, later)
+    assert examine.read(tmp_path) == [whole, later]
 
 
 def test_old_evaluations_without_votes_are_read_and_show_no_majority(tmp_path):
