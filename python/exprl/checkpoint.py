@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exprl.errors import ConfigError, DataError
+from exprl.errors import ConfigError, DataError, StorageError
 
 if TYPE_CHECKING:  # it loads torch, which the readers of a run do without
     from exprl.policy import Policy, UpdateStats
@@ -65,12 +66,32 @@ def save(run_dir: Path, state: RunState, policy: Policy, tokenizer: Any, keep: i
 
     The folder is written under another name and renamed when every byte is on disk, so a reader
     never sees half of one, whenever the process dies.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written; older checkpoints stay.
     """
-    parent = run_dir / "checkpoints"
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = parent / f"step-{state.step:05d}"
-    partial = parent / f".partial-{folder.name}"
+    folder = run_dir / "checkpoints" / f"step-{state.step:05d}"
+    partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write(partial, state, policy, tokenizer)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+        _fsync(folder.parent)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        whole = latest(run_dir)
+        raise StorageError(
+            f"{folder} was not written: {error}; make room or mend the folder, then the same"
+            f" command goes on from {whole.name if whole else 'the start'}"
+        ) from error
+    for old in folders(run_dir)[:-keep]:
+        shutil.rmtree(old)
+    return folder
+
+
+def _write(partial: Path, state: RunState, policy: Policy, tokenizer: Any) -> None:
+    """All files of a checkpoint, on the disk when this returns."""
     (partial / TRAINER).mkdir(parents=True)
     policy.save_model(partial)
     policy.save_optimizer(partial / TRAINER)
@@ -79,12 +100,6 @@ def save(run_dir: Path, state: RunState, policy: Policy, tokenizer: Any, keep: i
     (partial / TRAINER / "state.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     for path in [*partial.rglob("*"), partial]:
         _fsync(path)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    _fsync(parent)
-    for old in folders(run_dir)[:-keep]:
-        shutil.rmtree(old)
-    return folder
 
 
 def latest(run_dir: Path) -> Path | None:
@@ -115,10 +130,16 @@ def locked(run_dir: Path) -> Iterator[None]:
     """Hold the run's folder, so that no second process trains in it.
 
     Raises:
-        ConfigError: another process does.
+        ConfigError: another process does, or the folder cannot be made or written.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as file:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = (run_dir / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir = {str(run_dir)!r} cannot be used: {error.strerror}; choose another run_dir"
+        ) from None
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -130,7 +151,9 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 def folders(run_dir: Path) -> list[Path]:
     """The whole checkpoints of a run, oldest first."""
-    return sorted((run_dir / "checkpoints").glob("step-*"), key=lambda p: int(p.name[5:]))
+    found = (run_dir / "checkpoints").glob("step-*")
+    whole = [path for path in found if re.fullmatch(r"step-\d+", path.name)]
+    return sorted(whole, key=lambda path: int(path.name[5:]))
 
 
 def _fsync(path: Path) -> None:

@@ -13,6 +13,15 @@ from exprl.errors import ConfigError, DataError, ExprlError
 
 T = TypeVar("T")
 
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"exprl {version('exprl')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -24,6 +33,16 @@ config_app = typer.Typer(no_args_is_help=True, help="Look at configs.")
 rubric_app = typer.Typer(no_args_is_help=True, help="Give problems rubrics of their own.")
 app.add_typer(config_app, name="config")
 app.add_typer(rubric_app, name="rubric")
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """What stands before the command."""
+
 
 ConfigFile = Annotated[Path, typer.Argument(help="TOML file, see configs/", show_default=False)]
 Overrides = Annotated[
@@ -59,6 +78,7 @@ def train(
     from exprl.prepare import opened
 
     with Progress() as progress, opened(cfg) as (parts, state):
+        progress.start(state.step, cfg.train.steps)
         raise typer.Exit(train.train(cfg, parts, state, progress))
 
 
@@ -373,7 +393,7 @@ def _one_of(option: str, value: str, allowed: tuple[T, ...]) -> T:
 
 
 def main() -> None:
-    """Run the command line; an ExprlError is one message, not a traceback."""
+    """Run the command line; an error that has a cause outside of the code is one message."""
     # Read when torch is loaded: its notes about the machine would drown the run's own lines.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
@@ -382,6 +402,9 @@ def main() -> None:
         print(f"exprl: {error}", file=sys.stderr)
         sys.exit(2)
     except ExprlError as error:
+        print(f"exprl: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:  # a full disk, a folder where a file should be
         print(f"exprl: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -32,6 +32,8 @@ def report(cfg: config.Config) -> int:
     """
     console = Console()
     cfg = prepare.started(cfg)
+    prepare.check_same_run(cfg)
+    _check_run_dir(cfg)
     tokenizer = load_tokenizer(cfg.model)
     problems = prepare.load_problems(cfg, tokenizer)
     held_out = prepare.load_held_out(cfg, tokenizer)
@@ -61,6 +63,17 @@ def report(cfg: config.Config) -> int:
         console.print(f"[yellow]warning[/]    {warning}")
     console.print("ready: nothing was trained or written")
     return 0
+
+
+def _check_run_dir(cfg: config.Config) -> None:
+    """The folder, or the nearest one above it that there is, must take files."""
+    path = Path(cfg.run_dir).absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise ConfigError(
+            f"run_dir = {cfg.run_dir!r}: {there} is no folder that can be written; choose another"
+            " run_dir"
+        )
 
 
 def _counted(problems: Sequence[Problem]) -> str:
@@ -129,7 +142,7 @@ def warnings(cfg: config.Config) -> Iterator[str]:
             yield f"{', '.join(keys)} {'has' if len(keys) == 1 else 'have'} no effect: {why}"
 
     if not cfg.asks_judge:
-        yield from ignored("judge.", 'reward.source = "verifier" asks no judge')
+        yield from ignored("judge.", f"reward.source = {cfg.reward.source!r} asks no judge")
     elif cfg.judge.kind == "rules":
         for key in ("judge.endpoints", "judge.model", "judge.api_key_env"):
             yield from ignored(key, 'judge.kind = "rules" starts a server of its own')
@@ -159,7 +172,9 @@ def _changed(cfg: config.Config) -> set[str]:
         "data": {"path": "-"},
         "judge": {"kind": "rules"},
     }
-    return set(config.differences(config.build(plain), cfg))
+    changed = set(config.differences(config.build(plain), cfg))
+    default = config.Judge().kind  # which a config without endpoints may not have
+    return changed - {"judge.kind"} if cfg.judge.kind == default else changed | {"judge.kind"}
 
 
 def _memory(cfg: config.Config) -> str:

@@ -21,6 +21,10 @@ class EngineError(ExprlError):
     """The rollout engine failed or lacks something that exprl needs."""
 
 
+class StorageError(ExprlError):
+    """What a run must keep could not be written; the message says where it goes on from."""
+
+
 class NumericsError(ExprlError):
     """A number that must be finite is not, or two numerics that must agree do not."""
 

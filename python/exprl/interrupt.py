@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -18,8 +18,12 @@ class Interrupt:
 
 
 @contextmanager
-def interruptible() -> Iterator[Interrupt]:
-    """First Ctrl-C: finish the step and save. Second: now. Off the main thread: no handler."""
+def interruptible(note: Callable[[str], object]) -> Iterator[Interrupt]:
+    """First Ctrl-C: finish the step and save. Second: now. Off the main thread: no handler.
+
+    Args:
+        note: is told of the first one, for the user who waits for the end of the step.
+    """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
@@ -29,6 +33,7 @@ def interruptible() -> Iterator[Interrupt]:
         if interrupt.wanted:
             raise KeyboardInterrupt
         interrupt.wanted = True
+        note("Ctrl-C: the run ends once this step is finished and saved; again to stop now")
 
     before = signal.signal(signal.SIGINT, handle)
     try:

@@ -159,6 +159,13 @@ class Progress:
     ) -> None:
         self._bar.stop()
 
+    def start(self, done: int, total: int) -> None:
+        """Say where a run goes on that has `done` of its `total` steps already."""
+        if done >= total:
+            self.note(f"the run has its {done} steps; to go on: train.steps={done + 1} or more")
+        elif done:
+            self.note(f"goes on after step {done}")
+
     def phase(self, name: str, done: int, total: int) -> None:
         """Show that `done` of `total` are done in the phase `name` (sample, judge, ...)."""
         if self._phase is None or self._phase[0] != name:

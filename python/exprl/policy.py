@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -134,7 +136,8 @@ class Policy:
 
     def save_model(self, folder: Path) -> None:
         """Write the model in Hugging Face format."""
-        self.model.save_pretrained(folder)
+        with _as_os_error():
+            self.model.save_pretrained(folder)
 
     def save_optimizer(self, folder: Path) -> None:
         """Write AdamW's moments as optimizer.safetensors."""
@@ -143,7 +146,8 @@ class Policy:
         for parameter, state in self.optimizer.state.items():
             for key, value in state.items():
                 moments[f"{names[parameter]}.{key}"] = value.contiguous()
-        save_file(moments, folder / "optimizer.safetensors")
+        with _as_os_error():
+            save_file(moments, folder / "optimizer.safetensors")
 
     def load_optimizer(self, folder: Path, version: int) -> None:
         """Take up what `save_optimizer` wrote; the weights come with `__init__(weights=...)`."""
@@ -250,6 +254,15 @@ class Policy:
         for state in self.optimizer.state.values():
             for key in ("exp_avg", "exp_avg_sq"):
                 state[key] = state[key].to(device)
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """What safetensors calls an error of its own when it cannot write, such as a full disk."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def _load(settings: config.Model, path: str, dtype: torch.dtype, device: torch.device) -> Any:

@@ -24,11 +24,24 @@ from exprl.verifiers import check as check_answers
 
 P = TypeVar("P", bound=Problem)
 
-# What may differ when a run goes on: how long and how it is watched, not what it computes.
+# What may differ when a run goes on: where it lies, how long it is, how it is watched and by which
+# servers it is graded, not what it computes.
 MAY_CHANGE = (
+    "run_dir",
+    "judge.endpoints",
+    "judge.api_key_env",
+    "judge.concurrency",
+    "judge.rpm",
+    "judge.tpm",
+    "judge.attempts",
+    "judge.deadline_s",
+    "judge.max_missing_rate",
+    "rollout.gpu_memory_utilization",
+    "rollout.sync_gap_limit",
     "train.steps",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+    "train.max_bad_steps",
     "alarms",
     "logging",
     "eval",
@@ -78,7 +91,8 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
     with ExitStack() as stack:
         stack.enter_context(checkpoint.locked(run_dir))
         cfg = started(cfg)
-        _same_run(cfg, run_dir)
+        check_same_run(cfg)
+        _record(cfg)
         tokenizer = load_tokenizer(cfg.model)
         problems = load_problems(cfg, tokenizer)
         held_out = load_held_out(cfg, tokenizer)
@@ -265,8 +279,13 @@ def recorded_config(run_dir: Path) -> config.Config | None:
     return config.load(path) if path.exists() else None
 
 
-def _same_run(cfg: config.Config, run_dir: Path) -> None:
-    """Write RUN/config.toml, or refuse to go on with an earlier run under other settings."""
+def check_same_run(cfg: config.Config) -> None:
+    """Refuse to go on with an earlier run under other settings.
+
+    Raises:
+        ConfigError: cfg.run_dir holds a checkpoint of one; names the settings.
+    """
+    run_dir = Path(cfg.run_dir)
     recorded = recorded_config(run_dir)
     if recorded is not None and checkpoint.latest(run_dir):
         differ = [
@@ -279,4 +298,11 @@ def _same_run(cfg: config.Config, run_dir: Path) -> None:
                 f"{run_dir} holds a run with other settings; choose another run_dir or delete it"
                 + "".join(differ)
             )
-    (run_dir / "config.toml").write_text(config.to_toml(cfg), encoding="utf-8")
+
+
+def _record(cfg: config.Config) -> None:
+    """Write RUN/config.toml, at once or not at all."""
+    path = Path(cfg.run_dir) / "config.toml"
+    partial = path.with_suffix(".partial")
+    partial.write_text(config.to_toml(cfg), encoding="utf-8")
+    partial.replace(path)

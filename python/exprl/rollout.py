@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from exprl import config
-from exprl.errors import ConfigError, EngineError
+from exprl.errors import ConfigError, DataError, EngineError
 from exprl.types import FinishReason, Int32Array, Message, Prompt, Rollout
 
 # No policy has this version: the engine holds the weights of another run, or none.
@@ -173,13 +173,23 @@ def prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
 
 
 def chat_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """The chat template up to the assistant's turn."""
-    ids: list[int] = tokenizer.apply_chat_template(
-        [{"role": m.role, "content": m.content} for m in messages],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=False,
-    )
+    """The chat template up to the assistant's turn.
+
+    Raises:
+        DataError: template or tokenizer refuse the messages.
+    """
+    try:
+        ids: list[int] = tokenizer.apply_chat_template(
+            [{"role": m.role, "content": m.content} for m in messages],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
+    except Exception as error:  # `tokenizers` raises nothing narrower, templates what they like
+        raise DataError(
+            "the model's chat template or tokenizer refuses the prompt"
+            f" {messages[-1].content[:80]!r}: {error}"
+        ) from error
     return ids
 
 
@@ -220,7 +230,12 @@ def load_tokenizer(model: config.Model) -> Any:
             f"the tokenizer of {model.path!r} has no tokenizer.json; convert it to a fast tokenizer"
         )
     if model.chat_template is not None:
-        tokenizer.chat_template = Path(model.chat_template).read_text(encoding="utf-8")
+        try:
+            tokenizer.chat_template = Path(model.chat_template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"model.chat_template = {model.chat_template!r} cannot be read: {error}"
+            ) from None
     if not tokenizer.chat_template:
         raise ConfigError(
             f"the tokenizer of {model.path!r} has no chat template; set model.chat_template to a"

@@ -36,7 +36,10 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
         EngineError: engine and trainer disagree about the weights.
         NumericsError: train.max_bad_steps optimizer steps in a row were not finite.
     """
-    with MetricsLog(parts.run_dir, cfg.logging, state.step) as log, interruptible() as interrupt:
+    with (
+        MetricsLog(parts.run_dir, cfg.logging, state.step) as log,
+        interruptible(progress.note) as interrupt,
+    ):
         watch = Watch(cfg.alarms, cfg.advantage, metrics.read(parts.run_dir))
         if parts.verifiers.sandbox:
             progress.note(parts.verifiers.sandbox.summary())

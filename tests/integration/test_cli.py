@@ -66,6 +66,8 @@ def test_every_command_explains_itself(repo, command):
             "exceeds the 16 problems",
         ),
         (["configs/division_process.toml", "model.path=no/model"], "model.path = 'no/model'"),
+        (["configs/division_process.toml", "model.chat_template=no.jinja"], "model.chat_template"),
+        (["configs/division_process.toml", "data.template=Solve {problem}"], "refuses the prompt"),
     ],
 )
 def test_a_mistake_is_one_message_with_the_value_and_exit_code_2(repo, tmp_path, words, message):
@@ -73,6 +75,37 @@ def test_a_mistake_is_one_message_with_the_value_and_exit_code_2(repo, tmp_path,
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("below", ["file", "file/run"])
+def test_a_run_folder_that_cannot_be_written_is_told_before_and_at_the_start(repo, tmp_path, below):
+    (tmp_path / "file").touch()
+    for dry in ([], ["--dry-run"]):
+        words = ("train", "configs/division_process.toml", f"run_dir={tmp_path / below}", *dry)
+        result = exprl(repo, *words)
+        assert result.returncode == 2, result.stderr
+        assert "choose another run_dir" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_what_the_machine_refuses_is_one_message(repo, tmp_path):
+    base = ("examples/division/base", "--config", "configs/division_process.toml")
+    result = exprl(repo, "eval", *base, "--out", str(tmp_path))
+    assert result.returncode == 1
+    assert result.stderr.strip() == f"exprl: [Errno 21] Is a directory: '{tmp_path}'"
+
+
+def test_the_version_is_told(repo):
+    assert exprl(repo, "--version").stdout.startswith("exprl 0.")
+
+
+@pytest.mark.parametrize("name", ["division_sft", "division_distill", "division_sparse"])
+def test_the_dry_run_of_a_shipped_config_warns_of_nothing(name, repo):
+    from exprl import config, dryrun
+
+    cfg = config.load(repo / f"configs/{name}.toml")
+    assert list(dryrun.warnings(cfg)) == []
+    rules = config.load(repo / f"configs/{name}.toml", ["judge.kind=rules", "judge.rules=division"])
+    assert [w for w in dryrun.warnings(rules) if w.startswith("judge.kind, judge.rules have no")]
 
 
 def test_a_dry_run_asks_the_judge_estimates_memory_and_writes_nothing(repo, tmp_path):
@@ -220,6 +253,15 @@ def test_eval_refuses_what_cannot_be_measured(repo, words, message):
     result = exprl(repo, "eval", *base, *words)
     assert result.returncode == 2
     assert message in result.stderr
+
+
+def test_eval_needs_no_references(repo, tmp_path):
+    data = tmp_path / "answers.jsonl"
+    data.write_text('{"id": "1", "problem": "5)10....=", "answer": "02r0"}\n')
+    base = ("examples/division/base", "--config", "configs/division_process.toml")
+    result = exprl(repo, "eval", *base, "-n", "2", "--data", str(data), timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "pass@2" in result.stdout
 
 
 def test_eval_of_a_model_folder_asks_for_a_config(repo):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from exprl import checkpoint
+from exprl.errors import ConfigError
 
 pytestmark = pytest.mark.engine
 
@@ -89,8 +90,25 @@ def test_ctrl_c_finishes_the_step_saves_and_exits_with_130(repo, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     code, output = ended(process)
     assert code == 130, output
+    assert output.count("the run ends once this step is finished and saved") == 1
     state = checkpoint.load_state(checkpoint.latest(run_dir))
     assert state.step == len(log.read_text().splitlines()) < 500
+
+
+def test_a_run_may_be_moved_and_graded_by_other_servers(repo, tmp_path):
+    from exprl import config, prepare
+
+    run_dir = tmp_path / "moved"
+    (run_dir / "checkpoints" / "step-00001").mkdir(parents=True)
+    judge = ["judge.kind=server", "judge.model=m"]
+    path = repo / "configs/division_process.toml"
+    before = config.load(path, [*judge, 'judge.endpoints=["http://a/v1"]', "run_dir=runs/old"])
+    (run_dir / "config.toml").write_text(config.to_toml(before))
+    here = f"run_dir={run_dir}"
+    now = ['judge.endpoints=["http://b/v1"]', "judge.deadline_s=60", "judge.max_missing_rate=0.5"]
+    prepare.check_same_run(config.load(path, [*judge, *now, here]))
+    with pytest.raises(ConfigError, match=r"judge\.model: 'm' then, 'n' now"):
+        prepare.check_same_run(config.load(path, [*judge, *now, here, "judge.model=n"]))
 
 
 def test_other_settings_are_refused_in_an_existing_run(repo, tmp_path):

@@ -8,7 +8,7 @@ import torch
 
 from exprl import checkpoint, config
 from exprl.checkpoint import RunState
-from exprl.errors import ConfigError, DataError
+from exprl.errors import ConfigError, DataError, StorageError
 from exprl.policy import Policy
 
 
@@ -59,6 +59,40 @@ def test_only_the_newest_are_kept_and_half_a_checkpoint_is_none(tiny_qwen3, tmp_
     names = sorted(p.name for p in (tmp_path / "checkpoints").glob("step-*"))
     assert names == ["step-00002", "step-00010"]
     assert checkpoint.latest(tmp_path).name == "step-00010"
+
+
+def test_a_folder_beside_the_checkpoints_is_none_of_them(tiny_qwen3, tmp_path):
+    folder = checkpoint.save(tmp_path, RunState(step=1), policy(tiny_qwen3), Tokenizer(), keep=1)
+    (tmp_path / "checkpoints" / "step-00001.bak").mkdir()
+    assert checkpoint.folders(tmp_path) == [folder]
+
+
+def test_a_full_disk_names_the_checkpoint_that_is_still_there(tiny_qwen3, tmp_path):
+    class FullDisk(Tokenizer):
+        def save_pretrained(self, folder):
+            (folder / "tokenizer.json").symlink_to("/dev/full")
+            (folder / "tokenizer.json").write_text("{}")
+
+    one = policy(tiny_qwen3)
+    before = checkpoint.save(tmp_path, RunState(step=1), one, Tokenizer(), keep=1)
+    with pytest.raises(
+        StorageError, match=r"step-00002 was not written: .*goes on from step-00001"
+    ):
+        checkpoint.save(tmp_path, RunState(step=2), one, FullDisk(), keep=1)
+    assert list(before.parent.iterdir()) == [before]
+
+
+def test_a_model_that_cannot_be_written_is_an_error_of_storage(tiny_qwen3, tmp_path):
+    with pytest.raises(OSError, match="directory"):
+        (tmp_path / "optimizer.safetensors").mkdir()
+        policy(tiny_qwen3).save_optimizer(tmp_path)
+
+
+@pytest.mark.parametrize("run_dir", ["file", "file/below"])
+def test_a_run_folder_that_cannot_be_made_is_refused(tmp_path, run_dir):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be used"), checkpoint.locked(tmp_path / run_dir):
+        pass
 
 
 def test_a_folder_without_checkpoints_has_no_latest(tmp_path):
