@@ -180,6 +180,9 @@ impl<R> Schedule<R> {
 
     /// The first lane in the affinity's order whose load stays within the bound.
     fn place(&self, affinity: u64, need: Need, now: Instant) -> usize {
+        if self.lanes.len() == 1 {
+            return 0;
+        }
         let any_open = self.lanes.iter().any(|lane| !lane.is_paused(now));
         let mut open: Vec<usize> = (0..self.lanes.len())
             .filter(|&i| !any_open || !self.lanes[i].is_paused(now))

@@ -34,6 +34,8 @@ pub const LAYOUT_VERSION: u32 = 1;
 /// Hex digits of a fence.
 const FENCE_LEN: usize = 16;
 const PROBLEM_TAG: &str = "<problem-";
+/// No line with a tag is longer.
+const TAG_LINE: usize = 32;
 
 /// What all requests of one problem share: the text before and after the trace.
 ///
@@ -64,7 +66,7 @@ impl Head {
             ("checklist", checklist),
         ];
         let tag = view.name();
-        let mut blocks = blocks(parts, fence.digits());
+        let mut blocks = blocks(&parts, fence.digits());
         // Writing to a string cannot fail.
         let _ = writeln!(blocks, "<{tag}-{}>", fence.digits());
         Self {
@@ -129,11 +131,10 @@ impl Head {
 }
 
 /// The parts that are there, each between its tags.
-fn blocks<const N: usize>(parts: [(&str, Option<&str>); N], fence: &str) -> String {
-    let parts = parts
-        .into_iter()
-        .filter_map(|(tag, body)| Some((tag, body?)));
-    let mut blocks = String::new();
+fn blocks(parts: &[(&str, Option<&str>)], fence: &str) -> String {
+    let parts = parts.iter().filter_map(|(tag, body)| Some((tag, (*body)?)));
+    let length = |(_, body): (_, &str)| 2 * TAG_LINE + body.len();
+    let mut blocks = String::with_capacity(TAG_LINE + parts.clone().map(length).sum::<usize>());
     for (tag, body) in parts {
         let body = neutralize_after("", body, fence);
         // Writing to a string cannot fail.
@@ -152,7 +153,10 @@ pub(crate) fn writing_request(
 ) -> String {
     let fence = key.fence(problem, Some(reference));
     let parts = [("problem", Some(problem)), ("reference", Some(reference))];
-    format!("{head}\n\n{}\n{instruction}", blocks(parts, fence.digits()))
+    format!(
+        "{head}\n\n{}\n{instruction}",
+        blocks(&parts, fence.digits())
+    )
 }
 
 /// The parts of a request, borrowed from its user message.
