@@ -12,6 +12,7 @@ import re
 import resource
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,16 @@ MODEL = "canned"
 GRADE = re.compile(r"^Score: ([1-5])$", re.MULTILINE)
 # One request: sends the message, returns the reply's text and the body's length that nginx saw.
 Send = Callable[[str], Awaitable[tuple[str, int]]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where and what is measured."""
+
+    url: str
+    kb: int
+    group: int
+    in_flight: int
 
 
 class Tally:
@@ -36,16 +47,17 @@ class Tally:
         self.bytes += size
 
 
-def batch(url: str, work: Iterator[Rollout], in_flight: int, group: int, tally: Tally) -> None:
+def batch(point: Point, work: Iterator[Rollout], tally: Tally) -> None:
     """exprl's batch API: this thread gives the workload and takes results, in bursts."""
     from exprl.judge import Judge, JudgeItem, JudgeSettings
 
     settings = JudgeSettings(
-        (url,),
+        (point.url,),
         MODEL,
-        view="prefix" if group > 1 else "outcome",
-        concurrency=in_flight,
-        queue_bytes=4 << 20,
+        view="prefix" if point.group > 1 else "outcome",
+        concurrency=point.in_flight,
+        # One and a half times the text that is in flight: prefixes of a rollout share theirs.
+        queue_bytes=3 * point.in_flight * (point.kb << 10) // (2 * point.group),
     )
     with Judge(settings) as judge:
         items = (JudgeItem(r.name, r.problem, r.reference, r.segments) for r in work)
@@ -80,95 +92,93 @@ def read(reply: dict[str, Any]) -> tuple[str, int]:
     return reply["choices"][0]["message"]["content"], reply["usage"]["prompt_tokens"]
 
 
-def aiohttp(url: str, work: Iterator[Rollout], in_flight: int, group: int, tally: Tally) -> None:
+def aiohttp(point: Point, work: Iterator[Rollout], tally: Tally) -> None:
     import aiohttp
     import orjson
     import uvloop
 
     async def run() -> None:
-        connector = aiohttp.TCPConnector(limit=in_flight)
+        connector = aiohttp.TCPConnector(limit=point.in_flight)
         headers = {"content-type": "application/json"}
         async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
 
             async def send(prompt: str) -> tuple[str, int]:
                 data = orjson.dumps(body(prompt))
-                async with session.post(f"{url}/chat/completions", data=data) as response:
+                async with session.post(f"{point.url}/chat/completions", data=data) as response:
                     return read(orjson.loads(await response.read()))
 
-            await gather(send, work, in_flight, tally)
+            await gather(send, work, point.in_flight, tally)
 
     uvloop.run(run())
 
 
-def pyreqwest(url: str, work: Iterator[Rollout], in_flight: int, group: int, tally: Tally) -> None:
+def pyreqwest(point: Point, work: Iterator[Rollout], tally: Tally) -> None:
     import orjson
     import uvloop
     from pyreqwest.client import ClientBuilder
 
     async def run() -> None:
-        builder = ClientBuilder().max_connections(in_flight)
+        builder = ClientBuilder().max_connections(point.in_flight)
         async with builder.default_headers({"content-type": "application/json"}).build() as client:
 
             async def send(prompt: str) -> tuple[str, int]:
-                request = client.post(f"{url}/chat/completions")
+                request = client.post(f"{point.url}/chat/completions")
                 response = await request.body_bytes(orjson.dumps(body(prompt))).build().send()
                 return read(orjson.loads(memoryview(await response.bytes())))
 
-            await gather(send, work, in_flight, tally)
+            await gather(send, work, point.in_flight, tally)
 
     uvloop.run(run())
 
 
-def httpx(url: str, work: Iterator[Rollout], in_flight: int, group: int, tally: Tally) -> None:
+def httpx(point: Point, work: Iterator[Rollout], tally: Tally) -> None:
     import httpx
     import uvloop
 
     async def run() -> None:
-        limits = httpx.Limits(max_connections=in_flight, max_keepalive_connections=in_flight)
+        limits = httpx.Limits(
+            max_connections=point.in_flight, max_keepalive_connections=point.in_flight
+        )
         async with httpx.AsyncClient(limits=limits, timeout=600) as client:
 
             async def send(prompt: str) -> tuple[str, int]:
-                response = await client.post(f"{url}/chat/completions", json=body(prompt))
+                response = await client.post(f"{point.url}/chat/completions", json=body(prompt))
                 return read(response.json())
 
-            await gather(send, work, in_flight, tally)
+            await gather(send, work, point.in_flight, tally)
 
     uvloop.run(run())
 
 
-def openai(url: str, work: Iterator[Rollout], in_flight: int, group: int, tally: Tally) -> None:
+def openai(point: Point, work: Iterator[Rollout], tally: Tally) -> None:
     from openai import DefaultAsyncHttpxClient
 
-    ask_openai(DefaultAsyncHttpxClient(timeout=600), url, work, in_flight, tally)
+    ask_openai(DefaultAsyncHttpxClient(timeout=600), point, work, tally)
 
 
-def openai_aiohttp(
-    url: str, work: Iterator[Rollout], in_flight: int, group: int, tally: Tally
-) -> None:
+def openai_aiohttp(point: Point, work: Iterator[Rollout], tally: Tally) -> None:
     from openai import DefaultAioHttpClient
 
-    ask_openai(DefaultAioHttpClient(timeout=600), url, work, in_flight, tally)
+    ask_openai(DefaultAioHttpClient(timeout=600), point, work, tally)
 
 
-def ask_openai(
-    http_client: Any, url: str, work: Iterator[Rollout], in_flight: int, tally: Tally
-) -> None:
+def ask_openai(http_client: Any, point: Point, work: Iterator[Rollout], tally: Tally) -> None:
     import uvloop
     from openai import AsyncOpenAI
 
     async def run() -> None:
-        async with AsyncOpenAI(base_url=url, api_key="-", http_client=http_client) as client:
+        async with AsyncOpenAI(base_url=point.url, api_key="-", http_client=http_client) as client:
 
             async def send(prompt: str) -> tuple[str, int]:
                 reply = await client.chat.completions.create(**body(prompt))
                 return reply.choices[0].message.content, reply.usage.prompt_tokens
 
-            await gather(send, work, in_flight, tally)
+            await gather(send, work, point.in_flight, tally)
 
     uvloop.run(run())
 
 
-def litellm(url: str, work: Iterator[Rollout], in_flight: int, group: int, tally: Tally) -> None:
+def litellm(point: Point, work: Iterator[Rollout], tally: Tally) -> None:
     import litellm
     import uvloop
 
@@ -176,10 +186,10 @@ def litellm(url: str, work: Iterator[Rollout], in_flight: int, group: int, tally
 
     async def send(prompt: str) -> tuple[str, int]:
         fields = body(prompt) | {"model": f"openai/{MODEL}"}
-        reply = await litellm.acompletion(**fields, api_base=url, api_key="-")
+        reply = await litellm.acompletion(**fields, api_base=point.url, api_key="-")
         return reply.choices[0].message.content, reply.usage.prompt_tokens
 
-    uvloop.run(gather(send, work, in_flight, tally))
+    uvloop.run(gather(send, work, point.in_flight, tally))
 
 
 CLIENTS = {
@@ -226,7 +236,8 @@ def main() -> None:
     tally = Tally()
     cpu, start = cpu_seconds(), time.perf_counter()
     work = rollouts(arguments.kb, arguments.group, arguments.seconds)
-    CLIENTS[arguments.client](arguments.url, work, arguments.in_flight, arguments.group, tally)
+    point = Point(arguments.url, arguments.kb, arguments.group, arguments.in_flight)
+    CLIENTS[arguments.client](point, work, tally)
     latencies = sorted(tally.latencies)
     result = {
         "seconds": time.perf_counter() - start,
