@@ -130,7 +130,7 @@ impl Dispatcher {
         let room_size = u32::try_from(settings.queue_bytes / QUEUE_UNIT)
             .unwrap_or(u32::MAX >> 4)
             .max(1);
-        let reserve = settings.concurrency * servers.len();
+        let reserve = settings.concurrency.saturating_mul(servers.len());
         Ok(Arc::new(Self {
             composer: Composer::new(settings, FenceKey::new(fence))?,
             transport,

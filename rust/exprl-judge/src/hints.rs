@@ -4,13 +4,19 @@ use std::time::{Duration, SystemTime};
 
 use hyper::header::{HeaderMap, RETRY_AFTER};
 
+/// No server may pause us for longer than this at a time; then it is asked again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 /// The limits of `OpenAI`'s API; vLLM proxies and other hosts use the same names.
 const LIMITS: [&str; 2] = ["requests", "tokens"];
 
 /// The pause that the headers ask for: `Retry-After` (also in milliseconds); otherwise the time until
-/// the limits that are used up are reset. `None` if nothing is used up. Where the server has `refused`
+/// the limits that are used up are reset; two minutes at most. `None` if nothing is used up. Where the server has `refused`
 /// for its limits, a limit without a remainder counts as used up.
 pub(crate) fn pause(headers: &HeaderMap, now: SystemTime, refused: bool) -> Option<Duration> {
+    asked(headers, now, refused).map(|pause| pause.min(LONGEST_PAUSE))
+}
+
+fn asked(headers: &HeaderMap, now: SystemTime, refused: bool) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let milliseconds = text("retry-after-ms").and_then(|value| value.parse::<f64>().ok());
     if let Some(pause) = milliseconds.and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok()) {
@@ -75,7 +81,7 @@ mod tests {
 
     use super::*;
 
-    fn asked(headers: &[(&str, &str)]) -> Option<Duration> {
+    fn paused(headers: &[(&str, &str)]) -> Option<Duration> {
         after(headers, false)
     }
 
@@ -104,10 +110,10 @@ mod tests {
             ("nan", None),
             ("inf", None),
         ] {
-            assert_eq!(asked(&[("Retry-After", value)]), pause, "{value:?}");
+            assert_eq!(paused(&[("Retry-After", value)]), pause, "{value:?}");
         }
         let both = [("retry-after-ms", "250"), ("retry-after", "1")];
-        assert_eq!(asked(&both), Some(Duration::from_millis(250)));
+        assert_eq!(paused(&both), Some(Duration::from_millis(250)));
     }
 
     #[test]
@@ -132,6 +138,20 @@ mod tests {
     }
 
     #[test]
+    fn no_pause_is_longer_than_two_minutes() {
+        for headers in [
+            [("retry-after", "1e18"), ("x", "")],
+            [("retry-after", "Sat, 06 Nov 2094 08:49:37 GMT"), ("x", "")],
+            [
+                ("x-ratelimit-remaining-tokens", "0"),
+                ("x-ratelimit-reset-tokens", "1e18"),
+            ],
+        ] {
+            assert_eq!(paused(&headers), Some(LONGEST_PAUSE), "{headers:?}");
+        }
+    }
+
+    #[test]
     fn only_a_limit_that_is_used_up_pauses() {
         let reset = [
             ("x-ratelimit-remaining-requests", "0"),
@@ -139,8 +159,8 @@ mod tests {
             ("x-ratelimit-remaining-tokens", "900"),
             ("x-ratelimit-reset-tokens", "9s"),
         ];
-        assert_eq!(asked(&reset), Some(Duration::from_secs(2)));
-        assert_eq!(asked(&reset[2..]), None);
+        assert_eq!(paused(&reset), Some(Duration::from_secs(2)));
+        assert_eq!(paused(&reset[2..]), None);
         assert_eq!(after(&reset[1..], true), Some(Duration::from_secs(2)));
         assert_eq!(after(&reset[2..], true), None);
         let both = [
@@ -149,6 +169,6 @@ mod tests {
             ("x-ratelimit-remaining-tokens", "0"),
             reset[3],
         ];
-        assert_eq!(asked(&both), Some(Duration::from_secs(9)));
+        assert_eq!(paused(&both), Some(Duration::from_secs(9)));
     }
 }

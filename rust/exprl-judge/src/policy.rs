@@ -8,8 +8,8 @@ use std::time::Duration;
 pub(crate) const QUOTA: &str = "insufficient_quota";
 /// A pause after a 429 that names no time.
 const DEFAULT_PAUSE: Duration = Duration::from_secs(1);
-/// No server may pause us for longer than this at a time; then it is asked again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(120);
+/// A server that asks to be asked again at once, or at a time that has passed, gets so long.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const SHORTEST_BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 
@@ -57,12 +57,12 @@ impl Fault {
                 code: 429,
                 retry_after,
                 ..
-            } => Action::Pause(retry_after.unwrap_or(DEFAULT_PAUSE).min(LONGEST_PAUSE)),
+            } => Action::Pause(retry_after.unwrap_or(DEFAULT_PAUSE).max(SHORTEST_PAUSE)),
             Self::Status {
                 code: 503,
                 retry_after: Some(pause),
                 ..
-            } => Action::Pause((*pause).min(LONGEST_PAUSE)),
+            } => Action::Pause((*pause).max(SHORTEST_PAUSE)),
             Self::Connect(_)
             | Self::Broken(_)
             | Self::Timeout(..)
@@ -95,7 +95,7 @@ impl Fault {
         match self {
             Self::Connect(cause) => format!("no connection: {cause}"),
             Self::Stale => "the server closed a reused connection".into(),
-            Self::Broken(cause) => format!("broken reply: {cause}"),
+            Self::Broken(cause) => format!("broken reply: {cause:.400}"),
             Self::Timeout(what, limit) => {
                 format!("{what} took more than {} s", limit.as_secs_f64())
             }
@@ -117,8 +117,9 @@ fn remedy(code: u16, message: &str) -> &'static str {
         }
         400 | 422 => "; the server refuses a field of the request: check model, readout and extra",
         401 | 403 => "; check the API key",
+        402 => "; the key has no credit left",
         429 if message.starts_with(QUOTA) => "; the key has no credit left",
-        404 => "; check that the endpoint ends in /v1 and that the server has this model",
+        404 | 405 => "; check that the endpoint ends in /v1 and that the server has this model",
         _ => "",
     }
 }
@@ -142,7 +143,8 @@ pub(crate) struct RetryBudget {
 impl RetryBudget {
     pub(crate) fn new(share: f64, reserve: usize) -> Self {
         Self {
-            left: AtomicI64::new(reserve as i64 * 1000),
+            // As good as without end, and what is deposited still fits.
+            left: AtomicI64::new(reserve.min(1 << 40) as i64 * 1000),
             per_request: (share * 1000.0) as i64,
         }
     }
@@ -271,6 +273,14 @@ mod tests {
         };
         assert_eq!(fault.action(), Action::Pause(Duration::from_secs(7)));
         assert_eq!(status(429).action(), Action::Pause(DEFAULT_PAUSE));
+        for code in [429, 503] {
+            let at_once = Fault::Status {
+                code,
+                retry_after: Some(Duration::ZERO),
+                message: String::new(),
+            };
+            assert_eq!(at_once.action(), Action::Pause(SHORTEST_PAUSE));
+        }
         let broke = Fault::Status {
             code: 429,
             retry_after: None,
@@ -298,6 +308,9 @@ mod tests {
             budget.deposit();
         }
         assert_eq!((0..100).filter(|_| budget.withdraw()).count(), 12);
+        let endless = RetryBudget::new(10.0, usize::MAX);
+        endless.deposit();
+        assert!(endless.withdraw());
     }
 
     #[test]

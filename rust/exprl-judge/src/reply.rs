@@ -1,14 +1,18 @@
 //! A chat completion to a grade. The reply is hostile input too: nothing in it is trusted but the
 //! grade line that `exprl-rubric` finds.
 
-use exprl_rubric::{Checklist, Reading, Readout, ScoreMap, read_grade};
+use exprl_rubric::{Checklist, Reading, Readout, ScoreMap, grade_place, read_grade};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::policy::Fault;
 use crate::types::Status;
 
 /// Below this probability mass on 1..5 the expected readout is not believed.
 const LEAST_MASS: f64 = 0.9;
+/// No request uses more tokens; a server that says so has miscounted.
+const MOST_TOKENS: f64 = 1e9;
 
 /// What a judge said, as the ledger keeps it. Scores are not kept: the score map may change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,7 +83,7 @@ impl Reply {
         };
         let probabilities = grade
             .filter(|_| readout == Readout::Expected)
-            .and_then(|grade| probabilities(&text, grade, &choice.logprobs?.content?));
+            .and_then(|_| probabilities(&text, grade_place(&text)?, &choice.logprobs?.content?));
         Ok(Self {
             status,
             grade,
@@ -115,18 +119,9 @@ impl Reply {
         self.usage += usage;
         self.reasked = true;
         let answer = choice.message.content.unwrap_or_default();
-        // Some servers return the begun message as well.
-        let digit = answer
-            .trim()
-            .rsplit("Score:")
-            .next()
-            .unwrap_or_default()
-            .trim();
-        if let Some(grade) = digit
-            .parse::<u8>()
-            .ok()
-            .filter(|grade| (1..=5).contains(grade))
-        {
+        // Some servers return the begun message as well; some do not keep to the choice.
+        let value = answer.rsplit("Score:").next().unwrap_or_default();
+        if let Reading::Grade(grade) = read_grade(&format!("Score: {}", value.trim())) {
             self.status = Status::Repaired;
             self.grade = Some(grade);
             self.error = None;
@@ -166,9 +161,10 @@ fn why(reading: Reading) -> &'static str {
 }
 
 #[derive(Deserialize)]
-struct Completion {
+struct Completion<'a> {
     choices: Vec<Choice>,
-    usage: Option<RawUsage>,
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -203,42 +199,78 @@ struct TopLogprob {
     logprob: f64,
 }
 
-#[derive(Deserialize)]
-struct RawUsage {
-    #[serde(default)]
-    prompt_tokens: u64,
-    completion_tokens: Option<u64>,
-    prompt_tokens_details: Option<PromptDetails>,
+/// Counts are read one by one: an odd one must not take the grade away.
+#[derive(Default, Deserialize)]
+struct RawUsage<'a> {
+    #[serde(borrow)]
+    prompt_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    completion_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    prompt_tokens_details: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-struct PromptDetails {
-    cached_tokens: Option<u64>,
+#[derive(Default, Deserialize)]
+struct PromptDetails<'a> {
+    #[serde(borrow)]
+    cached_tokens: Option<&'a RawValue>,
 }
 
 fn parse(body: &[u8]) -> Result<(Choice, Usage), Fault> {
-    let completion: Completion = serde_json::from_slice(body)
-        .map_err(|error| Fault::Broken(format!("not a chat completion: {error}")))?;
-    let usage = completion.usage.map_or_else(Usage::default, |usage| Usage {
-        prompt: usage.prompt_tokens,
-        completion: usage.completion_tokens.unwrap_or(0),
-        cached: usage
-            .prompt_tokens_details
-            .and_then(|details| details.cached_tokens)
-            .unwrap_or(0),
-    });
+    let text = String::from_utf8_lossy(body);
+    let completion: Completion = serde_json::from_str(&text).map_err(|error| {
+        Fault::Broken(match words_of_error(&text) {
+            Some(words) => format!("an error instead of a completion: {words}"),
+            None => format!("not a chat completion: {error}"),
+        })
+    })?;
+    let usage = part::<RawUsage>(completion.usage);
+    let details = part::<PromptDetails>(usage.prompt_tokens_details);
+    let prompt = tokens(usage.prompt_tokens);
+    let usage = Usage {
+        prompt,
+        completion: tokens(usage.completion_tokens),
+        cached: tokens(details.cached_tokens).min(prompt),
+    };
     let choice = completion.choices.into_iter().next();
     choice
         .map(|choice| (choice, usage))
         .ok_or_else(|| Fault::Broken("a completion without choices".into()))
 }
 
-/// Probabilities of 1..5 at the token that carries the reply's grade, as far as they were listed.
-fn probabilities(text: &str, grade: u8, tokens: &[TokenLogprob]) -> Option<[f64; 5]> {
-    let digit = char::from(b'0' + grade);
-    // The grade follows the last "score" (also in JSON); a boxed grade may have none before it.
-    let anchor = text.to_ascii_lowercase().rfind("score").unwrap_or(0);
-    let place = anchor + text[anchor..].find(digit)?;
+/// A part of a reply that may be absent or of another shape.
+fn part<'a, T: Default + Deserialize<'a>>(raw: Option<&'a RawValue>) -> T {
+    raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
+        .unwrap_or_default()
+}
+
+/// A count of tokens; 0, not known, if it is no number or not a possible one.
+fn tokens(raw: Option<&RawValue>) -> u64 {
+    let count: f64 = part(raw);
+    if (0.0..=MOST_TOKENS).contains(&count) {
+        count as u64
+    } else {
+        0
+    }
+}
+
+/// What a server says in the body of an error.
+pub(crate) fn words_of_error(body: &str) -> Option<String> {
+    let body: Value = serde_json::from_str(body).ok()?;
+    let fields = [
+        &body["error"]["message"],
+        &body["message"],
+        &body["detail"],
+        &body["error"],
+    ];
+    fields
+        .iter()
+        .find_map(|field| field.as_str().map(str::to_owned))
+}
+
+/// Probabilities of 1..5 at the token that carries the reply's grade, whose digit stands at `place`, as far
+/// as they were listed.
+fn probabilities(text: &str, place: usize, tokens: &[TokenLogprob]) -> Option<[f64; 5]> {
     // The listed tokens may begin with thinking that the text leaves out, and end with a stop token.
     let pieces: Vec<&[u8]> = tokens
         .iter()
@@ -354,7 +386,11 @@ mod tests {
             ("4", Some(4)),
             (" 2", Some(2)),
             ("so\nScore: 5", Some(5)),
+            ("4/5", Some(4)),
+            ("**3**\nbecause", Some(3)),
             ("6", None),
+            ("+4", None),
+            ("", None),
             ("four", None),
         ] {
             let mut reply = read("hm", "stop");
@@ -370,6 +406,71 @@ mod tests {
             };
             assert_eq!((reply.status, reply.usage.prompt), (status, 18));
             assert!(!reply.wants_reask());
+        }
+    }
+
+    #[test]
+    fn an_odd_count_of_tokens_does_not_take_the_grade_away() {
+        for (usage, counted) in [
+            (json!(null), (0, 0, 0)),
+            (json!("many"), (0, 0, 0)),
+            (
+                json!({"prompt_tokens": null, "completion_tokens": 5}),
+                (0, 5, 0),
+            ),
+            (
+                json!({"prompt_tokens": 9.0, "completion_tokens": -1}),
+                (9, 0, 0),
+            ),
+            (
+                json!({"prompt_tokens": u64::MAX, "completion_tokens": 1e300}),
+                (0, 0, 0),
+            ),
+            (
+                json!({"prompt_tokens": 9, "prompt_tokens_details": []}),
+                (9, 0, 0),
+            ),
+            (
+                json!({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 99}}),
+                (9, 0, 9),
+            ),
+        ] {
+            let choices = json!([{"message": {"content": "Score: 4"}, "finish_reason": "stop"}]);
+            let body = json!({"choices": choices, "usage": usage}).to_string();
+            let reply = Reply::read(body.as_bytes(), Readout::Text).unwrap();
+            let Usage {
+                prompt,
+                completion,
+                cached,
+            } = reply.usage;
+            assert_eq!(
+                (reply.grade, (prompt, completion, cached)),
+                (Some(4), counted),
+                "{usage}"
+            );
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf_8_do_not_take_the_grade_away() {
+        let body = b"{\"choices\": [{\"message\": {\"content\": \"\xff\xfe\\nScore: 4\"}}]}";
+        let reply = Reply::read(body, Readout::Text).unwrap();
+        assert_eq!(
+            (reply.grade, &*reply.text),
+            (Some(4), "\u{fffd}\u{fffd}\nScore: 4")
+        );
+    }
+
+    #[test]
+    fn an_error_in_a_200_answer_is_told() {
+        for body in [
+            r#"{"error": {"message": "model overloaded"}}"#,
+            r#"{"object": "error", "message": "model overloaded"}"#,
+        ] {
+            let said = Reply::read(body.as_bytes(), Readout::Text)
+                .unwrap_err()
+                .explain();
+            assert!(said.contains("model overloaded"), "{said}");
         }
     }
 
@@ -406,6 +507,36 @@ mod tests {
             let (score, fell_back) = reply.score(ScoreMap::Linear, Readout::Expected);
             let expected = (0.7 * 0.75 + 0.25) / 0.95;
             assert!((score.unwrap() - expected).abs() < 1e-12 && !fell_back);
+        }
+    }
+
+    #[test]
+    fn the_probabilities_are_those_of_the_grade_and_of_no_other_digit() {
+        for pieces in [
+            &["Score (1-", "4", "): ", "4!"][..],
+            &["{\"score\": ", "4!", ", \"why\": \"its score: ", "4", "\"}"],
+            &["Score: ", "4!", " (no score above it)"],
+        ] {
+            let token = |piece: &&str| {
+                let text = piece.trim_end_matches('!');
+                let at_grade = if piece.ends_with('!') { 0.5 } else { 1.0 };
+                let top = [("4", at_grade), ("5", 1.0 - at_grade)];
+                let top = top.map(
+                    |(token, p): (_, f64)| json!({"token": token, "logprob": p.max(1e-30).ln()}),
+                );
+                json!({"token": text, "top_logprobs": top})
+            };
+            let tokens: Vec<Value> = pieces.iter().map(token).collect();
+            let body = json!({"choices": [{
+                "message": {"content": pieces.concat().replace('!', "")},
+                "logprobs": {"content": tokens},
+            }]});
+            let reply = Reply::read(body.to_string().as_bytes(), Readout::Expected).unwrap();
+            let (score, fell_back) = reply.score(ScoreMap::Linear, Readout::Expected);
+            assert!(
+                (score.unwrap() - 0.875).abs() < 1e-9 && !fell_back,
+                "{pieces:?}"
+            );
         }
     }
 

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use exprl_rubric::{
-    CONTEXT, Checklist, Checklists, FenceKey, LAYOUT_VERSION, PARSER_VERSION, Readout, Rubric, View,
+    CONTEXT, Checklist, Checklists, FenceKey, LAYOUT_VERSION, PARSER_VERSION, Readout, Rubric,
+    View, open_thinking,
 };
 use serde_json::{Map, Value, json};
 
@@ -75,8 +76,7 @@ impl Body {
     /// The same conversation, with the judge's reply begun: it goes on after `Score:`.
     pub(crate) fn continued(&self, reply: &str, ask_again: &Bytes) -> Self {
         // An open thinking block would swallow the grade.
-        let thinking = reply.rfind("<think>") > reply.rfind("</think>");
-        let close = if thinking { "\n</think>\n" } else { "" };
+        let close = open_thinking(reply).map_or(String::new(), |tag| format!("\n{tag}\n"));
         let begun = format!("{}{close}\nScore:", reply.trim_end());
         let mut end = self.frame.end[..self.frame.json].to_vec();
         end.extend_from_slice(b"\"},{\"role\":\"assistant\",\"content\":\"");

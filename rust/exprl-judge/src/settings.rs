@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use exprl_rubric::{Checklists, Readout, ScoreMap, View};
 use hyper::Uri;
 use hyper::header::HeaderValue;
@@ -96,7 +97,8 @@ pub struct Settings {
     pub retry_budget: f64,
     /// Ask once more, after `Score:`, if a reply holds no grade.
     pub reask: bool,
-    /// Stream the replies, and leave a reply when the line of its grade is complete. Saves what a
+    /// Stream the replies, and leave a reply when the line of its grade is complete (where the trace
+    /// itself speaks of a score, which the judge may quote, the whole reply counts). Saves what a
     /// judge writes after the grade, and tells a slow server from a dead one; costs this side more time
     /// per token. Not for a judge that thinks in its reply behind a tag that its template opens: a
     /// grade in such thoughts looks like the grade.
@@ -323,8 +325,18 @@ impl Secret {
     }
 
     /// The text without the key, should a server have repeated it.
-    pub(crate) fn remove_from(&self, text: &str) -> String {
-        text.replace(&self.key, "***")
+    pub(crate) fn remove_from(&self, text: Bytes) -> Bytes {
+        let (mut clean, mut copied) = (Vec::new(), 0);
+        for at in memchr::memmem::find_iter(&text, &self.key) {
+            clean.extend_from_slice(&text[copied..at]);
+            clean.extend_from_slice(b"***");
+            copied = at + self.key.len();
+        }
+        if copied == 0 {
+            return text;
+        }
+        clean.extend_from_slice(&text[copied..]);
+        clean.into()
     }
 }
 
@@ -370,7 +382,13 @@ mod tests {
     fn a_key_has_no_readable_form() {
         let secret = Secret::bearer("sk-secret").unwrap();
         assert!(!format!("{secret:?} {:?}", secret.header).contains("sk-secret"));
-        assert_eq!(secret.remove_from("bad key sk-secret!"), "bad key ***!");
+        for (text, clean) in [
+            ("bad key sk-secret!", "bad key ***!"),
+            ("sk-secretsk-secret", "******"),
+            ("sk-secre", "sk-secre"),
+        ] {
+            assert_eq!(secret.remove_from(text.into()), clean);
+        }
         assert!(Secret::bearer("").is_none() && Secret::bearer("a\nb").is_none());
     }
 

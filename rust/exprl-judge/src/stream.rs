@@ -1,15 +1,25 @@
 //! A streamed chat completion, put together; and when enough of it is there.
 
+use std::time::Duration;
+
 use exprl_rubric::{Reading, read_grade};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::policy::Fault;
+use crate::reply::words_of_error;
 use crate::sse;
+
+/// A stream that has its grade gets so long to end by itself.
+const GRACE: Duration = Duration::from_millis(100);
+/// A stream whose reply is finished gets so long for its token counts and its end.
+const TO_THE_END: Duration = Duration::from_secs(2);
 
 /// What has come of a streamed reply.
 #[derive(Default)]
 pub(crate) struct Assembly {
+    /// A line that gives the grade is enough.
+    leaves_early: bool,
     parser: sse::Parser,
     events: Vec<String>,
     text: String,
@@ -25,8 +35,7 @@ pub(crate) struct Assembly {
 
 #[derive(Deserialize)]
 struct Chunk {
-    #[serde(default)]
-    choices: Vec<Choice>,
+    choices: Option<Vec<Choice>>,
     usage: Option<Value>,
     error: Option<Value>,
 }
@@ -35,8 +44,7 @@ struct Chunk {
 struct Choice {
     #[serde(default)]
     index: u32,
-    #[serde(default)]
-    delta: Delta,
+    delta: Option<Delta>,
     finish_reason: Option<String>,
     logprobs: Option<Logprobs>,
 }
@@ -53,16 +61,34 @@ struct Logprobs {
 }
 
 impl Assembly {
+    /// For the reply about a trace. The judge may quote the trace before it gives its own grade: where
+    /// the trace speaks of a score, the reply is waited for to its end, and read whole.
+    pub(crate) fn about(trace: &[u8]) -> Self {
+        let speaks_of_score = trace
+            .windows(5)
+            .any(|word| word.eq_ignore_ascii_case(b"score"));
+        Self {
+            leaves_early: !speaks_of_score,
+            ..Self::default()
+        }
+    }
+
     /// Takes in the next bytes of the stream.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         let mut events = std::mem::take(&mut self.events);
         let parsed = self.parser.feed(bytes, &mut events);
         parsed.map_err(|error| Fault::Broken(error.to_string()))?;
         for event in events.drain(..) {
-            if event.trim() == "[DONE]" {
-                self.done = true;
-            } else if !self.done {
-                self.add(&event)?;
+            match event.trim() {
+                // Nothing, to keep the connection alive.
+                "" => {}
+                "[DONE]" => self.done = true,
+                _ if self.done => {}
+                event => match self.add(event) {
+                    // What fails from here on cannot take the reply away.
+                    Err(_) if self.patience().is_some() => self.done = true,
+                    added => added?,
+                },
             }
         }
         self.events = events;
@@ -73,29 +99,29 @@ impl Assembly {
         let chunk: Chunk = serde_json::from_str(event)
             .map_err(|error| Fault::Broken(format!("not a chunk of a chat completion: {error}")))?;
         if let Some(error) = chunk.error.filter(|error| !error.is_null()) {
-            let said = error["message"]
-                .as_str()
-                .map_or(error.to_string(), str::to_owned);
-            return Err(Fault::Broken(format!("the server broke off: {said:.300}")));
+            let said = words_of_error(event).unwrap_or_else(|| error.to_string());
+            return Err(Fault::Broken(format!("the server broke off: {said}")));
         }
         self.usage = chunk
             .usage
             .filter(|usage| !usage.is_null())
             .or(self.usage.take());
-        for choice in chunk.choices.into_iter().filter(|choice| choice.index == 0) {
+        let choices = chunk.choices.into_iter().flatten();
+        for choice in choices.filter(|choice| choice.index == 0) {
+            let delta = choice.delta.unwrap_or_default();
             self.logprobs.extend(
                 choice
                     .logprobs
                     .and_then(|logprobs| logprobs.content)
                     .unwrap_or_default(),
             );
-            self.refusal
-                .push_str(&choice.delta.refusal.unwrap_or_default());
+            self.refusal.push_str(&delta.refusal.unwrap_or_default());
             self.finish = choice.finish_reason.or(self.finish.take());
-            if let Some(text) = choice.delta.content.filter(|text| !text.is_empty()) {
+            if let Some(text) = delta.content.filter(|text| !text.is_empty()) {
                 self.pieces += 1;
                 self.text.push_str(&text);
-                self.graded = self.graded || (text.contains('\n') && self.holds_grade());
+                let may_leave = self.leaves_early && text.contains('\n');
+                self.graded = self.graded || (may_leave && self.holds_grade());
             }
         }
         Ok(())
@@ -107,14 +133,13 @@ impl Assembly {
         matches!(read_grade(&self.text[..end]), Reading::Grade(_))
     }
 
-    /// The grade is there, although the stream may go on.
-    pub(crate) fn is_graded(&self) -> bool {
-        self.graded
-    }
-
-    /// The whole reply has come.
-    pub(crate) fn is_done(&self) -> bool {
-        self.done
+    /// How long the rest of the stream is waited for, once the reply can be read.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        if self.done || self.graded {
+            Some(GRACE)
+        } else {
+            self.finish.is_some().then_some(TO_THE_END)
+        }
     }
 
     /// The chat completion that a server would have sent at once.
@@ -163,7 +188,7 @@ mod tests {
     }
 
     fn fed(chunks: &[Value], done: bool) -> Assembly {
-        let mut assembly = Assembly::default();
+        let mut assembly = Assembly::about(b"### a step");
         for chunk in chunks {
             assembly
                 .feed(format!("data: {chunk}\n\n").as_bytes())
@@ -186,7 +211,7 @@ mod tests {
             &[chunk("fine\nSco"), chunk("re: 4"), end("stop"), usage],
             true,
         );
-        assert!(assembly.is_done() && !assembly.is_graded());
+        assert!(assembly.done && !assembly.graded);
         let reply = reply(assembly, Readout::Text);
         assert_eq!((reply.status, reply.grade), (Status::Ok, Some(4)));
         assert_eq!((reply.usage.prompt, reply.usage.completion), (7, 3));
@@ -205,10 +230,57 @@ mod tests {
             (&["Score: 2\nScore: 3\n"], false),
         ] {
             let chunks: Vec<Value> = texts.iter().map(|text| chunk(text)).collect();
-            assert_eq!(fed(&chunks, false).is_graded(), complete, "{texts:?}");
+            assert_eq!(fed(&chunks, false).graded, complete, "{texts:?}");
         }
         let left = reply(fed(&[chunk("Score: 5\n")], false), Readout::Text);
         assert_eq!((left.grade, left.usage.completion), (Some(5), 1));
+    }
+
+    #[test]
+    fn where_the_trace_speaks_of_a_score_the_whole_reply_counts() {
+        let quoting = [
+            chunk("The text says\nScore: 5\n"),
+            chunk("which it must not.\nScore: 1"),
+            end("stop"),
+        ];
+        let mut assembly = Assembly::about(b"### a\nSCORE: 5");
+        for chunk in &quoting {
+            let event = format!("data: {chunk}\n\n");
+            assembly.feed(event.as_bytes()).unwrap();
+            assert!(!assembly.graded);
+        }
+        let reply = reply(assembly, Readout::Text);
+        assert_eq!((reply.status, reply.grade), (Status::Unparseable, None));
+    }
+
+    #[test]
+    fn what_fails_after_the_reply_does_not_take_it_away() {
+        let error = json!({"error": {"message": "out of memory"}});
+        for (chunks, patience) in [
+            (vec![chunk("Score: 4\n"), error.clone()], GRACE),
+            (vec![chunk("Score: 4"), end("stop"), error], GRACE),
+            (vec![chunk("Score: 4"), end("stop")], TO_THE_END),
+        ] {
+            let assembly = fed(&chunks, false);
+            assert_eq!(assembly.patience(), Some(patience), "{chunks:?}");
+            assert_eq!(reply(assembly, Readout::Text).grade, Some(4), "{chunks:?}");
+        }
+        assert_eq!(fed(&[chunk("Score: 4")], false).patience(), None);
+    }
+
+    #[test]
+    fn empty_events_and_fields_mean_nothing() {
+        let mut assembly = Assembly::default();
+        assembly.feed(b"data:\n\ndata: \n\n").unwrap();
+        for nothing in [
+            json!({"choices": null}),
+            json!({"choices": [{"delta": null}]}),
+            json!({"choices": [{"delta": {"content": null}}], "usage": null, "error": null}),
+        ] {
+            let event = format!("data: {nothing}\n\n");
+            assembly.feed(event.as_bytes()).unwrap();
+        }
+        assert_eq!((assembly.text.as_str(), assembly.patience()), ("", None));
     }
 
     #[test]

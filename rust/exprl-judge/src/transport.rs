@@ -16,7 +16,6 @@ use hyper_util::rt::TokioIo;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tower_service::Service;
@@ -25,14 +24,13 @@ use crate::error::Error;
 use crate::hints;
 use crate::http::{self, Head, HttpError};
 use crate::policy::{Fault, QUOTA};
+use crate::reply::words_of_error;
 use crate::request::Body;
 use crate::settings::{Secret, Settings, chat_uri};
 use crate::stream::Assembly;
 
 /// No judge's reply is longer; a server that sends more is broken.
 const LONGEST_REPLY: usize = 16 << 20;
-/// A stream that has its grade gets so long to end by itself.
-const GRACE: Duration = Duration::from_millis(100);
 const USER_AGENT: &str = concat!("exprl-judge/", env!("CARGO_PKG_VERSION"));
 /// Of an error's body the first so many characters are kept.
 const LONGEST_MESSAGE: usize = 300;
@@ -161,7 +159,7 @@ impl Transport {
     }
 
     /// Posts a body; gives a 200 answer. `begun` becomes true when the first byte of any answer is
-    /// there.
+    /// there. Where the server repeats the key, `***` stands instead.
     pub(crate) async fn post(
         &self,
         server: &Server,
@@ -204,10 +202,12 @@ impl Transport {
         begun.store(true, Ordering::Relaxed);
         let first_byte = started.elapsed();
         let bytes = if head.event_stream && head.status == StatusCode::OK {
-            self.read_stream(&mut connection).await?
+            self.read_stream(&mut connection, Assembly::about(trace))
+                .await?
         } else {
             self.read(&mut connection).await?
         };
+        let bytes = self.without_key(bytes);
         // A stream that was left before its end closes its connection here: the server stops writing.
         server.put_back(connection);
         if head.status == StatusCode::OK {
@@ -217,7 +217,7 @@ impl Transport {
                 pause: hints::pause(&head.hints, SystemTime::now(), false),
             })
         } else {
-            Err(self.refusal(&head, &bytes))
+            Err(refusal(&head, &bytes))
         }
     }
 
@@ -269,18 +269,27 @@ impl Transport {
         Ok(first.unwrap_or_else(|| whole.freeze()))
     }
 
-    /// A streamed reply, as if it had come whole. When the grade is there, the rest gets `GRACE` to
+    /// A streamed reply, as if it had come whole. When the grade is there, the rest gets a moment to
     /// come: most judges stop by themselves, and then the connection and the token counts are kept.
-    async fn read_stream(&self, connection: &mut Connection) -> Result<Bytes, Fault> {
-        let mut reply = Assembly::default();
+    async fn read_stream(
+        &self,
+        connection: &mut Connection,
+        mut reply: Assembly,
+    ) -> Result<Bytes, Fault> {
         let mut received = 0;
         while let Some(piece) = self.piece(connection).await? {
             received += piece.len();
             if received > LONGEST_REPLY {
                 return Err(Fault::Broken(format!("longer than {LONGEST_REPLY} bytes")));
             }
-            reply.feed(&piece)?;
-            if reply.is_done() || reply.is_graded() {
+            reply.feed(&piece).map_err(|fault| match fault {
+                Fault::Broken(cause) => {
+                    let cause = self.without_key(cause.into());
+                    Fault::Broken(String::from_utf8_lossy(&cause).into_owned())
+                }
+                other => other,
+            })?;
+            if let Some(patience) = reply.patience() {
                 // What fails from here on cannot take the grade away.
                 let rest = async {
                     while let Ok(Some(piece)) = connection.piece().await {
@@ -289,11 +298,19 @@ impl Transport {
                         }
                     }
                 };
-                let _ = timeout(GRACE, rest).await;
+                let _ = timeout(patience, rest).await;
                 break;
             }
         }
         reply.into_completion().map(Bytes::from)
+    }
+
+    /// What a server sent, with `***` where it repeats the key.
+    fn without_key(&self, bytes: Bytes) -> Bytes {
+        match &self.authorization {
+            Some(secret) => secret.remove_from(bytes),
+            None => bytes,
+        }
     }
 
     async fn piece(&self, connection: &mut Connection) -> Result<Option<Bytes>, Fault> {
@@ -302,41 +319,27 @@ impl Transport {
             Ok(piece) => piece.map_err(|error| Fault::Broken(error.to_string())),
         }
     }
+}
 
-    fn refusal(&self, head: &Head, body: &[u8]) -> Fault {
-        let text = String::from_utf8_lossy(body);
-        let said = serde_json::from_str::<Value>(&text).ok().and_then(|value| {
-            let message = [
-                &value["error"]["message"],
-                &value["message"],
-                &value["detail"],
-                &value["error"],
-            ];
-            message
-                .iter()
-                .find_map(|field| field.as_str().map(str::to_owned))
-        });
-        let mut said = said.unwrap_or_else(|| text.trim().to_owned());
-        if text.contains(QUOTA) {
-            said = format!("{QUOTA}: {said}");
-        }
-        let said = self
-            .authorization
-            .as_ref()
-            .map_or(said.clone(), |secret| secret.remove_from(&said));
-        Fault::Status {
-            code: head.status.as_u16(),
-            retry_after: hints::pause(
-                &head.hints,
-                SystemTime::now(),
-                head.status == StatusCode::TOO_MANY_REQUESTS,
-            ),
-            message: said
-                .chars()
-                .filter(|c| !c.is_control())
-                .take(LONGEST_MESSAGE)
-                .collect(),
-        }
+/// An answer that is not a 200, in the server's own words.
+fn refusal(head: &Head, body: &[u8]) -> Fault {
+    let text = String::from_utf8_lossy(body);
+    let mut said = words_of_error(&text).unwrap_or_else(|| text.trim().to_owned());
+    if text.contains(QUOTA) {
+        said = format!("{QUOTA}: {said}");
+    }
+    Fault::Status {
+        code: head.status.as_u16(),
+        retry_after: hints::pause(
+            &head.hints,
+            SystemTime::now(),
+            head.status == StatusCode::TOO_MANY_REQUESTS,
+        ),
+        message: said
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(LONGEST_MESSAGE)
+            .collect(),
     }
 }
 

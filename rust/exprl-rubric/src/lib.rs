@@ -30,7 +30,7 @@ pub use checklist::{Checklist, Checklists, Checkpoint, Entry};
 pub use fence::FenceKey;
 pub use head::{Head, LAYOUT_VERSION, ParsedRequest, parse_checklist_request, parse_request};
 pub use neutralize::CONTEXT;
-pub use reading::{PARSER_VERSION, Reading, read_grade};
+pub use reading::{PARSER_VERSION, Reading, grade_place, open_thinking, read_grade};
 pub use rubric::Rubric;
 pub use score::{Readout, ScoreMap};
 

@@ -1,11 +1,11 @@
 //! The grade in a judge's reply.
 
-use memchr::memchr;
+use memchr::memchr3;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// Version of the rules of [`read_grade`], part of a ledger key: replies are read again when it changes.
-pub const PARSER_VERSION: u32 = 1;
+pub const PARSER_VERSION: u32 = 2;
 
 /// What a reply says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,82 +23,115 @@ pub enum Reading {
 /// Reads the grade of a judge's reply. Linear in the reply's length.
 ///
 /// A score is *anchored* if, outside any thinking block, a line is nothing but
-/// `[list marker] [Final|Overall] Score[: or full-width colon] value [remark]`, in any case and with Markdown emphasis,
-/// or a JSON object with a `score` field, or the `"score": value` line of one. A score that is quoted
+/// `[list marker] [Final|Overall] Score[: or full-width colon] value [remark]`, in any case, boxed or with Markdown
+/// emphasis, or a JSON object with a `score` field, or the `"score": value` line of one. A score that is quoted
 /// in mid-line, in a `>` quotation or in a thinking block is not anchored.
-/// The value is one ASCII digit 1..5, alone or as `n/5`, `n out of 5` or `\boxed{n}`. A remark in
+/// The value is one ASCII digit 1..5, alone or as `n/5`, `n out of 5`, `[n]` or `\boxed{n}`. A remark in
 /// parentheses or after a dash may follow if it holds no digit. Anything else after the colon that
 /// starts with a number is out of range: it is never repaired.
 #[must_use]
 pub fn read_grade(reply: &str) -> Reading {
-    let mut last = Reading::Absent;
+    read(reply).0
+}
+
+/// Where in the reply the digit of its grade stands, in bytes: the last one of equal grades.
+/// `None` without a grade, or if the digit is written as an escape of JSON.
+#[must_use]
+pub fn grade_place(reply: &str) -> Option<usize> {
+    match read(reply) {
+        // A part of the reply: both addresses are in one text.
+        (Reading::Grade(_), Some(digit)) => Some(digit.as_ptr() as usize - reply.as_ptr() as usize),
+        _ => None,
+    }
+}
+
+/// The closing tag that a reply still owes, if it ends within a thinking block.
+#[must_use]
+pub fn open_thinking(reply: &str) -> Option<&'static str> {
+    part_thinking(reply).1
+}
+
+/// What the reply says, and what stands there from the digit of the last score on.
+fn read(reply: &str) -> (Reading, Option<&str>) {
+    let mut last = (Reading::Absent, None);
     let mut grade = None;
     let parts = outside_thinking(reply);
     for line in parts.iter().flat_map(|part| part.split(['\n', '\r'])) {
-        let Some(score) = anchored_score(line) else {
+        let Some((score, digit)) = anchored_score(line) else {
             continue;
         };
         if matches!(score, Reading::Grade(_))
             && grade.replace(score).is_some_and(|earlier| earlier != score)
         {
-            return Reading::Conflict;
+            return (Reading::Conflict, None);
         }
-        last = score;
+        last = (score, digit);
     }
     last
 }
 
-/// The parts of a reply outside thinking blocks. A closing tag without an opening one means that the
-/// template opened the block: everything before it is thinking. A block that never closes runs to the end.
+/// The parts of a reply outside thinking blocks.
 pub(crate) fn outside_thinking(reply: &str) -> Vec<&str> {
-    let (mut parts, mut start, mut thinking, mut at) = (Vec::new(), 0, false, 0);
-    while let Some(found) = memchr(b'<', &reply.as_bytes()[at..]) {
+    part_thinking(reply).0
+}
+
+/// Opening and closing tags of thinking blocks, as models are known to write them.
+const THINKING: [(&str, &str); 7] = [
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+];
+
+/// The parts outside thinking blocks, and the closing tag of a block that is open at the end. A closing
+/// tag without an opening one means that the template opened the block: everything before it is
+/// thinking. A block that never closes runs to the end.
+fn part_thinking(reply: &str) -> (Vec<&str>, Option<&'static str>) {
+    let (mut parts, mut start, mut open, mut at) = (Vec::new(), 0, None, 0);
+    // The third byte begins ◁.
+    while let Some(found) = memchr3(b'<', b'[', 0xE2, &reply.as_bytes()[at..]) {
         let tag = at + found;
         at = tag + 1;
-        let Some((closing, len)) = thinking_tag(&reply.as_bytes()[tag..]) else {
+        let here = &reply.as_bytes()[tag..];
+        let is = |tag: &str| {
+            here.get(..tag.len())
+                .is_some_and(|text| text.eq_ignore_ascii_case(tag.as_bytes()))
+        };
+        let Some((opening, closing)) = THINKING.into_iter().find(|(a, b)| is(a) || is(b)) else {
             continue;
         };
-        match (closing, thinking) {
-            (false, false) => {
-                parts.push(&reply[start..tag]);
-                thinking = true;
-            }
-            (false, true) => {}
-            (true, true) => thinking = false,
-            (true, false) => parts.clear(),
+        let closes = is(closing);
+        match (closes, open) {
+            (false, None) => parts.push(&reply[start..tag]),
+            (true, None) => parts.clear(),
+            (_, Some(_)) => {}
         }
-        at = tag + len;
+        open = (!closes).then_some(closing);
+        at = tag + if closes { closing } else { opening }.len();
         start = at;
     }
-    if !thinking {
+    if open.is_none() {
         parts.push(&reply[start..]);
     }
-    parts
+    (parts, open)
 }
 
-/// Whether a thinking tag at the start of `text` closes, and its length in bytes.
-fn thinking_tag(text: &[u8]) -> Option<(bool, usize)> {
-    [
-        ("<think>", false),
-        ("</think>", true),
-        ("<thinking>", false),
-        ("</thinking>", true),
-    ]
-    .into_iter()
-    .find(|(tag, _)| {
-        text.get(..tag.len())
-            .is_some_and(|t| t.eq_ignore_ascii_case(tag.as_bytes()))
-    })
-    .map(|(tag, closing)| (closing, tag.len()))
-}
-
-/// The score that a line is anchored to: a grade or out of range.
-fn anchored_score(line: &str) -> Option<Reading> {
+/// The score that a line is anchored to, a grade or out of range, and the line from its digit on.
+fn anchored_score(line: &str) -> Option<(Reading, Option<&str>)> {
     let line = line.trim();
-    if line.starts_with('{') {
-        return json_score(line);
+    let unfenced = line.trim_matches('`');
+    let object = strip_word(unfenced, "json").unwrap_or(unfenced);
+    if object.starts_with('{') {
+        return json_score(object);
     }
     let rest = strip_list_marker(line).trim_start_matches(is_emphasis);
+    let boxed = rest.trim_start_matches(['$', '\\', '[', '(']);
+    let rest = boxed
+        .strip_prefix("boxed{")
+        .map_or(rest, |rest| rest.strip_prefix(r"\text{").unwrap_or(rest));
     let rest = strip_word(rest, "final")
         .or_else(|| strip_word(rest, "overall"))
         .unwrap_or(rest);
@@ -113,34 +146,34 @@ fn anchored_score(line: &str) -> Option<Reading> {
     let value = rest
         .strip_prefix([':', '：'])?
         .trim_start_matches(is_emphasis);
-    grade_value(value)
+    grade_value(value).map(|(score, digit)| (score, Some(digit)))
 }
 
 #[derive(Deserialize)]
-struct JsonReply {
-    #[serde(alias = "Score", alias = "SCORE", alias = "final_score")]
-    score: Value,
+struct JsonReply<'a> {
+    #[serde(borrow, alias = "Score", alias = "SCORE", alias = "final_score")]
+    score: &'a RawValue,
 }
 
-fn json_score(line: &str) -> Option<Reading> {
-    match serde_json::from_str::<JsonReply>(line.trim_end_matches(','))
-        .ok()?
-        .score
-    {
-        Value::Number(number) => Some(grade(&number.to_string())),
-        Value::String(text) => grade_value(text.trim()),
-        _ => None,
+fn json_score(line: &str) -> Option<(Reading, Option<&str>)> {
+    let reply: JsonReply = serde_json::from_str(line.trim_end_matches(',')).ok()?;
+    let value = reply.score.get();
+    if let Ok(text) = serde_json::from_str::<&str>(value) {
+        grade_value(text.trim()).map(|(score, digit)| (score, Some(digit)))
+    } else if let Ok(escaped) = serde_json::from_str::<String>(value) {
+        grade_value(escaped.trim()).map(|(score, _)| (score, None))
+    } else {
+        let is_number = value.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+        is_number.then(|| (grade(value), Some(value)))
     }
 }
 
-/// The score in what follows the colon; `None` if that does not start with a number.
-fn grade_value(value: &str) -> Option<Reading> {
-    let (value, boxed) = match value
-        .strip_prefix(r"$\boxed{")
-        .or_else(|| value.strip_prefix(r"\boxed{"))
-    {
+/// The score in what follows the colon, and that from the digit on; `None` if it does not start with a number.
+fn grade_value(value: &str) -> Option<(Reading, &str)> {
+    let value = value.trim_start_matches(['"', '$', '\\', '[', '(', '}', ' ']);
+    let (value, boxed) = match value.strip_prefix("boxed{") {
         Some(value) => (value, "}"),
-        None => (value.trim_start_matches(['"', '$']), ""),
+        None => (value, ""),
     };
     let first = value
         .trim_start_matches(['+', '-', '−', '.'])
@@ -153,10 +186,11 @@ fn grade_value(value: &str) -> Option<Reading> {
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(value.len());
     let (digits, rest) = value.split_at(digits);
-    match rest.strip_prefix(boxed) {
-        Some(rest) if may_follow(rest) => Some(grade(digits)),
-        _ => Some(Reading::OutOfRange),
-    }
+    let score = match rest.strip_prefix(boxed) {
+        Some(rest) if may_follow(rest) => grade(digits),
+        _ => Reading::OutOfRange,
+    };
+    Some((score, value))
 }
 
 fn grade(digits: &str) -> Reading {
@@ -168,7 +202,7 @@ fn grade(digits: &str) -> Reading {
 
 /// Whether `rest` may come after the digit of a grade: a scale of 5, closing marks, a remark without a digit.
 fn may_follow(rest: &str) -> bool {
-    let is_mark = |c: char| is_emphasis(c) || matches!(c, '}' | '"' | '$' | ']');
+    let is_mark = |c: char| is_emphasis(c) || matches!(c, '}' | '"' | '$' | ']' | ')' | '\\');
     let rest = rest.trim_start_matches(is_mark);
     let rest = strip_scale(rest)
         .unwrap_or(rest)

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use exprl_rubric::Reading::{Absent, Conflict, Grade, OutOfRange};
-use exprl_rubric::{Reading, read_grade};
+use exprl_rubric::{Reading, grade_place, open_thinking, read_grade};
 use proptest::prelude::*;
 
 fn check(table: &[(&str, Reading)]) {
@@ -35,6 +35,13 @@ fn a_line_with_a_score_gives_the_grade_in_every_usual_dress() {
         ("Score: 4 out of 5.", Grade(4)),
         (r"Score: \boxed{4}", Grade(4)),
         (r"Score: $\boxed{4}$", Grade(4)),
+        (r"Score: \(\boxed{4}\)", Grade(4)),
+        (r"\boxed{Score: 4}", Grade(4)),
+        (r"$\boxed{\text{Score: } 4}$", Grade(4)),
+        (r"\[\boxed{Score: 4/5}\]", Grade(4)),
+        ("Score: [4]", Grade(4)),
+        ("Score: [[4]]", Grade(4)),
+        ("```json {\"score\": 4}```", Grade(4)),
         ("Score: 4 (one gap)", Grade(4)),
         ("Score: 4 – one gap", Grade(4)),
         (r#"{"score": 4}"#, Grade(4)),
@@ -76,6 +83,8 @@ fn a_number_that_is_not_a_grade_is_never_repaired() {
         "5 is what the text claims",
         r"\boxed{45}",
         r"\boxed{4",
+        "[4, 5]",
+        "(1-5)",
         "½",
         "44444444444444444444444444",
     ] {
@@ -151,6 +160,37 @@ fn only_what_stands_outside_thinking_counts() {
         ),
         ("a < b and <b> tags\nScore: 3", Grade(3)),
     ]);
+    for (open, close) in [
+        ("<thought>", "</thought>"),
+        ("<reasoning>", "</reasoning>"),
+        ("<seed:think>", "</seed:think>"),
+        ("[THINK]", "[/THINK]"),
+        ("◁think▷", "◁/think▷"),
+    ] {
+        let thoughts = format!("{open}\nScore: 1\n");
+        let reply = format!("{thoughts}{close}\nScore: 5");
+        assert_eq!(read_grade(&reply), Grade(5), "{reply}");
+        assert_eq!(read_grade(&thoughts), Absent, "{thoughts}");
+        assert_eq!(open_thinking(&thoughts), Some(close));
+        assert_eq!(open_thinking(&reply), None);
+    }
+}
+
+#[test]
+fn the_place_of_a_grade_is_that_of_its_digit() {
+    for (reply, place) in [
+        ("Score: 4", Some(7)),
+        ("4 of 4\n**Score (1-4): 4** (a score of my own)", Some(22)),
+        ("Score: 4\nScore: 4/5", Some(16)),
+        (r#"{"score": 4, "why": "step 4 has score 4"}"#, Some(10)),
+        (r#"{"score": "4/5"}"#, Some(11)),
+        (r#"{"score": "\u0034"}"#, None),
+        (r"\boxed{Score: 4}", Some(14)),
+        ("Score: 4\nScore: 5", None),
+        ("4", None),
+    ] {
+        assert_eq!(grade_place(reply), place, "{reply:?}");
+    }
 }
 
 #[test]
@@ -165,6 +205,9 @@ fn long_hostile_replies_are_read_in_linear_time() {
         "{\"a\":\n",
         "(",
         "Score (",
+        "[",
+        "◁",
+        "```json {",
         "**",
         "1",
     ] {

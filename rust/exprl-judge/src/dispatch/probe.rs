@@ -40,8 +40,9 @@ fn kv_tokens(metrics: &str) -> Option<u64> {
         rest.split_once('"')?.0.parse().ok()
     };
     let first = *lines.peek()?;
-    let blocks = || Some(label(first, "num_gpu_blocks")? * label(first, "block_size")?);
-    let sizes: Option<u64> = lines.map(|line| label(line, "kv_cache_size_tokens")).sum();
+    let blocks = || label(first, "num_gpu_blocks")?.checked_mul(label(first, "block_size")?);
+    let mut sizes = lines.map(|line| label(line, "kv_cache_size_tokens"));
+    let sizes = sizes.try_fold(0, |sum: u64, size| sum.checked_add(size?));
     sizes.or_else(blocks).filter(|&tokens| tokens > 0)
 }
 
@@ -61,6 +62,7 @@ mod tests {
             "",
             "up 1\n",
             "vllm:cache_config_info{block_size=\"16\",num_gpu_blocks=\"None\"} 1.0\n",
+            "vllm:cache_config_info{block_size=\"16\",num_gpu_blocks=\"9999999999999999999\"} 1.0\n",
         ] {
             assert_eq!(kv_tokens(silent), None);
         }

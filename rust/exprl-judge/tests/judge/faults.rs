@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Answer, Server, grade, item, judge, score, settings};
+use crate::support::{Answer, Server, Then, grade, item, judge, score, settings};
 use exprl_judge::{Settings, Status, Verdict};
 
 fn all_ok(verdicts: &[Verdict]) -> bool {
@@ -126,17 +126,53 @@ async fn a_redirect_is_not_followed_and_the_key_stays_home() {
 }
 
 #[tokio::test]
-async fn a_key_that_the_server_repeats_is_not_in_the_error() {
+async fn a_key_that_the_server_repeats_is_nowhere() {
+    const KEY: &str = "sk-very-secret";
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("key"), "sk-very-secret").unwrap();
-    let server =
-        Server::start(|_, _| Answer::Status(401, "", "bad key sk-very-secret".into())).await;
-    let settings = Settings {
-        api_key_file: Some(folder.path().join("key")),
-        ..settings(&[&server])
-    };
-    let verdict = grade(&judge(&settings), 1).await.remove(0);
-    assert!(!format!("{verdict:?} {settings:?}").contains("sk-very-secret"));
+    std::fs::write(folder.path().join("key"), KEY).unwrap();
+    let streamed = format!("data: {{\"error\": {{\"message\": \"{KEY}\"}}}}\n\n");
+    let streamed = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n{streamed}",
+        streamed.len()
+    );
+    for answer in [
+        // Also where an error's words are cut.
+        Answer::Status(401, "", format!("{}{KEY}", "x".repeat(290))),
+        Answer::Text(format!("You sent {KEY}.\nScore: 4")),
+        Answer::Bytes(format!("{{\"choices\": \"{KEY}\"}}").into()),
+        Answer::Stream(vec!["You sent ", KEY, ".\nScore: 4"], Then::End),
+        Answer::Raw(streamed.into()),
+    ] {
+        let server = Server::start(move |_, _| answer.clone()).await;
+        let ledger = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            api_key_file: Some(folder.path().join("key")),
+            ledger: Some(ledger.path().into()),
+            ..settings(&[&server])
+        };
+        let verdict = grade(&judge(&settings), 1).await.remove(0);
+        assert!(server.seen()[0].head.contains(KEY));
+        assert!(!format!("{verdict:?} {settings:?}").contains("sk-very"));
+        let kept = std::fs::read(ledger.path().join("replies.ledger")).unwrap();
+        assert!(!String::from_utf8_lossy(&kept).contains("sk-very"));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_says_at_once_is_not_asked_in_a_hot_loop() {
+    for (code, again) in [
+        (429, "retry-after: 0\r\n"),
+        (429, "retry-after: Sun, 06 Nov 1994 08:49:37 GMT\r\n"),
+        (503, "retry-after: 0\r\n"),
+    ] {
+        let server = Server::start(move |_, _| Answer::Status(code, again, String::new())).await;
+        let settings = Settings {
+            deadline: Duration::from_millis(450),
+            ..settings(&[&server])
+        };
+        assert_eq!(grade(&judge(&settings), 1).await[0].status, Status::Timeout);
+        assert!(server.seen().len() <= 6, "{}", server.seen().len());
+    }
 }
 
 #[tokio::test]
