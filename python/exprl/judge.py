@@ -218,6 +218,10 @@ class GradedArrays(NamedTuple):
         scores: [S] float64; NaN = missing.
         grades: [S] float64, 1..5; NaN = missing.
         statuses: [S] of str.
+        prompt_tokens: [S] int64, as the server counted.
+        completion_tokens: [S] int64, as the server counted.
+        cached_tokens: [S] int64; prompt tokens that the server had in its prefix cache.
+        latencies_s: [S] float64; seconds from the first request sent to the end.
     """
 
     ids: tuple[str, ...]
@@ -225,6 +229,10 @@ class GradedArrays(NamedTuple):
     scores: Float64Array
     grades: Float64Array
     statuses: npt.NDArray[np.str_]
+    prompt_tokens: Int64Array
+    completion_tokens: Int64Array
+    cached_tokens: Int64Array
+    latencies_s: Float64Array
 
     @classmethod
     def of(cls, graded: Iterable[Graded]) -> Self:
@@ -241,6 +249,10 @@ class GradedArrays(NamedTuple):
             scores=np.array([verdict.score for verdict in verdicts], dtype=np.float64),
             grades=np.array([verdict.grade for verdict in verdicts], dtype=np.float64),
             statuses=np.array([verdict.status for verdict in verdicts], dtype=np.str_),
+            prompt_tokens=np.array([v.prompt_tokens for v in verdicts], dtype=np.int64),
+            completion_tokens=np.array([v.completion_tokens for v in verdicts], dtype=np.int64),
+            cached_tokens=np.array([v.cached_tokens for v in verdicts], dtype=np.int64),
+            latencies_s=np.array([v.latency_s for v in verdicts], dtype=np.float64),
         )
 
 

@@ -61,6 +61,9 @@ def test_arrays_hold_every_verdict_in_the_order_of_pushes_and_nan_where_none_cam
     assert any(missing) and not all(missing)
     assert np.isnan(columns.scores).tolist() == np.isnan(columns.grades).tolist() == missing
     assert columns.statuses.tolist() == [verdict.status for verdict in verdicts]
+    for counts in ("prompt_tokens", "completion_tokens", "cached_tokens"):
+        assert getattr(columns, counts).tolist() == [getattr(v, counts) for v in verdicts]
+    assert columns.prompt_tokens.min() > 0 and columns.latencies_s.min() > 0
     kept = [verdict for verdict in verdicts if verdict.grade is not None]
     assert columns.grades[~np.isnan(columns.grades)].tolist() == [v.grade for v in kept]
     assert columns.scores[~np.isnan(columns.scores)].tolist() == [v.score for v in kept]
