@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from exprl.errors import ConfigError, DataError, ExprlError, JudgeError
-from exprl.judge import Judge, JudgeItem, JudgeSettings, Prices, RuleJudge, split
+from exprl.judge import GradedArrays, Judge, JudgeItem, JudgeSettings, Prices, RuleJudge, split
 
 PROBLEM = "5)106973="
 REFERENCE = r"5*021394+3=106973###\boxed{021394r3}"
@@ -61,9 +61,11 @@ def test_arrays_hold_every_verdict_in_the_order_of_pushes_and_nan_where_none_cam
     assert any(missing) and not all(missing)
     assert np.isnan(columns.scores).tolist() == np.isnan(columns.grades).tolist() == missing
     assert columns.statuses.tolist() == [verdict.status for verdict in verdicts]
+    again = GradedArrays.of(graded)
     for counts in ("prompt_tokens", "completion_tokens", "cached_tokens"):
-        assert getattr(columns, counts).tolist() == [getattr(v, counts) for v in verdicts]
-    assert columns.prompt_tokens.min() > 0 and columns.latencies_s.min() > 0
+        assert getattr(again, counts).tolist() == [getattr(v, counts) for v in verdicts]
+    assert again.cached_tokens.any()
+    assert again.latencies_s.tolist() == [v.latency_s for v in verdicts]
     kept = [verdict for verdict in verdicts if verdict.grade is not None]
     assert columns.grades[~np.isnan(columns.grades)].tolist() == [v.grade for v in kept]
     assert columns.scores[~np.isnan(columns.scores)].tolist() == [v.score for v in kept]
