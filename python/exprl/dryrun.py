@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from exprl import config, hidden, panel, prepare
+from exprl import config, hidden, metrics, panel, prepare
 from exprl.errors import ConfigError, JudgeError
 from exprl.judge import JudgeItem
 from exprl.rollout import load_tokenizer, prompt_ids
@@ -34,6 +34,7 @@ def report(cfg: config.Config) -> int:
     cfg = prepare.started(cfg)
     prepare.check_same_run(cfg)
     _check_run_dir(cfg)
+    metrics.check_trackers(cfg.logging)
     tokenizer = load_tokenizer(cfg.model)
     problems = prepare.load_problems(cfg, tokenizer)
     held_out = prepare.load_held_out(cfg, tokenizer)

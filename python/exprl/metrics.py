@@ -21,6 +21,7 @@ from exprl import config
 from exprl.errors import ConfigError, DataError
 
 FILE_NAME = "metrics.jsonl"
+_TENSORBOARD = "tensorboard.summary.writer.event_file_writer"
 
 Tracker = Callable[[int, Mapping[str, float]], None]
 """Takes a step and its finite metrics."""
@@ -95,7 +96,7 @@ class MetricsLog:
         return trackers
 
     def _tensorboard(self, run_dir: Path, resume_step: int) -> Tracker:
-        writer_module = _required("tensorboard.summary.writer.event_file_writer", "tensorboard")
+        writer_module = _required(_TENSORBOARD, "tensorboard")
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -305,6 +306,19 @@ def curve(run_dir: Path, out_png: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(out_png)
+
+
+def check_trackers(logging: config.Logging) -> None:
+    """Whether the trackers that were asked for can be imported.
+
+    Raises:
+        ConfigError: one is not installed; says how to install it.
+    """
+    if logging.tensorboard:
+        _required(_TENSORBOARD, "tensorboard")
+    for package in ("wandb", "trackio"):
+        if getattr(logging, f"{package}_project") is not None:
+            _required(package, package)
 
 
 def _keep_before(path: Path, step: int) -> None:

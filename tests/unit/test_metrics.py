@@ -108,6 +108,9 @@ def test_a_tracker_that_is_not_installed_says_how_to_install_it(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, package, None)  # as if not installed
+    asked = config.Logging.model_validate({f"{package}_project": "p"})
+    with pytest.raises(ConfigError, match=f"pip install {package}"):
+        metrics.check_trackers(asked)
     with pytest.raises(ConfigError, match=rf"logging.{package}_project .* pip install {package}"):
         log(tmp_path, **{f"{package}_project": "division"})
 
