@@ -3,7 +3,7 @@ The Rust core of exprl.
 """
 
 from collections.abc import Iterator
-from typing import Final, SupportsIndex, final
+from typing import Final, SupportsFloat, SupportsIndex, final
 
 import numpy
 import numpy.typing
@@ -53,10 +53,11 @@ class Job:
         """
         What has finished, and whether that was the rest; never waits.
         """
-    def wait(self, /, gather: bool) -> tuple[list[tuple], bool]:
+    def wait(self, /, gather_s: SupportsFloat | SupportsIndex) -> tuple[list[tuple], bool]:
         """
         What has finished, and whether that was the rest; waits a moment for it, not longer: the caller
-        stays open to Ctrl-C, and may have more to queue. With `gather` the first result of a burst waits for the others.
+        stays open to Ctrl-C, and may have more to queue. The first result of a burst waits `gather_s`
+        for the others.
         """
 
 @final

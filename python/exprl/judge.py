@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 View = Literal["outcome", "prefix", "step"]
 Readout = Literal["text", "expected"]
 ScoreMap = Literal["linear", "binary", "extremes", "extremes_soft"]
+# The first result of a burst waits so long for others: Python wakes once for all of them.
+BURST_S = 0.002
 # So often a coroutine that waits for results looks whether there is room for more items.
 ROOM_CHECK_S = 0.05
 
@@ -434,8 +436,7 @@ class Job:
 
     def __next__(self) -> Graded:
         while not self._ready and not self._finished:
-            idle = self._feed(brief=True)
-            self._absorb(*self._core.wait(idle))
+            self._absorb(*self._core.wait(self._feed(brief=True)))
         return self._pop(StopIteration)
 
     def __aiter__(self) -> AsyncIterator[Graded]:
@@ -457,15 +458,17 @@ class Job:
         self.close()
         return sorted([graded async for graded in self], key=_by_index)
 
-    def _feed(self, *, brief: bool) -> bool:
-        """Queue more of the items; says whether none can be queued now."""
+    def _feed(self, *, brief: bool) -> float:
+        """Queue more of the items; gives the seconds that the next result may wait for others."""
         if self._items is None:
-            return True
+            return BURST_S
         all_queued, full = self._core.feed(self._items, brief)
         if all_queued:
             self._items = None
             self._core.close()
-        return all_queued or full
+            return BURST_S
+        # A full queue must not run dry meanwhile; one that is not full can be filled at once.
+        return BURST_S / 4 if full else 0
 
     def _absorb(self, rows: list[tuple[int, str, list[Any]]], finished: bool) -> None:
         # `_make` would count the fields again.

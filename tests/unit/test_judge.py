@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from exprl.errors import ConfigError, DataError, ExprlError, JudgeError
-from exprl.judge import GradedArrays, Judge, JudgeItem, JudgeSettings, Prices, RuleJudge, split
+from exprl.judge import Graded, GradedArrays, Judge, JudgeItem, JudgeSettings, Prices, RuleJudge, split
 
 PROBLEM = "5)106973="
 REFERENCE = r"5*021394+3=106973###\boxed{021394r3}"
@@ -61,11 +61,11 @@ def test_arrays_hold_every_verdict_in_the_order_of_pushes_and_nan_where_none_cam
     assert any(missing) and not all(missing)
     assert np.isnan(columns.scores).tolist() == np.isnan(columns.grades).tolist() == missing
     assert columns.statuses.tolist() == [verdict.status for verdict in verdicts]
-    again = GradedArrays.of(graded)
-    for counts in ("prompt_tokens", "completion_tokens", "cached_tokens"):
-        assert getattr(again, counts).tolist() == [getattr(v, counts) for v in verdicts]
-    assert again.cached_tokens.any()
-    assert again.latencies_s.tolist() == [v.latency_s for v in verdicts]
+    for counts in ("prompt_tokens", "completion_tokens"):
+        assert getattr(columns, counts).tolist() == [getattr(v, counts) for v in verdicts]
+    one = Graded(0, "c", (verdicts[0]._replace(cached_tokens=3, latency_s=0.5),))
+    one = GradedArrays.of([one])
+    assert (one.cached_tokens.tolist(), one.latencies_s.tolist()) == ([3], [0.5])
     kept = [verdict for verdict in verdicts if verdict.grade is not None]
     assert columns.grades[~np.isnan(columns.grades)].tolist() == [v.grade for v in kept]
     assert columns.scores[~np.isnan(columns.scores)].tolist() == [v.score for v in kept]

@@ -28,10 +28,10 @@ pyo3::import_exception!(exprl.errors, JudgeError);
 
 /// So often a waiting call looks for Ctrl-C.
 const SIGNAL_CHECK: Duration = Duration::from_millis(50);
-/// After the first result of a burst, so long is waited for more before Python wakes.
+/// So long items are queued before waiting results are taken.
 const BURST: Duration = Duration::from_millis(2);
-/// In that time it is looked so often whether the burst is long enough.
-const GLANCES: u32 = 4;
+/// Between two looks whether a burst is long enough.
+const GLANCE: Duration = Duration::from_micros(500);
 /// So many results are made into Python objects at once, at most: the rest stays small until asked for.
 const LONGEST_BURST: usize = 256;
 /// Tasks that hang in the operating system get so long at the end.
@@ -306,24 +306,23 @@ impl Job {
     }
 
     /// What has finished, and whether that was the rest; waits a moment for it, not longer: the caller
-    /// stays open to Ctrl-C, and may have more to queue. With `gather` the first result of a burst waits for the others.
+    /// stays open to Ctrl-C, and may have more to queue. The first result of a burst waits `gather_s`
+    /// for the others.
     fn wait<'py>(
         &self,
         py: Python<'py>,
-        gather: bool,
+        gather_s: f64,
     ) -> PyResult<(Vec<Bound<'py, PyTuple>>, bool)> {
         let job = self.job()?;
         let burst = py.detach(|| {
             let burst = job.wait(SIGNAL_CHECK, LONGEST_BURST);
             let whole = burst.finished || burst.graded.len() == LONGEST_BURST;
-            if !gather || whole || burst.graded.is_empty() {
+            let until = Instant::now() + Duration::try_from_secs_f64(gather_s).unwrap_or_default();
+            if whole || burst.graded.is_empty() {
                 return burst;
             }
-            for _ in 0..GLANCES {
-                std::thread::sleep(BURST / GLANCES);
-                if job.ready() >= LONGEST_BURST {
-                    break;
-                }
+            while job.ready() + burst.graded.len() < LONGEST_BURST && Instant::now() < until {
+                std::thread::sleep(GLANCE);
             }
             let more = job.take(LONGEST_BURST);
             Burst {
