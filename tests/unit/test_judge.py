@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from exprl.errors import ConfigError, DataError, ExprlError, JudgeError
-from exprl.judge import Graded, GradedArrays, Judge, JudgeItem, JudgeSettings, Prices, RuleJudge, split
+from exprl.judge import (
+    Graded,
+    GradedArrays,
+    Judge,
+    JudgeItem,
+    JudgeSettings,
+    Prices,
+    RuleJudge,
+    split,
+)
 
 PROBLEM = "5)106973="
 REFERENCE = r"5*021394+3=106973###\boxed{021394r3}"
