@@ -3,12 +3,20 @@
 Markers: `engine` starts the real vLLM engine; `gpu` needs a CUDA device and is skipped without one.
 """
 
+from __future__ import annotations
+
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:  # the packages are tested without it
+    from exprl.sandbox import Sandbox
 
 REPO = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("EXPRL_SHARED_DATA", REPO.parent / "shared" / "data"))
@@ -42,6 +50,39 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def repo() -> Path:
     """The root of the checkout."""
     return REPO
+
+
+@pytest.fixture(scope="session")
+def exprl() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line to its end, in the root of the checkout."""
+
+    def run(*words: str | Path, timeout: float = 180) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", "from exprl.cli import main; main()", *words],
+            cwd=REPO,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def confined() -> Callable[..., Sandbox]:
+    """A sandbox with these limits, in which everything holds; skips where this machine cannot."""
+    from exprl import config
+    from exprl.errors import ConfigError
+    from exprl.sandbox import Sandbox
+
+    def opened(**limits: Any) -> Sandbox:
+        try:
+            return Sandbox(config.Sandbox(**limits))
+        except ConfigError as error:
+            pytest.skip(f"no full confinement here: {error}")
+
+    return opened
 
 
 @pytest.fixture(scope="session")

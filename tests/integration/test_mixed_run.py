@@ -2,36 +2,25 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import pytest
 
-from exprl.errors import ConfigError
-from exprl.sandbox import Sandbox
-
 DOMAINS = ("code", "math", "science")
+NAMES = ("gsm8k/train.jsonl", "minerva/test.jsonl", "humaneval/HumanEval.jsonl.gz")
+
+
+@pytest.fixture
+def words(confined, shared_data):
+    """Of a run that needs the sandbox and the three datasets."""
+    confined()
+    paths = (f"data.sources.{i}.path={shared_data(name)}" for i, name in enumerate(NAMES))
+    return ("train", "configs/mixed_smoke.toml", *paths)
 
 
 @pytest.mark.engine
-def test_three_steps_on_three_datasets_have_metrics_by_domain(repo, shared_data, tmp_path):
-    try:
-        Sandbox()
-    except ConfigError as error:
-        pytest.skip(f"no full confinement here: {error}")
-    names = ("gsm8k/train.jsonl", "minerva/test.jsonl", "humaneval/HumanEval.jsonl.gz")
-    paths = [f"data.sources.{i}.path={shared_data(name)}" for i, name in enumerate(names)]
-    script = "from exprl.cli import main; main()"
-    command = [sys.executable, "-c", script, "train", "configs/mixed_smoke.toml", *paths]
+def test_three_steps_on_three_datasets_have_metrics_by_domain(exprl, words, tmp_path):
     run = tmp_path / "run"
-    result = subprocess.run(
-        [*command, f"run_dir={run}"],
-        cwd=repo,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+    result = exprl(*words, f"run_dir={run}", timeout=400)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "programs run confined in network, reading, writing" in result.stderr
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -50,22 +39,8 @@ def test_three_steps_on_three_datasets_have_metrics_by_domain(repo, shared_data,
     assert {path.name for path in run.iterdir()} >= {"ledger", "ledger-outcome"}
 
 
-def test_the_dry_run_lets_references_take_their_own_tests(repo, shared_data):
-    try:
-        Sandbox()
-    except ConfigError as error:
-        pytest.skip(f"no full confinement here: {error}")
-    names = ("gsm8k/train.jsonl", "minerva/test.jsonl", "humaneval/HumanEval.jsonl.gz")
-    paths = [f"data.sources.{i}.path={shared_data(name)}" for i, name in enumerate(names)]
-    script = "from exprl.cli import main; main()"
-    result = subprocess.run(
-        [sys.executable, "-c", script, "train", "configs/mixed_smoke.toml", "--dry-run", *paths],
-        cwd=repo,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+def test_the_dry_run_lets_references_take_their_own_tests(exprl, words):
+    result = exprl(*words, "--dry-run", timeout=200)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "8 of the first 8 references pass their unit tests" in result.stdout
     for name in DOMAINS:

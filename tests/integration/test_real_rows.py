@@ -9,25 +9,10 @@ import pytest
 
 
 @pytest.mark.engine
-def test_three_steps_on_gsm8k_have_finite_metrics(repo, shared_data, tmp_path):
+def test_three_steps_on_gsm8k_have_finite_metrics(exprl, shared_data, tmp_path):
     data = shared_data("gsm8k/train.jsonl")
-    command = "from exprl.cli import main; main()"
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            command,
-            "train",
-            "configs/gsm8k_smoke.toml",
-            f"data.path={data}",
-            f"run_dir={tmp_path / 'run'}",
-        ],
-        cwd=repo,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+    where = (f"data.path={data}", f"run_dir={tmp_path / 'run'}")
+    result = exprl("train", "configs/gsm8k_smoke.toml", *where, timeout=400)
     assert result.returncode == 0, result.stdout + result.stderr
     rows = [json.loads(t) for t in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 1, 2]
@@ -37,7 +22,7 @@ def test_three_steps_on_gsm8k_have_finite_metrics(repo, shared_data, tmp_path):
         assert row["judge/missing_rate"] == 0.0
 
 
-def test_the_numbers_judge_needs_the_right_reference(repo, shared_data, tmp_path):
+def test_the_numbers_judge_needs_the_right_reference(exprl, repo, shared_data, tmp_path):
     """Right: nearly no real answer misplaced. None and wrong: no better than a coin."""
     source = shared_data("gsm8k/example_model_solutions.jsonl")
     items = tmp_path / "items.jsonl"
@@ -45,29 +30,12 @@ def test_the_numbers_judge_needs_the_right_reference(repo, shared_data, tmp_path
     subprocess.run(script, cwd=repo, check=True, timeout=120)
     rates = {}
     for condition in ("right", "none", "wrong"):
-        result = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                "from exprl.cli import main; main()",
-                "judge",
-                "score",
-                items,
-                "--rules",
-                "numbers",
-                "--label",
-                "is_correct",
-                "--reference",
-                condition,
-                "--out",
-                tmp_path / "out.jsonl",
-            ],
-            cwd=repo,
-            capture_output=True,
-            text=True,
+        result = exprl(
+            *("judge", "score", items, "--rules", "numbers", "--label", "is_correct"),
+            *("--reference", condition, "--out", tmp_path / "out.jsonl"),
             timeout=300,
-            check=True,
         )
+        assert result.returncode == 0, result.stderr
         assert "5276 graded, 0 missing" in result.stderr
         rates[condition] = float(result.stderr.split("misplacement rate ")[1].split("%")[0])
         assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 5276

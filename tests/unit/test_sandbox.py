@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from exprl import config
-from exprl.errors import ConfigError
+from exprl.errors import ConfigError, SandboxError
 from exprl.jail import exchange
 from exprl.sandbox import Sandbox
 
@@ -27,12 +27,8 @@ RIGHT = "def f(x):\n    return x + 1\n"
 
 
 @pytest.fixture(scope="module")
-def sandbox():
-    """One that holds everything; where this machine cannot, its tests are skipped."""
-    try:
-        return Sandbox(config.Sandbox(**LIMITS))
-    except ConfigError as error:
-        pytest.skip(f"no full confinement here: {error}")
+def sandbox(confined):
+    return confined(**LIMITS)
 
 
 @pytest.fixture(scope="module")
@@ -455,6 +451,12 @@ def test_the_setup_is_not_the_programs(sandbox):
     assert sandbox.test(right, tests, setup).verdict == "passed"
     fake = "def double(x): return 0\ndef half(x): return 3 if x == 0 else None\n"
     assert sandbox.test(fake, tests, setup).verdict == "failed"
+
+
+def test_a_jail_that_does_not_end_in_time_is_an_error_and_no_verdict(sandbox, monkeypatch):
+    monkeypatch.setattr("exprl.jail.launch.GRACE_S", 0.01 - LIMITS["timeout_s"])
+    with pytest.raises(SandboxError, match=r"has not ended within 0\.01 s"):
+        sandbox.test(RIGHT, TESTS)
 
 
 def test_a_sandbox_that_does_not_hold_is_not_opened(monkeypatch):

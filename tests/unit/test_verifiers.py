@@ -8,7 +8,6 @@ import pytest
 
 from exprl import answers, config, programs, verifiers
 from exprl.errors import ConfigError, DataError, SandboxError
-from exprl.sandbox import Sandbox
 from exprl.types import Problem, Prompt
 from exprl.verifiers import Verifiers
 from exprl.verify import final_answer
@@ -27,11 +26,8 @@ def cfg(**sections):
 
 
 @pytest.fixture(scope="module")
-def sandbox():
-    try:
-        return Sandbox(config.Sandbox(timeout_s=10, cpu_s=2))
-    except ConfigError as error:
-        pytest.skip(f"no full confinement here: {error}")
+def sandbox(confined):
+    return confined(timeout_s=10, cpu_s=2)
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ class Jail:
         """How it ended.
 
         Raises:
-            SandboxError: it never started.
+            SandboxError: it never started, or it never ended.
         """
         report: dict[str, Any] = {}
         for line in self.taken["status"].splitlines():
@@ -182,6 +182,8 @@ class Jail:
         if "failed" in report:
             raise MissingLayerError(report["failed"], report["reason"])
         if not self.flooded and not report.keys() & {"exit", "stopped"}:
+            if "status" in self.open:
+                raise SandboxError(f"a jail has not ended within {self.limit_s:g} s")
             error = self.taken["stderr"][-500:].decode("utf-8", "replace")
             raise SandboxError(f"a jail ended without a report: {error}")
         code = report.get("exit")
