@@ -49,6 +49,12 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="e.g. optim.lr=3e-6 train.steps=50"),
 ]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override the config")
+]
+Ks = Annotated[list[int] | None, typer.Option("-k", min=1, help="pass@k to print; may repeat")]
+Steps = Annotated[str | None, typer.Option(help="of a run, such as 12 or 0-9")]
+ApiKeyEnv = Annotated[str | None, typer.Option(help="environment variable that holds the key")]
 
 
 @app.command()
@@ -98,9 +104,7 @@ def evaluate(
     samples: Annotated[
         int | None, typer.Option("-n", "--samples", min=1, help="rollouts per problem")
     ] = None,
-    k: Annotated[
-        list[int] | None, typer.Option("-k", min=1, help="pass@k to print; may repeat")
-    ] = None,
+    k: Ks = None,
     config_file: Annotated[
         Path | None,
         typer.Option(
@@ -108,9 +112,7 @@ def evaluate(
             help="take columns, lengths, ... from this config; a run folder brings its own",
         ),
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override the config")
-    ] = None,
+    overrides: Settings = None,
     out: Annotated[
         Path | None,
         typer.Option(help="write all of it as JSON; what stands there is not measured again"),
@@ -148,9 +150,7 @@ def evaluate(
 def compare(
     a: Annotated[str, typer.Argument(help="run folder, or RUN@step-10", show_default=False)],
     b: Annotated[str, typer.Argument(help="run folder, or RUN@step-10", show_default=False)],
-    k: Annotated[
-        list[int] | None, typer.Option("-k", min=1, help="pass@k to print; may repeat")
-    ] = None,
+    k: Ks = None,
     out: Annotated[Path | None, typer.Option(help="write all of it as JSON")] = None,
 ) -> None:
     """Compare two runs: settings that differ, pass@k, problems gained and lost. Samples nothing.
@@ -181,23 +181,19 @@ def calibrate(
         list[str] | None, typer.Option(help="base URL of a judge server; may repeat")
     ] = None,
     model: Annotated[str, typer.Option(help="model that the servers serve")] = "",
-    api_key_env: Annotated[
-        str | None, typer.Option(help="environment variable that holds the key")
-    ] = None,
+    api_key_env: ApiKeyEnv = None,
     rules: Annotated[str | None, typer.Option(help="rule judge: division or numbers")] = None,
     config_file: Annotated[
         Path | None, typer.Option("--config", help="its judge is calibrated; a run has its own")
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override the config")
-    ] = None,
+    overrides: Settings = None,
     condition: Annotated[
         list[str] | None, typer.Option(help="right, none, wrong; may repeat (default: all)")
     ] = None,
     view: Annotated[str, typer.Option(help="outcome, prefix or step")] = "outcome",
     label: Annotated[str, typer.Option(help="field of a file that holds the truth")] = "correct",
     delimiter: Annotated[str, typer.Option(help="starts a step of a file's trace")] = "###",
-    steps: Annotated[str | None, typer.Option(help="of a run, such as 12 or 0-9")] = None,
+    steps: Steps = None,
     domain: Annotated[
         str | None, typer.Option(help="solutions of this domain only, under its rubric")
     ] = None,
@@ -267,12 +263,10 @@ def behaviors(
     endpoint: Annotated[list[str], typer.Option(help="base URL of a server; may repeat")],
     model: Annotated[str, typer.Option(help="model that annotates")],
     out: Annotated[Path, typer.Option(help="folder for results and ledger")] = Path("behaviors"),
-    api_key_env: Annotated[
-        str | None, typer.Option(help="environment variable that holds the key")
-    ] = None,
+    api_key_env: ApiKeyEnv = None,
     problems: Annotated[int, typer.Option(min=1, help="drawn at random")] = 100,
     per_problem: Annotated[int, typer.Option(min=1, help="solutions of each problem")] = 4,
-    steps: Annotated[str | None, typer.Option(help="of a run, such as 12 or 0-9")] = None,
+    steps: Steps = None,
     seed: Annotated[int, typer.Option(min=0, help="of the drawing")] = 0,
     tries: Annotated[int, typer.Option(min=1, help="for an answer that fits the schema")] = 2,
     max_tokens: Annotated[int, typer.Option(min=1, help="of an answer")] = 2048,
