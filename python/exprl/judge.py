@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Self, TypedDict, Unpack
@@ -423,9 +424,14 @@ class Job:
         self._core.cancel()
 
     def result(self) -> list[Graded]:
-        """Close, and wait for all items that were not taken yet, in the order of pushes."""
+        """Close, and wait for all items that were not taken yet, in the order of pushes.
+
+        Interrupted, by Ctrl-C for example, it takes none: a later call gives all of them.
+        """
         self.close()
-        return sorted(self, key=_by_index)
+        with self._untaken() as taken:
+            taken.extend(self)
+        return sorted(taken, key=_by_index)
 
     def arrays(self) -> GradedArrays:
         """Like `result`, as NumPy columns."""
@@ -456,7 +462,20 @@ class Job:
 
     async def _gather(self) -> list[Graded]:
         self.close()
-        return sorted([graded async for graded in self], key=_by_index)
+        with self._untaken() as taken:
+            async for graded in self:
+                taken.append(graded)
+        return sorted(taken, key=_by_index)
+
+    @contextmanager
+    def _untaken(self) -> Iterator[list[Graded]]:
+        """A list for what is taken; taken back if that ends early."""
+        taken: list[Graded] = []
+        try:
+            yield taken
+        except BaseException:
+            self._ready.extendleft(reversed(taken))
+            raise
 
     def _feed(self, *, brief: bool) -> float:
         """Queue more of the items; gives the seconds that the next result may wait for others."""

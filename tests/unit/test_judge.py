@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import signal
 import time
 import urllib.request
 
@@ -115,6 +116,29 @@ def test_a_job_can_be_iterated_and_awaited_in_asyncio(rules):
     assert seen == set(order)
 
 
+def test_what_an_interrupted_wait_has_taken_is_not_lost():
+    with (
+        RuleJudge("division", latency_ms=40) as server,
+        Judge(settings(server, view="outcome", concurrency=1)) as judge,
+    ):
+        awaited, waited = judge.submit(distinct(20)), judge.submit(distinct(20))
+
+        async def too_short() -> None:
+            await asyncio.wait_for(_awaited(awaited), 0.2)
+
+        with pytest.raises(TimeoutError):
+            asyncio.run(too_short())
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                waited.result()
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        for job in (awaited, waited):
+            assert [graded.index for graded in job.result()] == list(range(20))
+
+
 def test_the_event_loop_stays_free_while_a_job_runs():
     async def ticks(judge: Judge) -> int:
         count = 0
@@ -162,7 +186,7 @@ def test_more_items_than_the_queue_holds_are_queued_as_results_are_taken():
 
 def test_two_jobs_share_a_queue_that_the_first_has_filled():
     with (
-        RuleJudge("division", latency_ms=20) as server,
+        RuleJudge("division", latency_ms=40) as server,
         Judge(settings(server, concurrency=8, queue_bytes=1 << 14)) as judge,
     ):
         first, second = judge.submit(distinct(60)), judge.submit([item("a"), item("b")])

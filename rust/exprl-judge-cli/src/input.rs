@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,11 +13,16 @@ use serde_json::{Map, Value};
 use crate::Error;
 use crate::args::ReferenceArg;
 
+/// Some editors begin a file with it.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// Starts and ends in characters.
 pub(crate) type Spans = Vec<(usize, usize)>;
 
 /// One input line, ready to be judged.
 pub(crate) struct Entry {
+    /// A string or an integer, as the line has it.
+    pub(crate) id: Value,
     pub(crate) item: Item,
     /// Start and end of each segment in the trace, in characters.
     pub(crate) spans: Spans,
@@ -61,6 +67,16 @@ impl Source {
             source.start = source.file.stream_position().ok();
         }
         Ok(source)
+    }
+
+    /// Whether it is the file that the path names, by whatever name.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        match (self.file.metadata(), std::fs::metadata(path)) {
+            (Ok(here), Ok(there)) => {
+                there.is_file() && (here.dev(), here.ino()) == (there.dev(), there.ino())
+            }
+            _ => false,
+        }
     }
 
     /// Checks every line and counts them, if the input can be read twice; stands at its start again.
@@ -112,9 +128,12 @@ impl Iterator for Entries {
             match self.input.read_until(b'\n', &mut bytes) {
                 Ok(0) => return None,
                 Ok(_) => {}
-                Err(error) => return Some(Err(error.into())),
+                Err(error) => return Some(Err(Error::file(Path::new(&self.name), &error))),
             }
             self.line += 1;
+            if self.line == 1 && bytes.starts_with(BYTE_ORDER_MARK) {
+                bytes.drain(..BYTE_ORDER_MARK.len());
+            }
             if !bytes.trim_ascii().is_empty() {
                 break;
             }
@@ -141,10 +160,11 @@ impl Reader {
             return Err("not a JSON object".into());
         };
         let id = match fields.remove("id") {
-            Some(Value::String(id)) => id,
-            Some(Value::Number(id)) => id.to_string(),
-            None if !self.needs_trace => String::new(),
-            other => return Err(wrong("id", other.as_ref(), "a string or a number")),
+            Some(id @ Value::String(_)) => id,
+            // A fraction, or an integer of more than 64 bits, would not come back as it was.
+            Some(Value::Number(id)) if !id.is_f64() => Value::Number(id),
+            None if !self.needs_trace => Value::String(String::new()),
+            other => return Err(wrong("id", other.as_ref(), "a string or an integer")),
         };
         let problem = text(&mut fields, "problem")?;
         let reference: Option<Arc<str>> = match fields.remove("reference") {
@@ -188,7 +208,7 @@ impl Reader {
         };
         let (segments, spans) = self.cut(&trace)?;
         let item = Item {
-            id,
+            id: id.as_str().map_or_else(|| id.to_string(), str::to_owned),
             problem: problem.into(),
             reference: reference.filter(|_| self.reference != ReferenceArg::None),
             segments,
@@ -196,6 +216,7 @@ impl Reader {
             checklist,
         };
         Ok(Entry {
+            id,
             item,
             spans,
             correct,
@@ -321,8 +342,12 @@ mod tests {
         let entries = read(TWO, ReferenceArg::Right).unwrap();
         let first = &entries[0];
         assert_eq!(
-            (first.item.id.as_str(), first.item.domain.as_str()),
-            ("1", "math")
+            (
+                &first.id,
+                first.item.id.as_str(),
+                first.item.domain.as_str()
+            ),
+            (&json!(1), "1", "math")
         );
         assert_eq!(first.item.segments.concat(), "é###b");
         assert_eq!(first.spans, [(0, 1), (1, 5)]);
@@ -347,7 +372,11 @@ mod tests {
             ),
             (
                 r#"{"id": [], "problem": "p", "reference": "r", "trace": "t"}"#,
-                "field `id` is []; give a string or a number",
+                "field `id` is []; give a string or an integer",
+            ),
+            (
+                r#"{"id": 123456789012345678901, "problem": "p", "reference": "r", "trace": "t"}"#,
+                "give a string or an integer",
             ),
             (
                 r#"{"id": "x", "problem": 3, "reference": "r", "trace": "t"}"#,
@@ -361,6 +390,14 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_at_the_start_is_no_part_of_the_first_line() {
+        let marked = format!("\u{feff}{TWO}");
+        assert_eq!(read(&marked, ReferenceArg::Right).unwrap().len(), 2);
+        let within = format!("{TWO}\u{feff}{TWO}");
+        assert!(read(&within, ReferenceArg::Right).is_err());
     }
 
     #[test]

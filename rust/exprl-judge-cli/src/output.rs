@@ -16,6 +16,7 @@ const CORRECT_FROM: u8 = 4;
 
 /// What an output line needs of its input line.
 pub(crate) struct Pending {
+    id: Value,
     spans: Vec<(usize, usize)>,
     correct: Option<bool>,
 }
@@ -23,6 +24,7 @@ pub(crate) struct Pending {
 impl From<&Entry> for Pending {
     fn from(entry: &Entry) -> Self {
         Self {
+            id: entry.id.clone(),
             spans: entry.spans.clone(),
             correct: entry.correct,
         }
@@ -31,7 +33,7 @@ impl From<&Entry> for Pending {
 
 /// What a line of an earlier run says.
 pub(crate) struct Done {
-    pub(crate) id: String,
+    pub(crate) id: Value,
     grades: Vec<Option<u8>>,
 }
 
@@ -156,7 +158,7 @@ fn read_line(line: &Value, view: View) -> Option<Done> {
         _ => return None,
     };
     Some(Done {
-        id: line.get("id")?.as_str()?.to_owned(),
+        id: line.get("id")?.clone(),
         grades,
     })
 }
@@ -211,26 +213,29 @@ impl Writer {
             }
             let given: Vec<Option<u8>> = graded.verdicts.iter().map(|v| v.grade).collect();
             tally.count(&given, of.correct);
-            let line = self.line(&graded, &of.spans);
+            let line = self.line(&graded, of);
             writeln!(self.out, "{line}")?;
         }
         self.out.flush()
     }
 
-    fn line(&self, graded: &Graded, spans: &[(usize, usize)]) -> Value {
+    fn line(&self, graded: &Graded, of: Pending) -> Value {
         let verdicts = &graded.verdicts;
         let mut line = Map::new();
-        line.insert("id".into(), json!(graded.id));
+        line.insert("id".into(), of.id);
         if let (View::Outcome, Some(verdict)) = (self.view, verdicts.first()) {
             line.extend(self.judgement(verdict));
         } else {
-            let segments = verdicts.iter().zip(spans).map(|(verdict, &(start, end))| {
-                let mut segment = Map::new();
-                segment.insert("start".into(), json!(start));
-                segment.insert("end".into(), json!(end));
-                segment.extend(self.judgement(verdict));
-                Value::Object(segment)
-            });
+            let segments = verdicts
+                .iter()
+                .zip(of.spans)
+                .map(|(verdict, (start, end))| {
+                    let mut segment = Map::new();
+                    segment.insert("start".into(), json!(start));
+                    segment.insert("end".into(), json!(end));
+                    segment.extend(self.judgement(verdict));
+                    Value::Object(segment)
+                });
             line.insert("segments".into(), segments.collect());
         }
         let sum = |field: fn(&Verdict) -> u64| verdicts.iter().map(field).sum::<u64>();

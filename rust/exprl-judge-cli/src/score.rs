@@ -34,6 +34,12 @@ pub(crate) async fn run(args: &ScoreArgs) -> Result<u8, Error> {
     let settings = args.complete(settings)?;
     let reader = reader(args)?;
     let mut source = Source::open(args.input.as_deref())?;
+    if let Some(out) = args.out.as_deref().filter(|out| source.is_at(out)) {
+        return Err(Error::Usage(format!(
+            "--out {} is the input: writing would destroy it; name another file",
+            out.display()
+        )));
+    }
     let total = source.check(&reader)?;
     let entries = spawn_reading(source, reader);
     if args.dry_run {
@@ -179,11 +185,11 @@ impl Feed {
                     "--out has {count} lines, and the input ends before that"
                 ))
             })?;
-            if entry.item.id != line.id {
+            if entry.id != line.id {
                 return Err(Error::Usage(format!(
-                    "--resume: line {number} of --out is about {:?}, that of the input about {:?}; \
+                    "--resume: line {number} of --out is about {}, that of the input about {}; \
                      it needs the same input in the same order",
-                    line.id, entry.item.id
+                    line.id, entry.id
                 )));
             }
             line.count(tally, &entry);

@@ -99,6 +99,54 @@ fn says(done: &Output) -> String {
 }
 
 #[test]
+fn an_id_comes_back_as_it_was() {
+    let ids = [json!(7), json!("7"), json!(u64::MAX), json!("é\u{2028}\"")];
+    let mut input = String::new();
+    for id in &ids {
+        let line = json!({"id": id, "problem": "1 + 1?", "reference": "2", "trace": "It is 2."});
+        input += &(line.to_string() + "\r\n");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.jsonl");
+    let arguments = [
+        "--rules",
+        "numbers",
+        "--resume",
+        "-o",
+        out.to_str().unwrap(),
+    ];
+    for _ in 0..2 {
+        let done = score(&arguments, &input);
+        assert_eq!(done.status.code(), Some(0), "{}", says(&done));
+        let text = std::fs::read_to_string(&out).unwrap();
+        let read = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        assert_eq!(
+            read.map(|line: Value| line["id"].clone())
+                .collect::<Vec<_>>(),
+            ids
+        );
+    }
+}
+
+#[test]
+fn the_input_is_not_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, link) = (folder.path().join("in.jsonl"), folder.path().join("link"));
+    std::fs::write(&file, lines(3)).unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let (file, link) = (file.to_str().unwrap(), link.to_str().unwrap());
+    for arguments in [
+        ["--rules", "numbers", "-o", link, file],
+        ["--rules", "numbers", "-o", file, link],
+    ] {
+        let done = score(&arguments, "");
+        assert_eq!(done.status.code(), Some(2));
+        assert!(says(&done).contains("is the input"), "{}", says(&done));
+        assert_eq!(std::fs::read_to_string(file).unwrap(), lines(3));
+    }
+}
+
+#[test]
 fn outcomes_come_one_per_line_in_input_order() {
     let served = Served::start(&["--latency-ms", "1", "--jitter-ms", "5"]);
     let done = served.score(&[], &lines(40));
@@ -106,10 +154,7 @@ fn outcomes_come_one_per_line_in_input_order() {
     let out = output(&done);
     assert_eq!(out.len(), 40);
     for (id, line) in (2..).zip(&out) {
-        assert_eq!(
-            (line["id"].as_str(), line["status"].as_str()),
-            (Some(id.to_string().as_str()), Some("ok"))
-        );
+        assert_eq!((&line["id"], &line["status"]), (&json!(id), &json!("ok")));
         assert_eq!(line["grade"] == 5, id % 2 == 0, "{line}");
         assert_eq!(
             (&line["attempts"], &line["from_cache"], &line["server"]),
@@ -372,7 +417,7 @@ fn input_is_graded_while_it_still_comes_and_a_late_bad_line_costs_nothing_of_it(
         .unwrap();
     graded.clear();
     output.read_line(&mut graded).unwrap();
-    assert!(graded.contains("\"id\":\"3\""), "{graded}");
+    assert!(graded.contains("\"id\":3,"), "{graded}");
     drop(input);
     let done = child.wait_with_output().unwrap();
     assert_eq!(done.status.code(), Some(2));
@@ -566,9 +611,6 @@ fn ctrl_c_writes_what_has_finished_in_order_and_ends_with_130() {
     let out = output(&done);
     assert!(!out.is_empty() && out.len() < 400, "{}", out.len());
     for (id, line) in (2..).zip(&out) {
-        assert_eq!(
-            (&line["id"], &line["status"]),
-            (&json!(id.to_string()), &json!("ok"))
-        );
+        assert_eq!((&line["id"], &line["status"]), (&json!(id), &json!("ok")));
     }
 }

@@ -279,6 +279,12 @@ impl Job {
         self.take(at_most)
     }
 
+    /// Whether nothing will come beside what is ready.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.state.lock().finished()
+    }
+
     /// Waits until something has finished or the job is over.
     pub async fn next(&self) -> Burst {
         loop {

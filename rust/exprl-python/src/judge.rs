@@ -314,23 +314,20 @@ impl Job {
         gather_s: f64,
     ) -> PyResult<(Vec<Bound<'py, PyTuple>>, bool)> {
         let job = self.job()?;
-        let burst = py.detach(|| {
-            let burst = job.wait(SIGNAL_CHECK, LONGEST_BURST);
-            let whole = burst.finished || burst.graded.len() == LONGEST_BURST;
+        py.detach(|| {
+            // Takes nothing yet.
+            drop(job.wait(SIGNAL_CHECK, 0));
             let until = Instant::now() + Duration::try_from_secs_f64(gather_s).unwrap_or_default();
-            if whole || burst.graded.is_empty() {
-                return burst;
-            }
-            while job.ready() + burst.graded.len() < LONGEST_BURST && Instant::now() < until {
+            while (1..LONGEST_BURST).contains(&job.ready())
+                && !job.is_complete()
+                && Instant::now() < until
+            {
                 std::thread::sleep(GLANCE);
             }
-            let more = job.take(LONGEST_BURST);
-            Burst {
-                graded: burst.graded.into_iter().chain(more.graded).collect(),
-                finished: more.finished,
-            }
         });
-        rows(py, burst)
+        // What was taken before a Ctrl-C that came meanwhile would be lost with the call.
+        py.check_signals()?;
+        rows(py, job.take(LONGEST_BURST))
     }
 
     /// What has finished, and whether that was the rest; never waits.
