@@ -27,14 +27,15 @@ impl Dispatcher {
     pub(super) async fn carry(self: Arc<Self>, mut pass: Pass, mut call: Call) {
         loop {
             let mut lane = pass.lane;
-            match self.attempts(&mut lane, &mut call).await {
+            let outcome = self.attempts(&mut lane, &mut call).await;
+            // Who gets the verdict must not find its request in flight any more.
+            let next = self.next_after(pass);
+            match outcome {
                 Some(Next::Later { wait, elsewhere }) => self.requeue(lane, call, wait, elsewhere),
                 Some(_) => self.finish(call),
                 None => self.end_stopped(call),
             }
-            let Some(next) = self.next_after(pass) else {
-                return;
-            };
+            let Some(next) = next else { return };
             (pass, call) = next;
         }
     }
