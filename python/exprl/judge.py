@@ -281,6 +281,8 @@ class JudgeStats:
         cost: of these tokens; None without prices.
         ledger_replies: distinct replies in the ledger.
         ledger_corrupt: ledger records that were damaged on disk and are asked for again.
+        ledger_failed: replies that could not be stored (a full disk): another run asks for them
+            again.
         in_flight: requests in flight now.
         latency_p50_s: median of the answered requests, within 5 %.
         latency_p99_s: 99th percentile, within 5 %.
@@ -302,6 +304,7 @@ class JudgeStats:
     cost: float | None
     ledger_replies: int
     ledger_corrupt: int
+    ledger_failed: int
     in_flight: int
     latency_p50_s: float
     latency_p99_s: float

@@ -169,6 +169,27 @@ for graded in Judge(settings).submit(items):
     assert stats.ledger_corrupt == 0
 
 
+def test_a_full_disk_costs_no_grade_and_is_counted(tmp_path):
+    code = """
+import resource, sys
+from exprl.judge import Judge, JudgeItem, JudgeSettings
+url, ledger = sys.argv[1:]
+settings = JudgeSettings((url,), "rules-division", view="outcome", ledger=ledger)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, 1 << 14))
+items = [JudgeItem(str(i), "2)0012=", None, (f"trace {i}",)) for i in range(300)]
+with Judge(settings) as judge:
+    graded = judge.submit(items).result()
+    stats = judge.stats()
+print(sum(g.verdicts[0].status == "ok" for g in graded), stats.ledger_replies, stats.ledger_failed)
+"""
+    with RuleJudge("division") as server:
+        command = [sys.executable, "-c", code, server.url, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    graded, stored, failed = map(int, done.stdout.split())
+    assert graded == 300 and stored > 0 and failed > 0
+    assert stored + failed == 300
+
+
 def test_the_import_costs_little_beyond_the_standard_library():
     code = """
 import sys, time

@@ -351,4 +351,10 @@ fn summary(stats: &Stats, tally: &Tally, kept: u64, started: Instant) {
             .map_or(String::new(), |cost| format!(", cost {cost:.4}")),
         started.elapsed().as_secs_f64(),
     );
+    if stats.ledger_failed > 0 {
+        eprintln!(
+            "{} replies could not be stored in the ledger (is its disk full?): another run asks for them again",
+            stats.ledger_failed
+        );
+    }
 }

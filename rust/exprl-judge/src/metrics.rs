@@ -47,6 +47,8 @@ pub struct Stats {
     pub ledger_replies: u64,
     /// Ledger records that were damaged on disk and are asked for again.
     pub ledger_corrupt: u64,
+    /// Replies that could not be stored in the ledger (a full disk): another run asks for them again.
+    pub ledger_failed: u64,
     /// Requests in flight now.
     pub in_flight: u64,
     /// Median seconds of an answered request (within 5 %).
@@ -75,6 +77,7 @@ pub(crate) struct Metrics {
     pub(crate) hedges_won: AtomicU64,
     pub(crate) rate_limit_pauses: AtomicU64,
     pub(crate) readout_fallbacks: AtomicU64,
+    pub(crate) ledger_failed: AtomicU64,
     statuses: [AtomicU64; 8],
     prompt_tokens: AtomicU64,
     completion_tokens: AtomicU64,
@@ -153,6 +156,7 @@ impl Metrics {
             hedges_won: AtomicU64::default(),
             rate_limit_pauses: AtomicU64::default(),
             readout_fallbacks: AtomicU64::default(),
+            ledger_failed: AtomicU64::default(),
             statuses: Default::default(),
             prompt_tokens: AtomicU64::default(),
             completion_tokens: AtomicU64::default(),
@@ -203,6 +207,7 @@ impl Metrics {
             in_flight: in_flight as u64,
             ledger_replies: 0,
             ledger_corrupt: 0,
+            ledger_failed: self.ledger_failed.load(Relaxed),
             latency_p50_s: quantile(&latencies, 0.5),
             latency_p99_s: quantile(&latencies, 0.99),
         }
@@ -359,6 +364,11 @@ fn write_totals(page: &mut Page, stats: &Stats) {
             "exprl_judge_readout_fallbacks_total",
             "Grades without usable probabilities under the expected readout.",
             stats.readout_fallbacks,
+        ),
+        (
+            "exprl_judge_ledger_failed_total",
+            "Replies that could not be stored.",
+            stats.ledger_failed,
         ),
     ] {
         page.single(name, "counter", help, count);

@@ -163,6 +163,7 @@ impl Judge {
         dict.set_item("cost", stats.cost)?;
         dict.set_item("ledger_replies", stats.ledger_replies)?;
         dict.set_item("ledger_corrupt", stats.ledger_corrupt)?;
+        dict.set_item("ledger_failed", stats.ledger_failed)?;
         dict.set_item("in_flight", stats.in_flight)?;
         dict.set_item("latency_p50_s", stats.latency_p50_s)?;
         dict.set_item("latency_p99_s", stats.latency_p99_s)?;

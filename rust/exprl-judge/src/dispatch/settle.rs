@@ -135,6 +135,7 @@ impl Dispatcher {
         let Some(ledger) = &self.ledger else { return };
         let stored = serde_json::to_vec(reply).map_err(std::io::Error::other);
         if let Err(error) = stored.and_then(|bytes| ledger.put(key, &bytes)) {
+            count(&self.metrics.ledger_failed);
             tracing::warn!(%error, "a reply could not be stored in the ledger");
         }
     }

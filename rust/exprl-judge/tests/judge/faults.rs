@@ -286,7 +286,7 @@ async fn when_every_server_is_dead_the_wait_ends() {
             .all(|verdict| verdict.status == Status::HttpError && verdict.error.is_some())
     );
     assert!(
-        started.elapsed() < Duration::from_secs(8),
+        started.elapsed() < Duration::from_secs(60),
         "{:?}",
         started.elapsed()
     );
