@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import venv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -405,6 +406,13 @@ def test_programs_may_import_the_packages_of_another_interpreter(sandbox):
     wrong = roomy.test(program, tests.replace("0.5", "0.6"))
     assert wrong.verdict == "failed" and "AssertionError" in wrong.detail
     assert sandbox.test(program, "assert f(1)").verdict == "failed"  # no packages by default
+
+
+def test_the_interpreter_may_lie_in_the_folder_for_temporary_files(sandbox, tmp_path):
+    venv.create(tmp_path / "env", symlinks=True)
+    roomy = Sandbox(config.Sandbox(python=str(tmp_path / "env/bin/python"), timeout_s=30))
+    program = "def f(): return open('/tmp/x', 'w').write('abc')"
+    assert roomy.test(program, "assert f() == 3").verdict == "passed"
 
 
 def test_an_interpreter_that_is_none_is_refused():

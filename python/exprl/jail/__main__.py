@@ -227,7 +227,7 @@ def _build_root(order: dict[str, Any]) -> None:
     for path in _DEVICES:
         _bind(path, base)
     for path in (BOX, *_OWN_FOLDERS):
-        os.mkdir(base + path, 0o700)  # noqa: PTH102
+        os.makedirs(base + path, exist_ok=True)  # noqa: PTH103 - the interpreter may lie in /tmp
         os.chmod(base + path, 0o1777)  # noqa: PTH101
     os.chdir(base)
     kernel.mount(".", "/", "", kernel.MS_MOVE)
