@@ -344,6 +344,10 @@ impl Dispatcher {
         };
         {
             let mut queues = self.queues();
+            // Servers that nobody asked were not silent.
+            if queues.schedule.is_empty() && queues.schedule.in_flight() == 0 {
+                queues.last_answer = None;
+            }
             let need = queues.need(&leaving, self.composer.view());
             queues
                 .schedule
@@ -445,6 +449,12 @@ impl Queues {
             self.reserve(&mut call, now);
         }
         Leave::Now(pass, call)
+    }
+
+    /// Every server is left alone, and none has answered for longer than this.
+    fn is_outage(&self, longest: Duration, now: Instant) -> bool {
+        let silent = self.last_answer.is_some_and(|last| now - last > longest);
+        silent && (0..self.breakers.len()).all(|lane| self.schedule.is_paused(lane, now))
     }
 
     /// Takes what a request will use out of the limits, by estimate.

@@ -140,7 +140,8 @@ impl Dispatcher {
             }
             Action::Again | Action::Elsewhere => {
                 call.failed += 1;
-                if call.failed >= self.attempts || !self.budget.withdraw() {
+                let outage = self.queues().is_outage(self.outage, Instant::now());
+                if outage || call.failed >= self.attempts || !self.budget.withdraw() {
                     return Next::Done;
                 }
                 count(&self.metrics.retries);
@@ -177,6 +178,10 @@ impl Dispatcher {
                 () = tokio::time::sleep(wait) => {
                     {
                         let mut queues = dispatcher.queues();
+                        if queues.is_outage(dispatcher.outage, Instant::now()) {
+                            drop(queues);
+                            return dispatcher.finish(call);
+                        }
                         let tokens = queues.estimate.prompt(call.body.sizes().0);
                         queues.schedule.retry(call, tokens, avoid, Instant::now());
                     }
@@ -218,11 +223,7 @@ impl Dispatcher {
             if let Some(rest) = rest {
                 queues.schedule.pause(lane, now + rest, now, true);
             }
-            let silent = queues
-                .last_answer
-                .is_some_and(|last| now - last > self.outage);
-            let all_rest = (0..self.servers.len()).all(|i| queues.schedule.is_paused(i, now));
-            (rest, silent && all_rest)
+            (rest, queues.is_outage(self.outage, now))
         };
         if outage {
             self.give_up_waiting();

@@ -16,7 +16,6 @@ impl Dispatcher {
     pub(super) fn give_up_waiting(self: &Arc<Self>) {
         let calls = {
             let mut queues = self.queues();
-            queues.last_answer = None;
             queues.schedule.drain(|_| true)
         };
         for mut call in calls {

@@ -286,10 +286,32 @@ async fn when_every_server_is_dead_the_wait_ends() {
             .all(|verdict| verdict.status == Status::HttpError && verdict.error.is_some())
     );
     assert!(
-        started.elapsed() < Duration::from_secs(60),
+        started.elapsed() < Duration::from_secs(8),
         "{:?}",
         started.elapsed()
     );
+}
+
+#[tokio::test]
+async fn idle_time_is_no_outage() {
+    let server = Server::start(|number, _| match number {
+        1..=5 => Answer::Status(500, "", String::new()),
+        _ => score(3),
+    })
+    .await;
+    let judge = judge(&Settings {
+        concurrency: 5,
+        outage: Duration::from_millis(1500),
+        ..settings(&[&server])
+    });
+    assert!(all_ok(&grade(&judge, 1).await));
+    tokio::time::sleep(Duration::from_millis(1600)).await;
+    let job = judge.submit();
+    for id in 1..=20 {
+        job.push(&item(id, &["step"])).await.unwrap();
+    }
+    let graded = job.collect().await;
+    assert!(graded.iter().all(|graded| all_ok(&graded.verdicts)));
 }
 
 #[tokio::test]
