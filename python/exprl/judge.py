@@ -422,7 +422,10 @@ class Job:
             self._core.close()
 
     def cancel(self) -> None:
-        """End now: sockets are dropped, and what is unfinished ends as `cancelled`."""
+        """End now: sockets are dropped, and what is unfinished ends as `cancelled`.
+
+        Items given to `submit` that were not queued yet are not taken, and have no result.
+        """
         self._items = None
         self._core.cancel()
 
