@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from exprl import attention, config
-from exprl.errors import ConfigError
+from exprl import config
 from exprl.imitation import cross_entropy, reverse_kl
-from exprl.loss import Head, LossInputs, LossStats, policy_loss, token_logp
+from exprl.loss import LossInputs, LossStats, policy_loss, token_logp
+from exprl.model import head, load
 from exprl.types import Packed, TrainBatch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -63,12 +63,12 @@ class Policy:
         self.temperature = temperature
         self.optim_settings = optim
         self.offload = model.offload and self.device.type == "cuda"
-        self.model = _load(model, weights or model.path, torch.float32, self.device)
+        self.model = load(model, weights or model.path, torch.float32, self.device)
         if model.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         self.reference = None
         if needs_reference:
-            self.reference = _load(model, model.path, self.dtype, self.device).requires_grad_(False)
+            self.reference = load(model, model.path, self.dtype, self.device).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=optim.lr,
@@ -174,14 +174,14 @@ class Policy:
             case "cross_entropy":
                 with self._autocast():
                     hidden = self._hidden(self.model, batch)
-                    return cross_entropy(hidden, _head(self.model), targets, token_weight)
+                    return cross_entropy(hidden, head(self.model), targets, token_weight)
             case "reverse_kl":
                 with self._autocast():
                     return reverse_kl(
                         self._hidden(self.model, batch),
-                        _head(self.model),
+                        head(self.model),
                         self._teacher_hidden(batch),
-                        _head(self.reference),
+                        head(self.reference),
                         targets,
                         token_weight,
                         generator_logp,
@@ -207,7 +207,7 @@ class Policy:
         )
         with self._autocast():
             hidden = self._hidden(self.model, batch)
-            return policy_loss(hidden, _head(self.model), inputs, loss, self.temperature)
+            return policy_loss(hidden, head(self.model), inputs, loss, self.temperature)
 
     @torch.no_grad()
     def _teacher_hidden(self, batch: TrainBatch) -> Tensor:
@@ -218,7 +218,7 @@ class Policy:
         with torch.no_grad(), self._autocast():
             targets = self._tensor(batch.input_ids[batch.target_pos])
             hidden = self._hidden(model, batch)
-            return token_logp(hidden, _head(model), targets, self.temperature)
+            return token_logp(hidden, head(model), targets, self.temperature)
 
     def _hidden(self, model: Any, batch: Packed) -> Tensor:
         """Final hidden states [N, H] at the positions that predict the response tokens."""
@@ -263,66 +263,3 @@ def _as_os_error() -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise OSError(str(error)) from error
-
-
-def _load(settings: config.Model, path: str, dtype: torch.dtype, device: torch.device) -> Any:
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    attention.register()
-    implementation = attention.choose(settings.attention, device)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype,
-            attn_implementation=implementation,
-            attention_dropout=0.0,
-            trust_remote_code=settings.trust_remote_code,
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"model.path = {path!r} cannot be loaded: {error}") from error
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0  # dropout would turn the ratio into noise
-    model.to(device)
-    _check_head(model, path)
-    return model.train()  # transformers checkpoints activations in train mode only
-
-
-def _head(model: Any) -> Head:
-    """The head with what the model's own forward does to its logits (Gemma, Cohere, Granite)."""
-    settings = model.config.get_text_config()
-    scale = getattr(settings, "logit_scale", None) or 1.0
-    divisor = getattr(settings, "logits_scaling", None) or 1.0
-    softcap = getattr(settings, "final_logit_softcapping", None)
-    return Head(model.get_output_embeddings().weight, scale / divisor, softcap)
-
-
-@torch.no_grad()
-def _check_head(model: Any, path: str) -> None:
-    """Refuse a model whose logits are not those of `_head`, by four tokens through both."""
-    weight, scale, softcap = head = _head(model)
-    device = weight.device
-    ids = torch.arange(4, device=device)
-    whole = torch.tensor([0, 4], dtype=torch.int32, device=device)
-    inputs = {
-        "input_ids": (ids % len(weight))[None],
-        "position_ids": ids[None],
-        "use_cache": False,
-        "cu_seq_lens_q": whole,
-        "cu_seq_lens_k": whole,
-        "max_length_q": 4,
-        "max_length_k": 4,
-    }
-    # flash-attn knows no fp32.
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-        expected = model.eval()(**inputs).logits[0].log_softmax(-1, dtype=torch.float32)
-        found = head.log_softmax(model.base_model(**inputs).last_hidden_state[0], temperature=1.0)
-    apart = (found - expected).abs().max().item()
-    if not apart <= 0.02 * (1.0 + expected.abs().max().item()):
-        raise ConfigError(
-            f"{path}: {type(model).__name__} does more to its logits than the loss knows (a bias "
-            f"of the head, a factor of its own): with scale {scale:g} and softcap {softcap}, "
-            f"log-probabilities are up to {apart:.3g} apart"
-        )

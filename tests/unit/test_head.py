@@ -6,7 +6,8 @@ import transformers
 
 from exprl import config
 from exprl.errors import ConfigError
-from exprl.policy import Policy, _head
+from exprl.model import head
+from exprl.policy import Policy
 
 SMALL = {
     "vocab_size": 32,
@@ -28,10 +29,10 @@ def saved(folder, kind, **settings):
         getattr(transformers, f"{kind}Config")(**SMALL, **settings)
     )
     with torch.no_grad():
-        head = model.get_output_embeddings()
-        head.weight.normal_()
-        if getattr(head, "bias", None) is not None:
-            head.bias.normal_()
+        layer = model.get_output_embeddings()
+        layer.weight.normal_()
+        if getattr(layer, "bias", None) is not None:
+            layer.bias.normal_()
     model.save_pretrained(folder)
     return str(folder)
 
@@ -65,7 +66,7 @@ def test_log_probs_are_those_of_the_model_s_own_logits(tmp_path, kind, settings)
         hidden = policy.model.base_model(
             input_ids=ids, position_ids=torch.arange(6)[None], **inputs
         ).last_hidden_state
-        found = _head(policy.model).logp(hidden[0, :-1], ids[0, 1:], 0.7).logp
+        found = head(policy.model).logp(hidden[0, :-1], ids[0, 1:], 0.7).logp
     expected = (logits[0, :-1] / 0.7).log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 

@@ -1,0 +1,80 @@
+"""A transformers model as the trainer needs it, and the head that its logits come from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from exprl import attention, config
+from exprl.errors import ConfigError
+from exprl.loss import Head
+
+
+def load(settings: config.Model, path: str, dtype: torch.dtype, device: torch.device) -> Any:
+    """Read a causal language model from a folder or the hub, for training on packed rows.
+
+    Raises:
+        ConfigError: there is none at `path`, or its head does more than `head` knows.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    attention.register()
+    implementation = attention.choose(settings.attention, device)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            attn_implementation=implementation,
+            attention_dropout=0.0,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"model.path = {path!r} cannot be loaded: {error}") from error
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # dropout would turn the ratio into noise
+    model.to(device)
+    check_head(model, path)
+    return model.train()  # transformers checkpoints activations in train mode only
+
+
+def head(model: Any) -> Head:
+    """The head with what the model's own forward does to its logits (Gemma, Cohere, Granite)."""
+    settings = model.config.get_text_config()
+    scale = getattr(settings, "logit_scale", None) or 1.0
+    divisor = getattr(settings, "logits_scaling", None) or 1.0
+    softcap = getattr(settings, "final_logit_softcapping", None)
+    return Head(model.get_output_embeddings().weight, scale / divisor, softcap)
+
+
+@torch.no_grad()
+def check_head(model: Any, path: str) -> None:
+    """Refuse a model whose logits are not those of `head`, by four tokens through both."""
+    weight, scale, softcap = own = head(model)
+    device = weight.device
+    ids = torch.arange(4, device=device)
+    whole = torch.tensor([0, 4], dtype=torch.int32, device=device)
+    inputs = {
+        "input_ids": (ids % len(weight))[None],
+        "position_ids": ids[None],
+        "use_cache": False,
+        "cu_seq_lens_q": whole,
+        "cu_seq_lens_k": whole,
+        "max_length_q": 4,
+        "max_length_k": 4,
+    }
+    # flash-attn knows no fp32.
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+        expected = model.eval()(**inputs).logits[0].log_softmax(-1, dtype=torch.float32)
+        found = own.log_softmax(model.base_model(**inputs).last_hidden_state[0], temperature=1.0)
+    apart = (found - expected).abs().max().item()
+    if not apart <= 0.02 * (1.0 + expected.abs().max().item()):
+        raise ConfigError(
+            f"{path}: {type(model).__name__} does more to its logits than the loss knows (a bias "
+            f"of the head, a factor of its own): with scale {scale:g} and softcap {softcap}, "
+            f"log-probabilities are up to {apart:.3g} apart"
+        )
