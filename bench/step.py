@@ -49,7 +49,7 @@ def batches(cfg: config.Config) -> list[list[TrainBatch]]:
             np.array(tokens, np.int32),
             np.full(len(tokens), -1.0, np.float32),
             "stop",
-            0,
+            np.zeros(len(tokens), np.int32),
         )
         scored.append(Scored(rollout, (Segment(0, len(tokens), ""),), (1,), (0.0,), None))
         advantages.append(np.array([rng.gauss(0.0, 1.0)]))

@@ -37,7 +37,8 @@ def of_step(
     row = _updates(updates)
     if not scored:  # SFT
         return row
-    row |= _rewards(scored) | _steps(scored) | _rollouts(scored)
+    begun = state.policy_version - sum(not u.skipped for u in updates)
+    row |= _rewards(scored) | _steps(scored) | _rollouts(scored) | _lag(scored, begun)
     if any(p.answer is not None for p in problems):
         row["reward/unsolved"] = 1.0 - len(state.solved) / len(problems)
     if judged is not None:
@@ -121,6 +122,22 @@ def _rollouts(scored: Sequence[Scored]) -> dict[str, float]:
         "rollout/length_mean": _mean(lengths),
         "rollout/overlong_rate": _mean([s.rollout.finish_reason == "length" for s in scored]),
         "rollout/failed_rate": _mean([s.rollout.finish_reason == "failed" for s in scored]),
+    }
+
+
+def _lag(scored: Sequence[Scored], version: int) -> dict[str, float]:
+    """How many updates the policy is ahead of the tokens of the loss when their step is trained.
+
+    Args:
+        version: of the policy before the step's first update.
+    """
+    trained = [s.rollout for s in scored if not s.missing | s.masked]
+    versions = [r.versions for r in trained if r.finish_reason != "failed"]
+    lags = version - np.concatenate([np.empty(0, np.int32), *versions])
+    return {
+        "lag/mean": _mean(lags),
+        "lag/max": float(lags.max()) if len(lags) else float("nan"),
+        **{f"lag/hist_{lag}": _mean(lags.clip(max=4) == lag) for lag in range(5)},
     }
 
 

@@ -15,7 +15,8 @@ def write(
 ) -> Path:
     """Write RUN/rollouts/step-NNNNN.parquet, one row per rollout; a rerun of the step replaces it.
 
-    Missing grades, scores and advantages are nulls.
+    Missing grades, scores and advantages are nulls. `versions` is the policy version that sampled
+    each token, `policy_version` that of the first; files of older runs have only the latter.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -35,6 +36,7 @@ def write(
             "correct": s.correct,
             "missing": s.missing,
             "token_ids": s.rollout.token_ids,
+            "versions": s.rollout.versions,
             "generator_logp": s.rollout.generator_logp,
         }
         for s, values in zip(scored, advantages, strict=True)
@@ -54,6 +56,7 @@ def write(
             "correct": pa.bool_(),
             "missing": pa.bool_(),
             "token_ids": pa.list_(pa.int32()),
+            "versions": pa.list_(pa.int32()),
             "generator_logp": pa.list_(pa.float32()),
         }
     )

@@ -163,7 +163,7 @@ class Engine:
             token_ids=tokens,
             generator_logp=np.array(logp, dtype=np.float32),
             finish_reason=finish,
-            policy_version=self.policy_version,
+            versions=np.full(len(tokens), self.policy_version, dtype=np.int32),
         )
 
 

@@ -110,7 +110,13 @@ class Rollout:
         at the sampling temperature.
     finish_reason: `length` = overlong; `failed` = the engine gave up on it (n may be 0): such a
         rollout is counted and never trained on.
-    policy_version: number of optimizer steps behind the weights that sampled it.
+    versions: [n] int32, the policy version that sampled each token: the number of optimizer steps
+        behind those weights.
+
+    >>> ids = np.array([4, 2], np.int32)
+    >>> logp, versions = np.zeros(2, np.float32), np.array([3, 4], np.int32)
+    >>> Rollout("p0", 0, ids, ids, logp, "stop", versions).policy_version
+    3
     """
 
     problem_id: str
@@ -119,7 +125,12 @@ class Rollout:
     token_ids: Int32Array
     generator_logp: Float32Array
     finish_reason: FinishReason
-    policy_version: int
+    versions: Int32Array
+
+    @property
+    def policy_version(self) -> int | None:
+        """The version that sampled the first token; None where there is no token."""
+        return int(self.versions[0]) if len(self.versions) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ def scored(index, ends, prompt=3, **kwargs):
         token_ids=np.arange(n, dtype=np.int32) + 100 * index,
         generator_logp=np.full(n, -float(index), dtype=np.float32),
         finish_reason="stop",
-        policy_version=0,
+        versions=np.zeros(n, dtype=np.int32),
     )
     segments = tuple(Segment(a, b, "x") for a, b in zip(starts, ends, strict=True))
     ones = (1.0,) * len(ends)

@@ -224,7 +224,7 @@ class Continuer:
             for i in range(n):
                 ids = np.array([ord(c) for c in rf"###\boxed{{{answer}}}"], dtype=np.int32)
                 finish = "failed" if i == 0 else "stop"
-                yield Rollout(name, i, tokens, ids, np.zeros(len(ids)), finish, 0)
+                yield Rollout(name, i, tokens, ids, np.zeros(len(ids)), finish, np.zeros_like(ids))
 
 
 def test_grades_of_beginnings_are_held_against_the_success_of_continuations(tmp_path):

@@ -12,7 +12,7 @@ def scored(texts, grades):
     ends = np.cumsum([1] * len(texts)).tolist()
     segments = tuple(Segment(e - 1, e, t) for e, t in zip(ends, texts, strict=True))
     tokens = np.arange(len(texts), dtype=np.int32)
-    rollout = Rollout("p", 0, tokens, tokens, tokens.astype(np.float32), "stop", 0)
+    rollout = Rollout("p", 0, tokens, tokens, tokens.astype(np.float32), "stop", tokens)
     return Scored(rollout, segments, grades, tuple((g - 1) / 4 for g in grades), True)
 
 

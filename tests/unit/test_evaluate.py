@@ -73,7 +73,7 @@ class ScriptedSampler:
                 self.texts[prompt.problem_id, index] = text
                 empty = np.empty(0, dtype=np.int32)
                 logp = np.empty(0, dtype=np.float32)
-                yield Rollout(prompt.problem_id, index, empty, empty, logp, reason, 0)
+                yield Rollout(prompt.problem_id, index, empty, empty, logp, reason, empty)
 
     def decode(self, rollout: Rollout) -> str:
         return self.texts[rollout.problem_id, rollout.index]

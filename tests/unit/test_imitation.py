@@ -50,7 +50,7 @@ def samples():
     scored, teacher_prompts = [], {}
     for name, (prompt, tokens) in zip("abc", pairs(), strict=True):
         logp = np.full(len(tokens), -2.0, np.float32)
-        rollout = Rollout(name, 0, prompt, tokens, logp, "stop", 0)
+        rollout = Rollout(name, 0, prompt, tokens, logp, "stop", np.zeros(len(tokens), np.int32))
         segments = (Segment(0, len(tokens), "x"),)
         scored.append(Scored(rollout, segments, (), (), None, rewarded=False))
         teacher_prompts[name] = np.concatenate([prompt, drawn(rng, 4)])

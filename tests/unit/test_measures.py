@@ -8,6 +8,8 @@ import pytest
 
 from exprl import measures
 from exprl.checkpoint import RunState
+from exprl.loss import LossStats
+from exprl.policy import UpdateStats
 from exprl.types import Message, Problem, Prompt, Rollout, Scored, Segment
 
 
@@ -23,7 +25,7 @@ def scored(name, grades, scores, *, finish="stop", correct=None, tokens=4, maske
         np.zeros(tokens, np.int32),
         np.zeros(tokens, np.float32),
         finish,
-        0,
+        np.zeros(tokens, np.int32),
     )
     segments = tuple(Segment(i, i + 1, "x") for i in range(max(1, len(scores))))
     return Scored(rollout, segments, tuple(grades), tuple(scores), correct, masked)
@@ -102,3 +104,29 @@ def test_rollouts_that_speak_to_the_judge_are_counted_once_each_and_by_kind():
 def test_steps_are_counted_per_token_too():
     items = [scored("a", (5, 5), (1.0, 1.0), tokens=10), scored("a", (5,), (1.0,), tokens=20)]
     assert row(items)["steps/per_1k_tokens"] == pytest.approx(100.0)
+
+
+def sampled_by(*versions, **kwargs):
+    one = scored("a", (5,), (1.0,), tokens=len(versions), **kwargs)
+    rollout = dataclasses.replace(one.rollout, versions=np.array(versions, np.int32))
+    return dataclasses.replace(one, rollout=rollout)
+
+
+def an_update(*, skipped=False):
+    return UpdateStats(LossStats(), grad_norm=1.0, lr=1.0, skipped=skipped)
+
+
+def test_the_lag_of_a_token_is_counted_from_the_policy_at_the_start_of_its_step():
+    """Nine updates are done after a step of two, one of them skipped: it began at version 8."""
+    updates, state = [an_update(), an_update(skipped=True)], RunState(policy_version=9)
+    items = [sampled_by(8, 8, 7), sampled_by(2), sampled_by(0, masked=True)]
+    values = measures.of_step(items, updates, TWO, {}, state, None)
+    assert values["lag/mean"] == pytest.approx((0 + 0 + 1 + 6) / 4)
+    assert values["lag/max"] == 6
+    assert [values[f"lag/hist_{lag}"] for lag in range(5)] == [0.5, 0.25, 0.0, 0.0, 0.25]
+
+
+def test_a_step_that_trains_on_no_token_has_no_lag():
+    values = row([scored("a", (), (), finish="failed", tokens=0)])
+    assert math.isnan(values["lag/mean"]) and math.isnan(values["lag/max"])
+    assert math.isnan(values["lag/hist_0"])

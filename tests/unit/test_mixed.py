@@ -82,7 +82,7 @@ def rollout(tokenizer, problem_id, index, text):
         np.array(ids, np.int32),
         np.zeros(len(ids), np.float32),
         "stop",
-        0,
+        np.zeros(len(ids), np.int32),
     )
 
 

@@ -42,7 +42,7 @@ def rollouts(count=5):
             rng.integers(0, 16, n).astype(np.int32),
             np.full(n, -2.0, np.float32),
             "stop",
-            0,
+            np.zeros(n, np.int32),
         )
         yield Scored(rollout, (Segment(0, 2, "a"), Segment(2, n, "b")), (5, 1), (1.0, 0.0), None)
 

@@ -29,7 +29,7 @@ def rollout(tokenizer, text, index, finish="stop"):
         token_ids=np.array(ids, dtype=np.int32),
         generator_logp=np.zeros(len(ids), dtype=np.float32),
         finish_reason=finish,
-        policy_version=0,
+        versions=np.zeros(len(ids), dtype=np.int32),
     )
 
 
@@ -184,7 +184,7 @@ def item(problem_id, index, scores, masked=False):
         np.zeros(2, np.int32),
         np.zeros(2, np.float32),
         "stop",
-        0,
+        np.zeros(2, np.int32),
     )
     return Scored(one, (), tuple(None for _ in scores), tuple(scores), None, masked)
 
