@@ -60,8 +60,8 @@ class Problem:
     weight: Tensor  # [V, H], like hidden
     targets: Tensor  # [B, T] int64
     mask: Tensor  # [B, T]
-    behavior_logp: Tensor  # [B, T]
-    ref_logp: Tensor  # [B, T]
+    trainer_logp: Tensor  # [B, T]
+    initial_logp: Tensor  # [B, T]
     seg_id: Tensor  # [N] int32
     seg_adv: Tensor  # [S]
 
@@ -128,8 +128,8 @@ def make_problem(
         weight,
         targets.view(size),
         mask,
-        behavior_logp=logp.view(size) + noise(0.15),
-        ref_logp=logp.view(size) + noise(0.3),
+        trainer_logp=logp.view(size) + noise(0.15),
+        initial_logp=logp.view(size) + noise(0.3),
         seg_id=torch.arange(shape.sequences, dtype=torch.int32, device=device).repeat_interleave(
             shape.tokens
         ),
@@ -217,8 +217,8 @@ def loss_inputs(problem: Problem, rows: slice = slice(None)) -> dict[str, Tensor
         "seg_adv": problem.seg_adv,
         "seg_id": problem.seg_id[rows],
         "token_weight": problem.token_weight[rows],
-        "behavior_logp": problem.behavior_logp.flatten()[rows],
-        "ref_logp": problem.ref_logp.flatten()[rows],
+        "trainer_logp": problem.trainer_logp.flatten()[rows],
+        "initial_logp": problem.initial_logp.flatten()[rows],
         "clip_low": CLIP_LOW,
         "clip_high": CLIP_HIGH,
         "kl_coef": KL_COEF,

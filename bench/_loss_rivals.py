@@ -25,10 +25,10 @@ LIGER_TOKEN_CHUNK = 2048
 def torch_loss(problem: Problem, logp: Tensor) -> Tensor:
     """The objective of TRL's `GRPOTrainer._compute_loss` (loss_type "dapo") on logp [B, T]."""
     adv = problem.token_adv
-    ratio = torch.exp(logp - problem.behavior_logp)
+    ratio = torch.exp(logp - problem.trainer_logp)
     clipped = torch.clamp(ratio, 1 - CLIP_LOW, 1 + CLIP_HIGH)
     loss = -torch.min(ratio * adv, clipped * adv)
-    gap = problem.ref_logp - logp
+    gap = problem.initial_logp - logp
     loss = loss + KL_COEF * (torch.exp(gap) - gap - 1)
     return (loss * problem.mask).sum() / problem.mask.sum()
 
@@ -101,8 +101,8 @@ def liger_linear(
         problem.targets,
         problem.mask,
         adv,
-        ref_per_token_logps=problem.ref_logp,
-        old_per_token_logps=problem.behavior_logp,
+        ref_per_token_logps=problem.initial_logp,
+        old_per_token_logps=problem.trainer_logp,
     )
     return loss
 
@@ -121,8 +121,8 @@ def liger_tokens(problem: Problem, hidden: Tensor, weight: Tensor) -> Tensor:
         problem,
         targets=problem.targets.view(-1, 1),
         mask=problem.mask.view(-1, 1),
-        behavior_logp=problem.behavior_logp.view(-1, 1),
-        ref_logp=problem.ref_logp.view(-1, 1),
+        trainer_logp=problem.trainer_logp.view(-1, 1),
+        initial_logp=problem.initial_logp.view(-1, 1),
     )
     return liger_linear(single, hidden, weight, problem.token_adv.flatten(), LIGER_TOKEN_CHUNK)
 
@@ -152,8 +152,8 @@ def liger_triton(problem: Problem, logits: Tensor, adv: Tensor) -> Tensor:
     # A view has the leaf's storage, which the backward overwrites (inplace, its default).
     loss, _ = triton_grpo_loss(
         logits.view_as(logits),
-        problem.behavior_logp,
-        problem.ref_logp,
+        problem.trainer_logp,
+        problem.initial_logp,
         problem.targets,
         adv,
         problem.mask,

@@ -83,8 +83,8 @@ def row(kind: str, problem: Problem, name: str, logp: Tensor | str, wanted: Tens
         return Row(name, [], "nats", note=logp, extra=about)
     error = logp.double() - wanted
     ratio_error = error.expm1().abs()
-    behavior = problem.behavior_logp.flatten().double()
-    flipped = clipped(problem, logp.double() - behavior) != clipped(problem, wanted - behavior)
+    trainer = problem.trainer_logp.flatten().double()
+    flipped = clipped(problem, logp.double() - trainer) != clipped(problem, wanted - trainer)
     about |= {
         "logp_error_max": error.abs().max().item(),
         "logp_error_p99": error.abs().quantile(0.99).item(),

@@ -117,9 +117,9 @@ def rows(
     seg_id: Tensor | None,
     seg_off: Tensor | None,
     token_weight: Tensor,
-    behavior_logp: Tensor | None,
-    ref_logp: Tensor | None,
-    rollout_logp: Tensor | None,
+    trainer_logp: Tensor | None,
+    initial_logp: Tensor | None,
+    generator_logp: Tensor | None,
     temperatures: Tensor | None,
 ) -> Rows:
     """The loss's tensors, detached and contiguous."""
@@ -133,27 +133,29 @@ def rows(
     _same_device(device, {"seg_adv": seg_adv, "seg_id": seg_id, "seg_off": seg_off})
     given = {
         "token_weight": token_weight,
-        "behavior_logp": behavior_logp,
-        "ref_logp": ref_logp,
-        "rollout_logp": rollout_logp,
+        "trainer_logp": trainer_logp,
+        "initial_logp": initial_logp,
+        "generator_logp": generator_logp,
     }
     _per_token(n, device, given)
-    weight, behavior, ref, rollout = (
+    weight, trainer, initial, generator = (
         None if value is None else value.detach().contiguous() for value in given.values()
     )
     assert weight is not None
     ids = _segments(n, len(seg_adv), seg_id, seg_off)
     advantages = seg_adv.detach().contiguous()
-    return Rows(targets.contiguous(), advantages, ids, weight, behavior, ref, rollout, temperatures)
+    return Rows(
+        targets.contiguous(), advantages, ids, weight, trainer, initial, generator, temperatures
+    )
 
 
 def terms(rows: Rows, numbers: Terms) -> Terms:
     """The numbers, in themselves and against the tensors that they need."""
     low, high, dual, kl, _, cap = numbers
-    if kl and rows.ref_logp is None:
-        raise ValueError(f"kl_coef = {kl} needs ref_logp")
-    if cap is not None and rows.rollout_logp is None:
-        raise ValueError(f"importance_cap = {cap} needs rollout_logp")
+    if kl and rows.initial_logp is None:
+        raise ValueError(f"kl_coef = {kl} needs initial_logp")
+    if cap is not None and rows.generator_logp is None:
+        raise ValueError(f"importance_cap = {cap} needs generator_logp")
     if (low is None) != (high is None):
         raise ValueError(f"clip_low = {low} and clip_high = {high} go together")
     if low is not None and not 0.0 <= low <= 1.0:

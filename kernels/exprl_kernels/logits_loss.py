@@ -28,9 +28,9 @@ def grpo_loss_from_logits(
     seg_id: Tensor | None = None,
     seg_off: Tensor | None = None,
     token_weight: Tensor,
-    behavior_logp: Tensor | None = None,
-    ref_logp: Tensor | None = None,
-    rollout_logp: Tensor | None = None,
+    trainer_logp: Tensor | None = None,
+    initial_logp: Tensor | None = None,
+    generator_logp: Tensor | None = None,
     temperature: float | Tensor = 1.0,
     logit_scale: float = 1.0,
     softcap: float | None = None,
@@ -54,10 +54,10 @@ def grpo_loss_from_logits(
         seg_id: [N] int64 or int32 in 0..S-1, the segment of each token; or
         seg_off: [S+1], segment s is tokens seg_off[s]..seg_off[s+1]-1, from 0 to N.
         token_weight: [N], mask and aggregation; the loss is the weighted sum. 0 = left out.
-        behavior_logp: [N], log-probs of the policy before the update; None = this very policy
+        trainer_logp: [N], log-probs of the policy before the update; None = this very policy
             (one on-policy step), so that the ratio is 1 with the gradient of logp.
-        ref_logp: [N], of the frozen initial policy; needed where kl_coef is not 0.
-        rollout_logp: [N], of the engine; with importance_cap, for the truncated weight.
+        initial_logp: [N], of the frozen initial policy; needed where kl_coef is not 0.
+        generator_logp: [N], of the engine; with importance_cap, for the truncated weight.
         temperature: positive scalar, or [N].
         logit_scale: factor of the raw logits (Cohere's logit_scale, 1 / Granite's logits_scaling).
         softcap: raw logits x become softcap * tanh(x / softcap), after logit_scale (Gemma 2).
@@ -65,7 +65,7 @@ def grpo_loss_from_logits(
             REINFORCE.
         dual_clip: c > 1, upper bound -c * A of the loss of a negative advantage.
         kl_coef, entropy_coef: of k3 and of the entropy bonus, both differentiable.
-        importance_cap: upper bound of exp(behavior_logp - rollout_logp); None = weight 1.
+        importance_cap: upper bound of exp(trainer_logp - generator_logp); None = weight 1.
         inplace_grad: overwrite logits with their gradient, which saves a tensor of their size; the
             caller must not use them afterwards, and backward can run once. Kernels only.
         backend: "auto" = Triton kernels on a GPU, plain torch elsewhere.
@@ -83,9 +83,9 @@ def grpo_loss_from_logits(
         seg_id=seg_id,
         seg_off=seg_off,
         token_weight=token_weight,
-        behavior_logp=behavior_logp,
-        ref_logp=ref_logp,
-        rollout_logp=rollout_logp,
+        trainer_logp=trainer_logp,
+        initial_logp=initial_logp,
+        generator_logp=generator_logp,
         temperatures=temperatures,
     )
     terms = check.terms(

@@ -1,13 +1,13 @@
 """The loss of one token and its derivatives, from logp and entropy: reference.py's `token_loss`.
 
-    r = exp(logp - behavior)    pg = -min(r A, clip(r) A), at most -dual_clip A where A < 0
-    iw = min(exp(behavior - rollout), cap)    k3 = exp(ref - logp) - (ref - logp) - 1
+    r = exp(logp - trainer)    pg = -min(r A, clip(r) A), at most -dual_clip A where A < 0
+    iw = min(exp(trainer - generator), cap)    k3 = exp(initial - logp) - (initial - logp) - 1
     loss = weight (iw pg + kl_coef k3 - entropy_coef H)
 
-    dloss/dlogp = weight (iw pg' - kl_coef (exp(ref - logp) - 1)),   pg' = 0 where the clip holds
-    dloss/dH    = -weight entropy_coef                               pg' = pg elsewhere
+    dloss/dlogp = weight (iw pg' - kl_coef (exp(initial - logp) - 1)),  pg' = 0 where the clip holds
+    dloss/dH    = -weight entropy_coef                              pg' = pg elsewhere
 
-behavior, ref, rollout, and the bounds of the clip may be None, which the compiler sees.
+trainer, initial, generator, and the bounds of the clip may be None, which the compiler sees.
 """
 
 import triton
@@ -28,14 +28,10 @@ def finite(x):
 
 
 @triton.jit
-def k3_of(log_ref):
+def k3_of(u):
     """exp(u) - u - 1, by its series near 0, where the difference would cancel."""
-    series = 0.5 + log_ref * (
-        1.0 / 6 + log_ref * (1.0 / 24 + log_ref * (1.0 / 120 + log_ref / 720))
-    )
-    return tl.where(
-        tl.abs(log_ref) < 0.1, log_ref * log_ref * series, tl.exp(log_ref) - log_ref - 1.0
-    )
+    series = 0.5 + u * (1.0 / 6 + u * (1.0 / 24 + u * (1.0 / 120 + u / 720)))
+    return tl.where(tl.abs(u) < 0.1, u * u * series, tl.exp(u) - u - 1.0)
 
 
 @triton.jit
@@ -45,9 +41,9 @@ def token_loss(
     adv,
     weight,
     known,
-    behavior,
-    ref,
-    rollout,
+    trainer,
+    initial,
+    generator,
     clip_low,
     clip_high,
     dual_clip,
@@ -59,22 +55,22 @@ def token_loss(
 
     known: its segment exists.
     """
-    if behavior is None:
-        behavior = logp
-    log_ratio = logp - behavior
-    log_ref = logp * 0.0
-    if ref is not None:
-        log_ref = ref - logp
+    if trainer is None:
+        trainer = logp
+    log_ratio = logp - trainer
+    log_initial = logp * 0.0
+    if initial is not None:
+        log_initial = initial - logp
     good = known & finite(weight) & finite(adv) & finite(entropy)
-    good = good & (tl.abs(log_ratio) <= _MOST) & (tl.abs(log_ref) <= _MOST)
+    good = good & (tl.abs(log_ratio) <= _MOST) & (tl.abs(log_initial) <= _MOST)
     if importance_cap is not None:
-        good = good & finite(behavior - rollout)
+        good = good & finite(trainer - generator)
     used = good & (weight != 0.0)
 
     weight = tl.where(used, weight, 0.0)
     adv = tl.where(used, adv, 0.0)
     ratio = tl.exp(tl.where(used, log_ratio, 0.0))
-    log_ref = tl.where(used, log_ref, 0.0)
+    log_initial = tl.where(used, log_initial, 0.0)
     pg = -ratio * adv
     d_pg = pg
     code = 0
@@ -92,13 +88,13 @@ def token_loss(
             d_pg = tl.where(held, 0.0, d_pg)
             pg = tl.where(held, ceiling, pg)
     if importance_cap is not None:
-        importance = tl.exp(tl.where(used, behavior - rollout, 0.0))
+        importance = tl.exp(tl.where(used, trainer - generator, 0.0))
         importance = tl.minimum(importance, importance_cap)
         pg = pg * importance
         d_pg = d_pg * importance
-    k3 = k3_of(log_ref)
+    k3 = k3_of(log_initial)
     bonus = entropy_coef * tl.where(used, entropy, 0.0)
     loss = weight * (pg + kl_coef * k3 - bonus)
-    d_logp = weight * (d_pg - kl_coef * (tl.exp(log_ref) - 1.0))
+    d_logp = weight * (d_pg - kl_coef * (tl.exp(log_initial) - 1.0))
     d_entropy = -weight * entropy_coef
     return loss, d_logp, d_entropy, k3, code, ratio, good

@@ -52,9 +52,9 @@ def loss_rows_kernel(
     segments,
     seg_id,
     token_weight,
-    behavior_logp,
-    ref_logp,
-    rollout_logp,
+    trainer_logp,
+    initial_logp,
+    generator_logp,
     temperatures,
     temperature,
     scale,
@@ -91,24 +91,24 @@ def loss_rows_kernel(
     known = (segment >= 0) & (segment < segments)
     adv = tl.load(seg_adv + segment, mask=known, other=0.0).to(tl.float32)
     weight = tl.load(token_weight + row).to(tl.float32)
-    behavior = None
-    if behavior_logp is not None:
-        behavior = tl.load(behavior_logp + row).to(tl.float32)
-    ref = None
-    if ref_logp is not None:
-        ref = tl.load(ref_logp + row).to(tl.float32)
-    rollout = None
+    trainer = None
+    if trainer_logp is not None:
+        trainer = tl.load(trainer_logp + row).to(tl.float32)
+    initial = None
+    if initial_logp is not None:
+        initial = tl.load(initial_logp + row).to(tl.float32)
+    generator = None
     if importance_cap is not None:
-        rollout = tl.load(rollout_logp + row).to(tl.float32)
+        generator = tl.load(generator_logp + row).to(tl.float32)
     loss, d_logp, d_entropy, k3, code, ratio, good = token_loss(
         logp,
         entropy,
         adv,
         weight,
         known,
-        behavior,
-        ref,
-        rollout,
+        trainer,
+        initial,
+        generator,
         clip_low,
         clip_high,
         dual_clip,
@@ -167,9 +167,9 @@ def loss_rows(
             len(rows.seg_adv),
             rows.seg_id,
             rows.token_weight,
-            rows.behavior_logp,
-            rows.ref_logp,
-            rows.rollout_logp,
+            rows.trainer_logp,
+            rows.initial_logp,
+            rows.generator_logp,
             rows.temperatures,
             *shape,
             *terms,

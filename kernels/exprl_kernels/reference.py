@@ -2,12 +2,12 @@
 
 Per token k, with z = logits / temperature and A_k the advantage of the token's segment:
 
-    logp_k = z_k[target] - logsumexp(z_k)          r_k = exp(logp_k - behavior_logp_k)
+    logp_k = z_k[target] - logsumexp(z_k)          r_k = exp(logp_k - trainer_logp_k)
     pg_k   = -min(r_k A_k, clip(r_k, 1 - clip_low, 1 + clip_high) A_k)
-    k3_k   = exp(ref_k - logp_k) - (ref_k - logp_k) - 1
+    k3_k   = exp(initial_k - logp_k) - (initial_k - logp_k) - 1
     loss   = sum_k token_weight_k (iw_k pg_k + kl_coef k3_k - entropy_coef H_k)
 
-iw_k = min(exp(behavior_logp_k - rollout_logp_k), importance_cap), detached. The clip is PPO's
+iw_k = min(exp(trainer_logp_k - generator_logp_k), importance_cap), detached. The clip is PPO's
 (Schulman et al. 2017, eq. 7) with unequal sides (DAPO, eq. 10), dual_clip is Ye et al. 2020,
 eq. 5, and k3 is Schulman's estimator of KL(policy || reference).
 
@@ -89,28 +89,30 @@ def token_loss(stats: LogpOutput, rows: Rows, terms: Terms) -> GrpoOutput:
     """The loss of per-token statistics, differentiable in logp and entropy."""
     logp, entropy, _ = stats
     kind = logp.dtype
-    behavior = logp.detach() if rows.behavior_logp is None else rows.behavior_logp.to(kind)
-    log_ratio = logp - behavior
-    log_ref = torch.zeros_like(logp) if rows.ref_logp is None else rows.ref_logp.to(kind) - logp
+    trainer = logp.detach() if rows.trainer_logp is None else rows.trainer_logp.to(kind)
+    log_ratio = logp - trainer
+    log_initial = (
+        torch.zeros_like(logp) if rows.initial_logp is None else rows.initial_logp.to(kind) - logp
+    )
     weight = rows.token_weight.to(kind)
     known = (rows.seg_id >= 0) & (rows.seg_id < len(rows.seg_adv))
     adv = rows.seg_adv.to(kind)[torch.where(known, rows.seg_id, 0).long()]
-    good = _within(log_ratio) & _within(log_ref) & torch.isfinite(entropy) & known
+    good = _within(log_ratio) & _within(log_initial) & torch.isfinite(entropy) & known
     good = good & torch.isfinite(weight) & torch.isfinite(adv)
     importance = torch.zeros_like(logp)
-    if terms.importance_cap is not None and rows.rollout_logp is not None:
-        importance = behavior.detach() - rows.rollout_logp.to(kind)
+    if terms.importance_cap is not None and rows.generator_logp is not None:
+        importance = trainer.detach() - rows.generator_logp.to(kind)
         good = good & torch.isfinite(importance)
 
     # Values are replaced before exp and not after, so that no NaN reaches the gradient.
     used = good & (weight != 0)
     ratio = torch.exp(torch.where(used, log_ratio, 0.0))
-    log_ref = torch.where(used, log_ref, 0.0)
+    log_initial = torch.where(used, log_initial, 0.0)
     pg, clip_code = _policy_gradient(ratio, torch.where(used, adv, 0.0), terms)
     if terms.importance_cap is not None:
         importance = torch.exp(torch.where(used, importance, 0.0))
         pg = pg * importance.clamp(max=terms.importance_cap)
-    k3 = torch.expm1(log_ref) - log_ref
+    k3 = torch.expm1(log_initial) - log_initial
     bonus = terms.entropy_coef * torch.where(used, entropy, 0.0)
     loss = (torch.where(used, weight, 0.0) * (pg + terms.kl_coef * k3 - bonus)).sum()
 

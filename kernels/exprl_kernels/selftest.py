@@ -100,8 +100,8 @@ def make_case(n: int, h: int, v: int, device: torch.device, dtype: torch.dtype) 
         "seg_adv": normal(3).to(device),
         "seg_id": torch.arange(n, device=device) * 3 // n,
         "token_weight": (torch.arange(n, device=device) % 5 != 0).float() / n,
-        "behavior_logp": logp + 0.3 * normal(n).to(device),
-        "ref_logp": logp + 0.3 * normal(n).to(device),
+        "trainer_logp": logp + 0.3 * normal(n).to(device),
+        "initial_logp": logp + 0.3 * normal(n).to(device),
     }
     numbers = {"kl_coef": 0.05, "entropy_coef": 0.01, "dual_clip": 3.0, "temperature": 0.9}
     return Case(hidden, weight, targets, {**loss, **numbers})

@@ -40,7 +40,7 @@ class GrpoOutput(NamedTuple):
 
     logp, entropy: at the temperature; NaN where token_weight is 0, as such rows are left out.
     k3, ratio: NaN where the row was left out, be it for weight 0 or as a bad row.
-        k3 is 0 without ref_logp.
+        k3 is 0 without initial_logp.
     clip_code: int8, a `ClipCode`.
     bad_rows: number of tokens with a weight that were left out because a value was not finite,
         an index was out of range, or a log-ratio lay beyond MAX_LOG_RATIO.
@@ -67,9 +67,9 @@ class Rows(NamedTuple):
     seg_adv: Tensor
     seg_id: Tensor
     token_weight: Tensor
-    behavior_logp: Tensor | None
-    ref_logp: Tensor | None
-    rollout_logp: Tensor | None
+    trainer_logp: Tensor | None
+    initial_logp: Tensor | None
+    generator_logp: Tensor | None
     temperatures: Tensor | None  # per token; None = the scalar of Terms
 
 
@@ -94,8 +94,8 @@ class Terms(NamedTuple):
 
 # The same as schemas of custom operators, in the same order.
 ROWS_SCHEMA = (
-    "Tensor targets, Tensor seg_adv, Tensor seg_id, Tensor token_weight, Tensor? behavior_logp, "
-    "Tensor? ref_logp, Tensor? rollout_logp, Tensor? temperatures"
+    "Tensor targets, Tensor seg_adv, Tensor seg_id, Tensor token_weight, Tensor? trainer_logp, "
+    "Tensor? initial_logp, Tensor? generator_logp, Tensor? temperatures"
 )
 SHAPE_SCHEMA = "float temperature, float logit_scale, float? softcap"
 TERMS_SCHEMA = (

@@ -109,9 +109,9 @@ def _launches(logits: Tensor) -> Iterator[tuple[str, Callable[[], None]]]:
         torch.ones(1, device=device),
         torch.zeros(n, dtype=torch.int32, device=device),
         numbers() + 1.0 / n,
-        behavior_logp=numbers() - 10.0,
-        ref_logp=numbers() - 10.0,
-        rollout_logp=None,
+        trainer_logp=numbers() - 10.0,
+        initial_logp=numbers() - 10.0,
+        generator_logp=None,
         temperatures=None,
     )
     stats = LogpOutput(numbers(), numbers(), numbers())

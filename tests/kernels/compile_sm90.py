@@ -29,17 +29,17 @@ FEATURES: list[dict] = [
     {},
     {"clip_low": None, "clip_high": None},
     {"dual_clip": 3.0},
-    {"ref": True, "kl_coef": 0.1},
+    {"initial": True, "kl_coef": 0.1},
     {"entropy_coef": 0.01},
-    {"rollout": True, "importance_cap": 2.0},
+    {"generator": True, "importance_cap": 2.0},
     {"per_token_temperature": True},
     {"softcap": 30.0, "logit_scale": 0.5},
     {
         "dual_clip": 3.0,
-        "ref": True,
+        "initial": True,
         "kl_coef": 0.1,
         "entropy_coef": 0.01,
-        "rollout": True,
+        "generator": True,
         "importance_cap": 2.0,
         "per_token_temperature": True,
         "softcap": 30.0,
@@ -102,9 +102,9 @@ def call_losses(dtype: torch.dtype, vocab: int, features: dict) -> None:
         "seg_adv": torch.ones(2),
         "seg_id": torch.zeros(N, dtype=torch.int32),
         "token_weight": torch.ones(N),
-        "behavior_logp": torch.zeros(N),
+        "trainer_logp": torch.zeros(N),
     }
-    for flag, name in (("ref", "ref_logp"), ("rollout", "rollout_logp")):
+    for flag, name in (("initial", "initial_logp"), ("generator", "generator_logp")):
         if features.pop(flag, False):
             loss[name] = torch.zeros(N)
     out = linear_logp(hidden, weight, targets, **shape)

@@ -64,9 +64,9 @@ class Case:
             "seg_adv": torch.tensor([1.5, -2.0, 0.0, 0.7]),
             "seg_id": torch.arange(n, dtype=torch.int32) * 4 // max(n, 1),
             "token_weight": torch.rand(n, generator=random) * (torch.arange(n) % 5 != 4),
-            "behavior_logp": logp + 0.4 * normal(n),
-            "ref_logp": logp + 0.3 * normal(n),
-            "rollout_logp": logp + 0.3 * normal(n),
+            "trainer_logp": logp + 0.4 * normal(n),
+            "initial_logp": logp + 0.3 * normal(n),
+            "generator_logp": logp + 0.3 * normal(n),
         }
         self.loss = {name: value.to(DEVICE) for name, value in self.loss.items()}
 
@@ -222,7 +222,7 @@ def test_inputs_need_not_be_contiguous():
     case.hidden = case.hidden.T.contiguous().T
     case.weight = case.weight.T.contiguous().T
     case.targets = torch.stack([case.targets, case.targets], 1)[:, 0]
-    case.loss["behavior_logp"] = case.loss["behavior_logp"].repeat_interleave(2)[::2]
+    case.loss["trainer_logp"] = case.loss["trainer_logp"].repeat_interleave(2)[::2]
     found, found_dx, _ = case.run("triton")
     assert_same(found, expected, 1e-6)
     assert relative(found_dx, dx) <= 1e-6
@@ -265,7 +265,7 @@ def test_masked_vocabulary_has_probability_and_gradient_zero():
     logits[:, 20:] = -torch.inf
     wide = logits.double().requires_grad_()
     # The case's log-probs are those of other targets, under a whole vocabulary.
-    options = case.loss | {"behavior_logp": None, "ref_logp": None, "entropy_coef": 0.1}
+    options = case.loss | {"trainer_logp": None, "initial_logp": None, "entropy_coef": 0.1}
     expected = grpo_loss_from_logits(wide, case.targets, **options, backend="reference")
     expected.loss.backward()
     narrow = logits.requires_grad_()
@@ -277,13 +277,13 @@ def test_masked_vocabulary_has_probability_and_gradient_zero():
 
 
 def broken_logits(case: Case) -> Tensor:
-    """Rows 0..4: all masked, NaN, +inf, the target masked, far from the behaviour policy."""
+    """Rows 0..4: all masked, NaN, +inf, the target masked, far from the trainer's log-prob."""
     logits = case.logits()
     logits[0] = -torch.inf
     logits[1, 3] = torch.nan
     logits[2, 3] = torch.inf
     logits[3, case.targets[3]] = -torch.inf
-    case.loss["behavior_logp"][4] += 50.0
+    case.loss["trainer_logp"][4] += 50.0
     return logits
 
 
@@ -320,7 +320,7 @@ def test_wrong_indices_on_the_device_are_left_out_and_counted():
         torch.tensor([-1, 31, 5, 6], device=DEVICE),
         case.loss["seg_adv"],
         torch.tensor([0, 0, -1, 4], dtype=torch.int32, device=DEVICE),
-        *(case.loss["token_weight"], case.loss["behavior_logp"], None, None, None),
+        *(case.loss["token_weight"], case.loss["trainer_logp"], None, None, None),
     )
     shape, terms = Shape(1.0, 1.0, None), Terms(0.2, 0.26, None, 0.0, 0.0, None)
     outputs = logits_loss._loss_from_logits(case.logits(), *rows, *shape, *terms)

@@ -16,7 +16,7 @@ BORDERS = (0, 40, V)
 CASES = {
     "plain": {},
     "every term": {
-        "ref": True,
+        "initial": True,
         "kl_coef": 0.1,
         "entropy_coef": 0.05,
         "dual_clip": 1.5,
@@ -38,10 +38,10 @@ def inputs(case: str, dtype: torch.dtype) -> tuple[list[torch.Tensor], dict]:
         "seg_adv": torch.randn(3, **kind),
         "seg_id": torch.arange(N) * 3 // N,
         "token_weight": torch.rand(N, **kind) * (torch.arange(N) != 5),
-        "behavior_logp": logp + 0.3 * torch.randn(N, **kind),
+        "trainer_logp": logp + 0.3 * torch.randn(N, **kind),
     } | CASES[case]
-    if keywords.pop("ref", False):
-        keywords["ref_logp"] = logp + 0.5 * torch.randn(N, **kind)
+    if keywords.pop("initial", False):
+        keywords["initial_logp"] = logp + 0.5 * torch.randn(N, **kind)
     return [hidden.to(dtype), weight.to(dtype), targets], keywords
 
 

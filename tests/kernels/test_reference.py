@@ -9,7 +9,7 @@ from exprl_kernels import ClipCode, grpo_loss_from_logits, linear_grpo_loss, lin
 
 
 def one_token(ratio: float, advantage: float, **settings):
-    """The loss of one token whose logp differs from the behaviour policy's by log(ratio)."""
+    """The loss of one token whose logp differs from trainer_logp by log(ratio)."""
     logits = torch.tensor([[math.log(3.0), 0.0]], dtype=torch.float64)  # p = 3/4, 1/4
     logp = math.log(0.75)
     return grpo_loss_from_logits(
@@ -18,7 +18,7 @@ def one_token(ratio: float, advantage: float, **settings):
         seg_adv=torch.tensor([advantage], dtype=torch.float64),
         seg_id=torch.tensor([0], dtype=torch.int32),
         token_weight=torch.ones(1, dtype=torch.float64),
-        behavior_logp=torch.tensor([logp - math.log(ratio)], dtype=torch.float64),
+        trainer_logp=torch.tensor([logp - math.log(ratio)], dtype=torch.float64),
         **settings,
     )
 
@@ -53,9 +53,13 @@ def test_dual_clip_bounds_the_loss_of_a_negative_advantage():
 
 
 def test_kl_is_k3_and_entropy_is_a_bonus():
-    ref = math.log(0.75) + 0.5
+    initial = math.log(0.75) + 0.5
     out = one_token(
-        1.0, 0.0, ref_logp=torch.tensor([ref], dtype=torch.float64), kl_coef=2.0, entropy_coef=0.1
+        1.0,
+        0.0,
+        initial_logp=torch.tensor([initial], dtype=torch.float64),
+        kl_coef=2.0,
+        entropy_coef=0.1,
     )
     k3 = math.exp(0.5) - 0.5 - 1.0
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
@@ -65,10 +69,10 @@ def test_kl_is_k3_and_entropy_is_a_bonus():
 
 
 def test_the_truncated_importance_weight_scales_the_policy_gradient_only():
-    behavior = math.log(0.75)
-    rollout = torch.tensor([behavior - math.log(4.0)], dtype=torch.float64)
-    free = one_token(1.0, 1.0, rollout_logp=rollout, importance_cap=10.0)
-    capped = one_token(1.0, 1.0, rollout_logp=rollout, importance_cap=2.0)
+    trainer = math.log(0.75)
+    generator = torch.tensor([trainer - math.log(4.0)], dtype=torch.float64)
+    free = one_token(1.0, 1.0, generator_logp=generator, importance_cap=10.0)
+    capped = one_token(1.0, 1.0, generator_logp=generator, importance_cap=2.0)
     assert free.loss.item() == pytest.approx(-4.0)
     assert capped.loss.item() == pytest.approx(-2.0)
 
@@ -91,9 +95,9 @@ def random_case(n=7, h=5, v=11, dtype=torch.float64):
             "seg_adv": normal(3),
             "seg_id": torch.tensor([0, 0, 1, 1, 1, 2, 2], dtype=torch.int32)[:n],
             "token_weight": torch.rand(n, generator=generator, dtype=dtype),
-            "behavior_logp": logp + 0.1 * normal(n),
-            "ref_logp": logp + 0.3 * normal(n),
-            "rollout_logp": logp + 0.1 * normal(n),
+            "trainer_logp": logp + 0.1 * normal(n),
+            "initial_logp": logp + 0.3 * normal(n),
+            "generator_logp": logp + 0.1 * normal(n),
             "temperature": 0.7,
             "kl_coef": 0.1,
             "entropy_coef": 0.01,
@@ -110,12 +114,12 @@ def test_gradients_agree_with_finite_differences():
     )
 
 
-def test_without_behaviour_logp_the_gradient_is_that_of_an_on_policy_step():
+def test_without_trainer_logp_the_gradient_is_that_of_an_on_policy_step():
     hidden, weight, targets, rest = random_case()
-    rest |= {"importance_cap": None, "rollout_logp": None}
-    given = dict(rest, behavior_logp=linear_logp(hidden, weight, targets, temperature=0.7).logp)
+    rest |= {"importance_cap": None, "generator_logp": None}
+    given = dict(rest, trainer_logp=linear_logp(hidden, weight, targets, temperature=0.7).logp)
     gradients = []
-    for settings in (dict(rest, behavior_logp=None), given):
+    for settings in (dict(rest, trainer_logp=None), given):
         x = hidden.clone().requires_grad_()
         linear_grpo_loss(x, weight, targets, **settings).loss.backward()
         gradients.append(x.grad)
@@ -145,7 +149,7 @@ def test_masked_vocabulary_entries_add_nothing_to_the_entropy():
 
 def test_a_broken_row_is_counted_and_teaches_nothing():
     hidden, weight, targets, rest = random_case()
-    rest["behavior_logp"][2] += 25.0
+    rest["trainer_logp"][2] += 25.0
     hidden.requires_grad_()
     out = linear_grpo_loss(hidden, weight, targets, **rest)
     out.loss.backward()
@@ -166,9 +170,9 @@ def test_shifting_advantages_by_one_segment_changes_the_loss():
     [
         ({"seg_adv": torch.ones(2, 4)}, "seg_adv has shape"),
         ({"token_weight": torch.ones(3)}, "token_weight has shape"),
-        ({"ref_logp": None}, "needs ref_logp"),
+        ({"initial_logp": None}, "needs initial_logp"),
         ({"clip_low": None}, "go together"),
-        ({"rollout_logp": None}, "needs rollout_logp"),
+        ({"generator_logp": None}, "needs generator_logp"),
     ],
 )
 def test_wrong_input_is_refused_with_the_value(change, message):
