@@ -65,13 +65,11 @@ def batches(cfg: config.Config) -> list[list[TrainBatch]]:
 def step(
     policy: Policy, packed: list[list[TrainBatch]], loss: config.Loss, *, anchored: bool = False
 ) -> None:
-    """What train.update does; `anchored` forwards the first mini-batch once more."""
-    before = [
-        [policy.trainer_logp(batch) for batch in mini] if i or anchored else None
-        for i, mini in enumerate(packed)
-    ]
-    for mini, logp in zip(packed, before, strict=True):
-        policy.update(mini, logp, loss)
+    """A training step's updates; `anchored` forwards the first mini-batch once more."""
+    if anchored:
+        for batch in packed[0]:
+            policy.logp(batch)
+    policy.step(packed, loss)
 
 
 def per_sequence(
@@ -97,7 +95,7 @@ def per_sequence(
 def main() -> None:
     torch.set_num_threads(1)
     cfg = config.load(CONFIG, [f"model.path={EXAMPLES / 'base'}"])
-    policy = Policy(cfg.model, cfg.optim, temperature=1.0, needs_reference=True)
+    policy = Policy(cfg.model, cfg.optim, temperature=1.0, needs_initial=True)
     packed = batches(cfg)
     tokens = sum(len(batch.input_ids) for mini in packed for batch in mini)
     taken: dict[str, list[float]] = {}

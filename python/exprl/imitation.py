@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from exprl.loss import Head, LossStats
+from exprl.loss import Head, LossSums
 
 # The KL needs both whole distributions: no more than this many tokens' logits live at a time.
 CHUNK_TOKENS = 4096
@@ -28,7 +28,7 @@ CHUNK_TOKENS = 4096
 
 def cross_entropy(
     hidden: Tensor, head: Head, targets: Tensor, token_weight: Tensor
-) -> tuple[Tensor, LossStats]:
+) -> tuple[Tensor, LossSums]:
     """The differentiable loss of a micro-batch and its sums.
 
     Args:
@@ -38,7 +38,7 @@ def cross_entropy(
     """
     logp, entropy, _ = head.logp(hidden, targets, temperature=1.0)
     loss = -(token_weight * logp).sum()
-    return loss, _stats(loss, entropy, logp_gap=math.nan)
+    return loss, _sums(loss, len(targets), entropy.sum(), hidden.new_full((), math.nan))
 
 
 def reverse_kl(
@@ -51,7 +51,7 @@ def reverse_kl(
     generator_logp: Tensor,
     trainer_logp: Tensor | None,
     temperature: float,
-) -> tuple[Tensor, LossStats]:
+) -> tuple[Tensor, LossSums]:
     """The differentiable loss of a micro-batch and its sums.
 
     Args:
@@ -61,8 +61,7 @@ def reverse_kl(
         generator_logp: [N], by the engine, which sampled the tokens.
         trainer_logp: [N], by the student before the step; None = it has not moved since.
     """
-    total = hidden.new_zeros((), dtype=torch.float32)
-    stats = LossStats()
+    losses, entropies, gaps = [], [], []
     for start in range(0, len(hidden), CHUNK_TOKENS):
         part = slice(start, start + CHUNK_TOKENS)
         divergence, logp, entropy = checkpoint(
@@ -75,12 +74,12 @@ def reverse_kl(
             temperature,
             use_reentrant=False,
         )
-        loss = (token_weight[part] * divergence).sum()
-        total = total + loss
+        losses.append((token_weight[part] * divergence).sum())
+        entropies.append(entropy.sum())
         before = logp.detach() if trainer_logp is None else trainer_logp[part]
-        gap = (before - generator_logp[part]).abs().sum().item()
-        stats.add(_stats(loss, entropy, logp_gap=gap))
-    return total, stats
+        gaps.append((before - generator_logp[part]).abs().sum())
+    loss, entropy, gap = (torch.stack(parts).sum() for parts in (losses, entropies, gaps))
+    return loss, _sums(loss, len(targets), entropy, gap)
 
 
 def _reverse_kl(
@@ -107,12 +106,16 @@ def _entropy(log_p: Tensor) -> Tensor:
     return -(fixed.exp() * fixed).sum(-1)
 
 
-def _stats(loss: Tensor, entropy: Tensor, *, logp_gap: float) -> LossStats:
+def _sums(loss: Tensor, tokens: int, entropy: Tensor, logp_gap: Tensor) -> LossSums:
     """Neither loss has a KL to the initial policy, or a ratio."""
-    return LossStats(
-        tokens=len(entropy),
-        loss=loss.item(),
-        kl=math.nan,
-        entropy=entropy.detach().sum().item(),
+    zero = torch.zeros_like(loss)
+    return LossSums(
+        tokens=tokens,
+        loss=loss,
+        kl=torch.full_like(loss, math.nan),
+        entropy=entropy,
+        clipped=zero,
         logp_gap=logp_gap,
+        ratio_max=zero,
+        bad_rows=zero,
     )

@@ -6,6 +6,7 @@ kernels, on a CPU to its plain torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,7 +52,24 @@ class LossInputs(NamedTuple):
     token_weight: Tensor  # [N]
     generator_logp: Tensor  # [N], by the engine
     trainer_logp: Tensor | None  # [N], before the update; None = this forward is on-policy
-    reference_logp: Tensor | None  # [N], by the frozen initial policy
+    initial_logp: Tensor | None  # [N], by the frozen initial policy
+
+
+class LossSums(NamedTuple):
+    """What a micro-batch adds to LossStats: numbers on the device, which the host has not read."""
+
+    tokens: int
+    loss: Tensor
+    kl: Tensor
+    entropy: Tensor
+    clipped: Tensor
+    logp_gap: Tensor
+    ratio_max: Tensor
+    bad_rows: Tensor
+
+    def stacked(self) -> Tensor:
+        """All but `tokens`, [7] fp64."""
+        return torch.stack([value.detach().double() for value in self[1:]])
 
 
 @dataclass(slots=True)
@@ -79,9 +97,24 @@ class LossStats:
         self.bad_rows += other.bad_rows
 
 
+def read(parts: Sequence[LossSums], norm: Tensor) -> tuple[LossStats, float]:
+    """The sums of a mini-batch and its gradient norm, as numbers: the only wait for the GPU."""
+    rows = torch.stack([part.stacked() for part in parts])
+    *values, norm_value = torch.cat([rows.flatten(), norm.double().reshape(1)]).tolist()
+    stats = LossStats()
+    for i, part in enumerate(parts):
+        loss, kl, entropy, clipped, logp_gap, ratio_max, bad_rows = values[7 * i : 7 * i + 7]
+        stats.add(
+            LossStats(
+                part.tokens, loss, kl, entropy, int(clipped), logp_gap, ratio_max, int(bad_rows)
+            )
+        )
+    return stats, norm_value
+
+
 def policy_loss(
     hidden: Tensor, head: Head, inputs: LossInputs, settings: config.Loss, temperature: float
-) -> tuple[Tensor, LossStats]:
+) -> tuple[Tensor, LossSums]:
     """The differentiable loss of a micro-batch and its sums; rows that were left out add nothing.
 
     Args:
@@ -95,7 +128,7 @@ def policy_loss(
         seg_id=inputs.seg_id,
         token_weight=inputs.token_weight,
         trainer_logp=inputs.trainer_logp,
-        initial_logp=inputs.reference_logp,
+        initial_logp=inputs.initial_logp,
         generator_logp=inputs.generator_logp,
         temperature=temperature,
         logit_scale=head.logit_scale,
@@ -107,15 +140,15 @@ def policy_loss(
         importance_cap=settings.importance_cap,
     )
     before = out.logp if inputs.trainer_logp is None else inputs.trainer_logp
-    return out.loss, LossStats(
+    return out.loss, LossSums(
         tokens=len(hidden),
-        loss=out.loss.item(),
-        kl=out.k3.nansum().item(),
-        entropy=out.entropy.nansum().item(),
-        clipped=int((out.clip_code != ClipCode.NONE).sum()),
-        logp_gap=(before - inputs.generator_logp).abs().sum().item(),
-        ratio_max=out.ratio.nan_to_num(nan=0.0).max().item(),
-        bad_rows=int(out.bad_rows),
+        loss=out.loss,
+        kl=out.k3.nansum(),
+        entropy=out.entropy.nansum(),
+        clipped=(out.clip_code != ClipCode.NONE).sum(),
+        logp_gap=(before - inputs.generator_logp).abs().sum(),
+        ratio_max=out.ratio.nan_to_num(nan=0.0).max(),
+        bad_rows=out.bad_rows,
     )
 
 

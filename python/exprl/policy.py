@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from exprl import config
 from exprl.imitation import cross_entropy, reverse_kl
-from exprl.loss import LossInputs, LossStats, policy_loss, token_logp
+from exprl.loss import LossInputs, LossStats, LossSums, policy_loss, read, token_logp
 from exprl.model import head, load
 from exprl.types import Packed, TrainBatch
 
@@ -36,6 +36,18 @@ class UpdateStats:
     skipped: bool
 
 
+class Before(NamedTuple):
+    """Log-probs [N] of a micro-batch from before the step's first update; None = not needed.
+
+    trainer_logp: by the policy.   initial_logp: by the frozen initial policy.
+    teacher_logp: by the initial policy after the teacher's prompts.
+    """
+
+    trainer_logp: Tensor | None
+    initial_logp: Tensor | None
+    teacher_logp: Tensor | None
+
+
 class Policy:
     """Forward, backward, clip, step.
 
@@ -48,14 +60,14 @@ class Policy:
         optim: config.Optim,
         *,
         temperature: float,
-        needs_reference: bool,
+        needs_initial: bool,
         weights: str | None = None,
     ) -> None:
         """Load the model.
 
         Args:
             temperature: log-probs are taken at it.
-            needs_reference: keep the frozen initial policy, for the KL term or as the teacher.
+            needs_initial: keep the frozen initial policy, for the KL term or as the teacher.
             weights: folder of a checkpoint to go on from; None = model.path.
         """
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -66,49 +78,70 @@ class Policy:
         self.model = load(model, weights or model.path, torch.float32, self.device)
         if model.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
-        self.reference = None
-        if needs_reference:
-            self.reference = load(model, model.path, self.dtype, self.device).requires_grad_(False)
+        self.initial = None
+        if needs_initial:
+            self.initial = load(model, model.path, self.dtype, self.device).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=optim.lr,
             betas=optim.betas,
             eps=optim.eps,
             weight_decay=optim.weight_decay,
+            fused=self.device.type == "cuda",
         )
         self.version = 0
 
-    def trainer_logp(self, batch: Packed) -> Tensor:
-        """Log-probs [N] of the batch's tokens under the policy as it is now."""
-        return self._logp(self.model, batch)
-
-    def reference_logp(self, batch: Packed) -> Tensor | None:
-        """Log-probs [N] under the frozen initial policy; None where the loss needs none."""
-        return None if self.reference is None else self._logp(self.reference, batch)
-
-    def update(
-        self,
-        micro_batches: Sequence[TrainBatch],
-        trainer_logp: Sequence[Tensor] | None,
-        loss: config.Loss,
-    ) -> UpdateStats:
-        """One optimizer step over the micro-batches of a mini-batch.
+    def logp(self, batch: Packed, temperature: float | None = None) -> Tensor:
+        """Log-probs [N] of the batch's tokens under the policy as it is now.
 
         Args:
-            trainer_logp: per micro-batch [N], from before the step's first update; None = the
-                weights have not moved since the rollouts were sampled.
-
-        A non-finite loss or gradient skips the step: the weights stay, `skipped` says so.
+            temperature: None = the one of `__init__`.
         """
+        return self._logp(self.model, batch, temperature)
+
+    def initial_logp(self, batch: Packed) -> Tensor:
+        """Log-probs [N] under the frozen initial policy, which must be there (needs_initial)."""
+        assert self.initial is not None
+        return self._logp(self.initial, batch)
+
+    def step(self, batches: Sequence[Sequence[TrainBatch]], loss: config.Loss) -> list[UpdateStats]:
+        """All updates of a training step: one optimizer step for each mini-batch.
+
+        What the losses compare with is computed first, while the weights are still those that
+        sampled the rollouts. The first mini-batch needs no such forward: its own is on-policy.
+
+        Args:
+            batches: mini-batches of micro-batches, from `batch.pack`.
+
+        A non-finite loss or gradient skips its optimizer step: the weights stay, `skipped` says so.
+        """
+        before = [
+            [self._before(batch, i, loss) for batch in mini] for i, mini in enumerate(batches)
+        ]
+        return [self._update(mini, at, loss) for mini, at in zip(batches, before, strict=True)]
+
+    def _before(self, batch: TrainBatch, mini_batch: int, loss: config.Loss) -> Before:
+        sampled = loss.objective == "sampled_reverse_kl"
+        anchored = mini_batch > 0 and loss.objective != "cross_entropy"
+        return Before(
+            trainer_logp=self.logp(batch) if sampled or anchored else None,
+            initial_logp=self.initial_logp(batch) if loss.kl_coef > 0 else None,
+            teacher_logp=self.initial_logp(batch.teacher) if sampled and batch.teacher else None,
+        )
+
+    def _update(
+        self, micro_batches: Sequence[TrainBatch], before: Sequence[Before], loss: config.Loss
+    ) -> UpdateStats:
         self.optimizer.zero_grad(set_to_none=True)
-        stats = LossStats()
-        for i, batch in enumerate(micro_batches):
-            value, part = self._loss(batch, None if trainer_logp is None else trainer_logp[i], loss)
+        sums = []
+        for batch, logps in zip(micro_batches, before, strict=True):
+            value, part = self._loss(batch, logps, loss)
             value.backward()
-            stats.add(part)
-        norm = nn.utils.clip_grad_norm_(
+            sums.append(part)
+        clipped_from = nn.utils.clip_grad_norm_(
             self.model.parameters(), self.optim_settings.max_grad_norm
-        ).item()
+        )
+        stats, norm = read(sums, clipped_from)
         lr = self._learning_rate()
         skipped = not (math.isfinite(norm) and math.isfinite(stats.loss))
         if not skipped:
@@ -163,8 +196,8 @@ class Policy:
         self.version = version
 
     def _loss(
-        self, batch: TrainBatch, trainer_logp: Tensor | None, loss: config.Loss
-    ) -> tuple[Tensor, LossStats]:
+        self, batch: TrainBatch, before: Before, loss: config.Loss
+    ) -> tuple[Tensor, LossSums]:
         """The loss of a micro-batch, by loss.objective."""
         targets = self._tensor(batch.input_ids[batch.target_pos])
         token_weight = self._tensor(batch.token_weight)
@@ -181,18 +214,16 @@ class Policy:
                         self._hidden(self.model, batch),
                         head(self.model),
                         self._teacher_hidden(batch),
-                        head(self.reference),
+                        head(self.initial),
                         targets,
                         token_weight,
                         generator_logp,
-                        trainer_logp,
+                        before.trainer_logp,
                         self.temperature,
                     )
             case "sampled_reverse_kl":  # one advantage per token: log q - log p
-                if trainer_logp is None:
-                    trainer_logp = self.trainer_logp(batch)
-                assert batch.teacher is not None
-                seg_adv = self._logp(self.reference, batch.teacher) - trainer_logp
+                assert before.teacher_logp is not None and before.trainer_logp is not None
+                seg_adv = before.teacher_logp - before.trainer_logp
                 seg_id = torch.arange(len(targets), dtype=torch.int32, device=self.device)
             case "policy_gradient":
                 pass
@@ -202,8 +233,8 @@ class Policy:
             seg_id=seg_id,
             token_weight=token_weight,
             generator_logp=generator_logp,
-            trainer_logp=trainer_logp,
-            reference_logp=self.reference_logp(batch) if loss.kl_coef > 0 else None,
+            trainer_logp=before.trainer_logp,
+            initial_logp=before.initial_logp,
         )
         with self._autocast():
             hidden = self._hidden(self.model, batch)
@@ -211,14 +242,19 @@ class Policy:
 
     @torch.no_grad()
     def _teacher_hidden(self, batch: TrainBatch) -> Tensor:
-        assert batch.teacher is not None and self.reference is not None
-        return self._hidden(self.reference, batch.teacher)
+        assert batch.teacher is not None and self.initial is not None
+        return self._hidden(self.initial, batch.teacher)
 
-    def _logp(self, model: Any, batch: Packed) -> Tensor:
+    def _logp(self, model: Any, batch: Packed, temperature: float | None = None) -> Tensor:
         with torch.no_grad(), self._autocast():
             targets = self._tensor(batch.input_ids[batch.target_pos])
             hidden = self._hidden(model, batch)
-            return token_logp(hidden, head(model), targets, self.temperature)
+            return token_logp(
+                hidden,
+                head(model),
+                targets,
+                self.temperature if temperature is None else temperature,
+            )
 
     def _hidden(self, model: Any, batch: Packed) -> Tensor:
         """Final hidden states [N, H] at the positions that predict the response tokens."""
@@ -245,12 +281,16 @@ class Policy:
         )
 
     def _tensor(self, array: Any) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
+        """The array on the device. Only a copy from pinned memory does not wait for the GPU."""
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor
 
     def _move(self, device: torch.device | str) -> None:
         self.model.to(device)
-        if self.reference is not None:
-            self.reference.to(device)
+        if self.initial is not None:
+            self.initial.to(device)
         for state in self.optimizer.state.values():
             for key in ("exp_avg", "exp_avg_sq"):
                 state[key] = state[key].to(device)

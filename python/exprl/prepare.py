@@ -112,7 +112,7 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
             cfg.model,
             cfg.optim,
             temperature=cfg.rollout.temperature,
-            needs_reference=needs_initial_policy(cfg),
+            needs_initial=needs_initial_policy(cfg),
             weights=weights,
         )
         if folder:

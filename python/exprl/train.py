@@ -23,7 +23,7 @@ from exprl.policy import UpdateStats
 from exprl.prepare import Parts
 from exprl.reward import Scorer, score_arrays
 from exprl.rollout import step_seed
-from exprl.types import Float64Array, Problem, Scored, TrainBatch
+from exprl.types import Float64Array, Problem, Scored
 
 INTERRUPTED = 130
 
@@ -64,7 +64,8 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
                 max_response_tokens=cfg.rollout.max_response_tokens,
             )
             with weights.training(parts.policy, parts.engine):
-                updates = update(cfg, parts, batches)
+                updates = parts.policy.step(batches, cfg.loss)
+            prove_sync(cfg, updates, parts.policy.version)
             clock.lap("train")
 
             state.count(scored, updates)
@@ -166,22 +167,21 @@ def segment_advantages(cfg: config.Config, scored: Sequence[Scored]) -> list[Flo
     return values
 
 
-def update(
-    cfg: config.Config, parts: Parts, batches: Sequence[Sequence[TrainBatch]]
-) -> list[UpdateStats]:
-    """One optimizer step per mini-batch; log-probs from before the first anchor the later ones."""
-    policy = parts.policy
-    before = [
-        [policy.trainer_logp(b) for b in mini] if i else None for i, mini in enumerate(batches)
-    ]
-    updates: list[UpdateStats] = []
-    for mini, logp in zip(batches, before, strict=True):
-        updates.append(policy.update(mini, logp, cfg.loss))
-        first = updates[0]  # a non-finite one is counted by the state; it and SFT have no gap
-        if not first.skipped and cfg.loss.objective != "cross_entropy":
-            gap = first.loss.logp_gap / first.loss.tokens
-            weights.prove(gap, cfg.rollout.sync_gap_limit, policy.version - len(updates))
-    return updates
+def prove_sync(cfg: config.Config, updates: Sequence[UpdateStats], version: int) -> None:
+    """Check the step's first update, whose forward the rollouts' own weights made.
+
+    A skipped one is counted by the state; it and SFT have no gap.
+
+    Args:
+        version: the policy's, after the updates.
+
+    Raises:
+        EngineError: the engine did not sample from the trainer's weights.
+    """
+    if updates and not updates[0].skipped and cfg.loss.objective != "cross_entropy":
+        first = updates[0].loss
+        taken = sum(not update.skipped for update in updates)
+        weights.prove(first.logp_gap / first.tokens, cfg.rollout.sync_gap_limit, version - taken)
 
 
 def reason_to_stop(

@@ -22,7 +22,7 @@ class Tokenizer:
 def policy(base, weights=None):
     settings = config.Model(path=base, dtype="float32")
     optim = config.Optim(lr=1e-2)
-    return Policy(settings, optim, temperature=1.0, needs_reference=False, weights=weights)
+    return Policy(settings, optim, temperature=1.0, needs_initial=False, weights=weights)
 
 
 def step(one):

@@ -42,7 +42,7 @@ def load(path):
         config.Model(path=path, dtype="float32"),
         config.Optim(),
         temperature=0.7,
-        needs_reference=False,
+        needs_initial=False,
     )
 
 

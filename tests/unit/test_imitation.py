@@ -20,7 +20,7 @@ def load(path):
         config.Model(path=path, dtype="float32"),
         config.Optim(lr=1e-2, max_grad_norm=1e9),
         temperature=TEMPERATURE,
-        needs_reference=True,
+        needs_initial=True,
     )
 
 
@@ -115,7 +115,7 @@ def test_sft_is_mean_cross_entropy_of_the_references_at_temperature_one(
         for p, t in pairs()
     ]
     loss = -torch.cat(logp).mean()
-    stats = load(tiny_qwen3).update(packed(from_solutions(pairs()), micro_batch_tokens), None, SFT)
+    stats = load(tiny_qwen3).step([packed(from_solutions(pairs()), micro_batch_tokens)], SFT)[0]
     assert stats.loss.loss == pytest.approx(loss.item(), rel=1e-5)
     assert stats.loss.tokens == sum(len(t) for _, t in pairs())
     assert stats.grad_norm == pytest.approx(gradient_norm(model, loss), rel=1e-4)
@@ -128,7 +128,7 @@ def test_distillation_is_the_mean_reverse_kl_to_the_teacher_that_reads_the_refer
     policy, student = moved(tiny_qwen3)
     log_p, log_q, _ = log_softmaxes(student, plain(tiny_qwen3))
     loss = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
-    stats = policy.update(distilled(micro_batch_tokens), None, FULL)
+    stats = policy.step([distilled(micro_batch_tokens)], FULL)[0]
     assert stats.loss.loss == pytest.approx(loss.item(), rel=1e-4)
     assert stats.grad_norm == pytest.approx(gradient_norm(student, loss), rel=1e-4)
 
@@ -138,7 +138,7 @@ def test_sampled_distillation_rewards_each_token_by_log_q_minus_log_p(tiny_qwen3
     *both, tokens = log_softmaxes(student, plain(tiny_qwen3))
     log_p, log_q = (t.gather(1, tokens[:, None]) for t in both)
     loss = -((log_q - log_p).detach() * log_p).mean()
-    stats = policy.update(distilled(), None, SAMPLED)
+    stats = policy.step([distilled()], SAMPLED)[0]
     assert stats.grad_norm == pytest.approx(gradient_norm(student, loss), rel=1e-4)
 
 
@@ -146,14 +146,14 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn(tiny_qwen3):
     scored, _ = samples()
     prompts = {s.rollout.problem_id: s.rollout.prompt_ids for s in scored}
     mini = packed(from_rollouts(scored, [np.zeros(0)] * len(scored), prompts))
-    stats = load(tiny_qwen3).update(mini, None, FULL)
+    stats = load(tiny_qwen3).step([mini], FULL)[0]
     assert stats.loss.loss == pytest.approx(0.0, abs=1e-6)
     assert stats.grad_norm == pytest.approx(0.0, abs=1e-5)
 
 
 def test_distillation_moves_the_student_towards_the_teacher(tiny_qwen3):
     policy, _ = moved(tiny_qwen3)
-    losses = [policy.update(distilled(), None, FULL).loss.loss for _ in range(5)]
+    losses = [policy.step([distilled()], FULL)[0].loss.loss for _ in range(5)]
     assert losses[-1] < losses[0]
 
 

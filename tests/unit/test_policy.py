@@ -1,11 +1,13 @@
 """The policy: packed log-probs are those of each sequence alone; a step is AdamW on the loss."""
 
 import copy
+import traceback
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from exprl import attention, config, weights
 from exprl.batch import from_rollouts, pack
@@ -22,12 +24,12 @@ def policy(tiny_qwen3):
     return load(tiny_qwen3)
 
 
-def load(path, *, needs_reference=False, **model):
+def load(path, *, needs_initial=False, **model):
     return Policy(
         config.Model(path=path, dtype="float32", **model),
         config.Optim(lr=1e-2, max_grad_norm=1e9),
         temperature=TEMPERATURE,
-        needs_reference=needs_reference,
+        needs_initial=needs_initial,
     )
 
 
@@ -47,10 +49,11 @@ def rollouts(count=5):
         yield Scored(rollout, (Segment(0, 2, "a"), Segment(2, n, "b")), (5, 1), (1.0, 0.0), None)
 
 
-def batches(micro_batch_tokens=1000, advantages=(1.0, -1.0), mini_batches=1):
+def batches(micro_batch_tokens=1000, advantages=(1.0, -1.0), mini_batches=1, teacher=False):
     items = list(rollouts())
+    teacher_prompts = {"p": np.arange(6, dtype=np.int32)} if teacher else None
     return pack(
-        from_rollouts(items, [np.array(advantages)] * len(items)),
+        from_rollouts(items, [np.array(advantages)] * len(items), teacher_prompts),
         mini_batches=mini_batches,
         micro_batch_tokens=micro_batch_tokens,
         aggregation="token_mean",
@@ -78,7 +81,7 @@ def test_packed_log_probs_are_those_of_each_sequence_alone(policy, tiny_qwen3):
     model = plain(tiny_qwen3)
     with torch.no_grad():
         expected = torch.cat([alone(model, s) for s in rollouts()])
-    torch.testing.assert_close(policy.trainer_logp(batch), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(policy.logp(batch), expected, rtol=0, atol=1e-5)
 
 
 def test_the_gradient_is_that_of_the_written_out_objective(policy, tiny_qwen3):
@@ -91,7 +94,7 @@ def test_the_gradient_is_that_of_the_written_out_objective(policy, tiny_qwen3):
     )
     (-(advantages * logp).mean()).backward()
     norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm().item()
-    stats = policy.update(micro, None, NO_KL)
+    stats = policy.step([micro], NO_KL)[0]
     assert stats.grad_norm == pytest.approx(norm, rel=1e-4)
     assert not stats.skipped
     assert policy.version == 1
@@ -105,35 +108,91 @@ def test_the_gradient_is_that_of_the_written_out_objective(policy, tiny_qwen3):
 def test_memory_settings_do_not_change_the_step(tiny_qwen3, model, micro_batch_tokens):
     plain_policy, other = load(tiny_qwen3), load(tiny_qwen3, **model)
     [whole], [cut] = batches(), batches(micro_batch_tokens)
-    plain_policy.update(whole, None, NO_KL), other.update(cut, None, NO_KL)
+    plain_policy.step([whole], NO_KL), other.step([cut], NO_KL)
     for (name, a), (_, b) in zip(plain_policy.weights(), other.weights(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5, msg=name)
 
 
 def test_a_step_towards_good_steps_makes_them_likelier(policy):
     [[batch]] = batches()
-    before = policy.trainer_logp(batch)
-    policy.update([batch], None, NO_KL)
-    change = policy.trainer_logp(batch) - before
+    before = policy.logp(batch)
+    policy.step([[batch]], NO_KL)
+    change = policy.logp(batch) - before
     good = torch.from_numpy(batch.seg_adv[batch.seg_id] > 0)
     assert change[good].mean() > 0 > change[~good].mean()
 
 
 def test_kl_pulls_towards_the_frozen_initial_policy(tiny_qwen3):
-    one = load(tiny_qwen3, needs_reference=True)
+    one = load(tiny_qwen3, needs_initial=True)
     [[batch]] = batches()
-    initial = one.reference_logp(batch)
-    torch.testing.assert_close(initial, one.trainer_logp(batch))
+    initial = one.initial_logp(batch)
+    torch.testing.assert_close(initial, one.logp(batch))
     for _ in range(3):
-        stats = one.update([batch], None, config.Loss(kl_coef=0.1))
+        stats = one.step([[batch]], config.Loss(kl_coef=0.1))[0]
     assert stats.loss.kl > 0
-    torch.testing.assert_close(one.reference_logp(batch), initial, rtol=0, atol=0)
+    torch.testing.assert_close(one.initial_logp(batch), initial, rtol=0, atol=0)
+
+
+def test_later_mini_batches_are_held_against_the_policy_from_before_the_step(tiny_qwen3):
+    step, alone = load(tiny_qwen3), load(tiny_qwen3)
+    first, second = batches(mini_batches=2)
+    before = torch.cat([alone.logp(batch) for batch in second])
+    alone.step([first], NO_KL)
+    ratio = (torch.cat([alone.logp(batch) for batch in second]) - before).exp()
+    one, two = step.step([first, second], NO_KL)
+    assert one.loss.ratio_max == 1.0
+    assert two.loss.ratio_max == pytest.approx(ratio.max().item(), rel=1e-4)
+    assert two.loss.ratio_max > 1.01
+
+
+def test_the_temperature_of_log_probs_can_be_another_than_that_of_training(policy):
+    [[batch]] = batches()
+    cold, warm = policy.logp(batch, temperature=0.1), policy.logp(batch, temperature=TEMPERATURE)
+    torch.testing.assert_close(warm, policy.logp(batch), rtol=0, atol=0)
+    assert not torch.allclose(cold, warm)
+
+
+class Reads(TorchFunctionMode):
+    """Counts what makes the host wait for a GPU: values of tensors that Python asks for.
+
+    Not those of attention.py: it looks at lengths where there is no packed kernel, on a CPU.
+    """
+
+    NAMES = ("item", "tolist", "__bool__", "__int__", "__float__", "__index__", "numpy", "cpu")
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func.__name__ in self.NAMES:
+            files = {frame.filename for frame in traceback.extract_stack()}
+            self.count += attention.__file__ not in files
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("objective", ["policy_gradient", "cross_entropy", "reverse_kl"])
+def test_a_micro_batch_makes_the_host_wait_for_the_device_once_at_most(tiny_qwen3, objective):
+    """In the check of the loss's arguments; the sums are read once per mini-batch."""
+    loss = config.Loss(objective=objective, kl_coef=0.0)
+    counts = []
+    for micro_batch_tokens in (1000, 16):
+        one = load(tiny_qwen3, needs_initial=objective == "reverse_kl")
+        [micro] = batches(micro_batch_tokens, teacher=objective == "reverse_kl")
+        one.step([micro], loss)  # AdamW's first step makes its state
+        with Reads() as reads:
+            one.step([micro], loss)
+        counts.append((len(micro), reads.count))
+    (one, few), (many, more) = counts
+    assert (one, many) == (1, 5)
+    assert more - few <= many - one
+    assert few >= 1
 
 
 def test_a_non_finite_loss_skips_the_step_and_says_so(policy):
     [micro] = batches(advantages=(3e38, -1.0))  # the gradient's norm is past the largest float
     before = copy.deepcopy(dict(policy.weights()))
-    stats = policy.update(micro, None, NO_KL)
+    stats = policy.step([micro], NO_KL)[0]
     assert stats.skipped
     assert policy.version == 0
     assert all(torch.equal(before[name], value) for name, value in policy.weights())
@@ -144,10 +203,10 @@ def test_warm_up_is_linear(tiny_qwen3):
         config.Model(path=tiny_qwen3, dtype="float32"),
         config.Optim(lr=0.4, warmup_steps=4),
         temperature=1.0,
-        needs_reference=False,
+        needs_initial=False,
     )
     [micro] = batches()
-    rates = [one.update(micro, None, NO_KL).lr for _ in range(5)]
+    rates = [one.step([micro], NO_KL)[0].lr for _ in range(5)]
     assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
 
 
@@ -160,12 +219,12 @@ def test_bf16_keeps_fp32_master_weights(tiny_qwen3):
         config.Model(path=tiny_qwen3, dtype="bfloat16"),
         config.Optim(),
         temperature=1.0,
-        needs_reference=False,
+        needs_initial=False,
     )
     assert {p.dtype for p in one.model.parameters()} == {torch.float32}
     assert {value.dtype for _, value in one.weights()} == {torch.bfloat16}
     [micro] = batches()
-    assert not one.update(micro, None, NO_KL).skipped
+    assert not one.step([micro], NO_KL)[0].skipped
 
 
 @pytest.mark.parametrize("window", [None, 3])
