@@ -1,18 +1,20 @@
 """Examples, packed into micro-batches without padding.
 
 A training step is cut into mini-batches (one optimizer step each) of whole sequences, and those
-into micro-batches (one forward and backward each) of at most `micro_batch_tokens` tokens. The
-mask and the aggregation over the *mini-batch* are folded into each token's weight here, so the
-losses of its micro-batches add up to the loss of the optimizer step.
+into micro-batches (one forward and backward each) of at most `micro_batch_tokens` tokens, as few
+as `packing` finds. The mask and the aggregation over the *mini-batch* are folded into each token's
+weight here, so the losses of its micro-batches add up to the loss of the optimizer step, whichever
+sequences share a micro-batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
+from exprl.packing import bins
 from exprl.types import Example, Float64Array, Int32Array, Packed, Scored, TrainBatch
 
 Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum"]
@@ -69,7 +71,12 @@ def pack(
 ) -> list[list[TrainBatch]]:
     """Pack the examples of a step: a list of mini-batches, each a list of micro-batches.
 
+    Within a micro-batch the longest sequence comes first, so those of one length lie together: the
+    attention of a CPU is computed once for each run of them (attention.py).
+
     Args:
+        micro_batch_tokens: of prompts and responses, or of the teacher's sequences where those are
+            longer. A single longer example has a micro-batch of its own.
         max_response_tokens: the constant divisor of `sequence_sum` (Dr. GRPO).
 
     Returns:
@@ -80,9 +87,24 @@ def pack(
         mini = [examples[i] for i in chunk]
         if mini:
             weights = _token_weights(mini, aggregation, max_response_tokens)
-            parts = _micro_batches(mini, micro_batch_tokens)
-            result.append([_train_batch(mini[part], weights[part]) for part in parts])
+            result.append(
+                [
+                    _train_batch([mini[i] for i in part], [weights[i] for i in part])
+                    for part in _micro_batches(mini, micro_batch_tokens)
+                ]
+            )
     return result
+
+
+def fill(batches: Sequence[Sequence[TrainBatch]], micro_batch_tokens: int) -> float:
+    """How full the micro-batches of `pack` are: their tokens by what they may hold; NaN of none."""
+    sizes = [
+        max(len(b.input_ids), len(b.teacher.input_ids) if b.teacher else 0)
+        for mini in batches
+        for b in mini
+    ]
+    room = sum(max(size, micro_batch_tokens) for size in sizes)
+    return sum(sizes) / room if room else float("nan")
 
 
 def _token_weights(
@@ -99,17 +121,16 @@ def _token_weights(
             return [1.0 / (len(mini) * max_tokens)] * len(mini)
 
 
-def _micro_batches(mini: Sequence[Example], max_tokens: int) -> Iterator[slice]:
-    """First come, first packed: an example that no longer fits opens the next micro-batch."""
-    start, size = 0, 0
-    for i, example in enumerate(mini):
-        teacher_ids = () if example.teacher_ids is None else example.teacher_ids
-        length = max(len(example.prompt_ids), len(teacher_ids)) + len(example.token_ids)
-        if i > start and size + length > max_tokens:
-            yield slice(start, i)
-            start, size = i, 0
-        size += length
-    yield slice(start, len(mini))
+def _micro_batches(mini: Sequence[Example], max_tokens: int) -> list[list[int]]:
+    """Indices into `mini` of each micro-batch, longest sequence first."""
+    prompts = [len(e.prompt_ids) for e in mini]
+    teachers = [0 if e.teacher_ids is None else len(e.teacher_ids) for e in mini]
+    responses = [len(e.token_ids) for e in mini]
+    sizes = [max(p, t) + r for p, t, r in zip(prompts, teachers, responses, strict=True)]
+    return [
+        sorted(part, key=lambda i: (-prompts[i] - responses[i], i))
+        for part in bins(sizes, max_tokens)
+    ]
 
 
 def _train_batch(examples: Sequence[Example], weights: Sequence[float]) -> TrainBatch:

@@ -13,7 +13,7 @@ import numpy as np
 from exprl import checkpoint, config, examine, measures, metrics, mixture, record, weights
 from exprl.advantage import advantages
 from exprl.alarms import Watch
-from exprl.batch import from_rollouts, from_solutions, pack
+from exprl.batch import fill, from_rollouts, from_solutions, pack
 from exprl.checkpoint import RunState
 from exprl.errors import JudgeError, NumericsError
 from exprl.interrupt import interruptible
@@ -72,6 +72,7 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
             judged = measures.since(counted, parts.judges)
             row = (
                 measures.of_step(scored, updates, parts.problems, parts.references, state, judged)
+                | {"batch/fill": fill(batches, cfg.optim.micro_batch_tokens)}
                 | clock.row()
             )
             flags, alarms = watch.see(row)

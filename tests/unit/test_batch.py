@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from exprl.batch import from_rollouts, pack
+from exprl.batch import fill, from_rollouts, pack
 from exprl.types import Rollout, Scored, Segment
 
 
@@ -61,13 +61,13 @@ def test_an_outcome_advantage_lies_on_every_token():
 @pytest.mark.parametrize(
     ("aggregation", "weights"),
     [
-        ("token_mean", [1 / 6] * 2 + [1 / 6] * 4),
-        ("sequence_mean", [1 / 4] * 2 + [1 / 8] * 4),
+        ("token_mean", [1 / 6] * 4 + [1 / 6] * 2),
+        ("sequence_mean", [1 / 8] * 4 + [1 / 4] * 2),
         ("sequence_sum", [1 / 100] * 2 + [1 / 100] * 4),  # 2 sequences x 50 tokens at most
     ],
 )
 def test_token_weights_are_the_aggregation(aggregation, weights):
-    [[batch]] = packed([scored(1, [2]), scored(2, [4])], [[1.0], [1.0]], aggregation=aggregation)
+    [[batch]] = packed([scored(1, [4]), scored(2, [2])], [[1.0], [1.0]], aggregation=aggregation)
     np.testing.assert_allclose(batch.token_weight, weights, rtol=1e-6)
 
 
@@ -81,7 +81,8 @@ def test_micro_batches_of_a_mini_batch_share_one_mean():
 def test_a_rollout_longer_than_a_micro_batch_goes_alone():
     items = [scored(1, [2]), scored(2, [40]), scored(3, [2])]
     [batches] = packed(items, [[1.0]] * 3, micro_batch_tokens=16)
-    assert [len(b.target_pos) for b in batches] == [2, 40, 2]
+    assert [len(b.target_pos) for b in batches] == [40, 4]
+    assert fill([batches], 16) == (43 + 10) / (43 + 16)
 
 
 def test_mini_batches_are_parts_of_whole_rollouts_each_with_a_mean_of_its_own():
