@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 import torch
 from _loss_problem import EXACT_ROWS, Answers, Problem, exact, loss_inputs
@@ -19,11 +21,11 @@ ENOUGH_S = 3.0
 ENOUGH_REPEATS = 3
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Measured:
     """What was seen of one provider; None = it does not apply, or could not be measured.
 
-    status: "ok", or why there are no numbers.
+    status: "ok", or why there are no numbers, or fewer than were asked for.
     forward_s, step_s: seconds of a forward without a graph, and of a forward with its backward.
     peak_bytes: most memory above the inputs at any moment of a step, gradients included.
     loss_ratio: loss over the exact loss.
@@ -44,50 +46,90 @@ class Measured:
     logp_positive: int | None = None
     repeats_bitwise: bool | None = None
 
+    @property
+    def failed(self) -> bool:
+        """Whether it raised, or ran out of memory."""
+        return self.status.startswith(("failed: ", "out of memory"))
 
-def measure(problem: Problem, chosen: Sequence[Provider], repeats: int) -> list[Measured]:
-    """Check every provider once, then time them in an order that rotates with each repeat."""
+
+def measure(
+    problem: Problem,
+    chosen: Sequence[Provider],
+    repeats: int,
+    finish: Callable[[Measured], None] = lambda result: None,
+) -> list[Measured]:
+    """Check every provider once, then time them in an order that rotates with each repeat.
+
+    finish: is given each result once, as soon as nothing more is measured of it; a provider that
+        fails costs no other its numbers, and a cut-off run (Ctrl-C, SIGTERM) keeps what it has.
+    """
     results = [Measured(provider) for provider in chosen]
-    answers = exact(problem)
-    for result in results:
-        _attempt(result, problem, answers)
-    del answers
-    for repeat in range(repeats):
-        turn = repeat % len(results)
-        for result in results[turn:] + results[:turn]:
-            if result.status == "ok" and not _enough(result):
-                result.step_s.append(_time_step(problem, result.provider))
-                if not result.provider.floor:
-                    result.forward_s.append(_time_forward(problem, result.provider))
+    unfinished = list(results)
+
+    def drop_finished() -> None:
+        for result in [r for r in unfinished if r.status != "ok" or _enough(r, repeats)]:
+            unfinished.remove(result)
+            finish(result)
+
+    try:
+        answers = exact(problem)
+        for result in results:
+            _attempt(result, problem, answers)
+            drop_finished()
+        del answers
+        for repeat in range(repeats):
+            turn = repeat % len(results)
+            for result in results[turn:] + results[:turn]:
+                if result in unfinished:
+                    with _reported(result):
+                        _time(result, problem)
+            drop_finished()
+    finally:
+        for result in unfinished:
+            result.status = f"cut off after {len(result.step_s)} timed steps"
+            finish(result)
     return results
 
 
-def _enough(result: Measured) -> bool:
-    spent = sum(result.step_s) + sum(result.forward_s)
-    return spent > ENOUGH_S and len(result.step_s) >= ENOUGH_REPEATS
+def _enough(result: Measured, repeats: int) -> bool:
+    taken, spent = len(result.step_s), sum(result.step_s) + sum(result.forward_s)
+    return taken >= repeats or (spent > ENOUGH_S and taken >= ENOUGH_REPEATS)
+
+
+@contextmanager
+def _reported(result: Measured) -> Iterator[None]:
+    """An error becomes the provider's status: nobody else's numbers are lost."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        result.status = "out of memory"
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        result.status = f"failed: {type(error).__name__}: {reason[:200]}"
 
 
 def _attempt(result: Measured, problem: Problem, answers: Answers) -> None:
     """Warm up, then fill in exactness and memory; a rival that cannot run says why."""
     provider, on_cpu = result.provider, problem.hidden.device.type == "cpu"
-    if on_cpu and provider.gpu_only:
+    package = provider.package
+    if package is not None and find_spec(package.module) is None:
+        result.status = f"not installed: {package.install}"
+    elif on_cpu and provider.gpu_only:
         result.status = f"not on a CPU: {provider.gpu_only}"
-        return
-    try:
-        for _ in range(WARMUPS):
-            step(problem, provider, provider.leaves(problem))
-        result.peak_bytes = _peak_bytes(problem, provider)
-        if not provider.floor:
-            _check(result, problem, answers)
-    except ImportError as error:
-        result.status = f"absent ({error.name}): install requirements/bench.txt"
-    except torch.OutOfMemoryError:
-        result.status = "out of memory"
-    except Exception as error:
-        if provider.ours:
-            raise
-        result.status = f"failed: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
-    _release()
+    else:
+        with _reported(result):
+            for _ in range(WARMUPS):
+                step(problem, provider, provider.leaves(problem))
+            result.peak_bytes = _peak_bytes(problem, provider)
+            if not provider.floor:
+                _check(result, problem, answers)
+        _release()
+
+
+def _time(result: Measured, problem: Problem) -> None:
+    result.step_s.append(_time_step(problem, result.provider))
+    if not result.provider.floor:
+        result.forward_s.append(_time_forward(problem, result.provider))
 
 
 def step(problem: Problem, provider: Provider, leaves: Leaves) -> Tensor | None:

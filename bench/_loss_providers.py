@@ -18,7 +18,7 @@ import exprl_kernels
 Leaves = tuple[Tensor, ...]
 THREE_PRODUCTS = "3 products"
 COPY = "from logits: a copy"
-GPU_ONLY = "its Triton kernels need a GPU"
+GPU_ONLY = "its kernels need a GPU"
 
 
 def head_leaves(problem: Problem) -> Leaves:
@@ -29,6 +29,20 @@ def head_leaves(problem: Problem) -> Leaves:
 def logits_leaf(problem: Problem) -> Leaves:
     """logits [N, V] in the head's dtype."""
     return ((problem.hidden @ problem.weight.T).requires_grad_(),)
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """What a rival needs: the module that must be found, and the command that installs it."""
+
+    module: str
+    install: str = "pip install --no-deps -r requirements/bench.txt"
+
+
+LIGER, CCE = Package("liger_kernel"), Package("cut_cross_entropy")
+# Both need nvidia-cutlass-dsl, a wheel of about 90 MB.
+LIGER_CUTE = Package("cutlass", "pip install 'liger-kernel[cutedsl]==0.8.5'")
+QUACK = Package("quack", "pip install 'quack-kernels[cu13]==0.6.5'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +57,9 @@ class Provider:
     best: the mode of ours that is meant for training, which the bars of speed hold for.
     sequence, segment: whether its contract allows one advantage per sequence, per segment. A
         provider that allows neither is run where `wrong` says what to see.
+    wrong: why what it gives is not the loss; such a provider is no rival of the bars.
     gpu_only: why it cannot run on a CPU.
+    package: what must be installed for it.
     """
 
     name: str
@@ -59,6 +75,7 @@ class Provider:
     sequence: bool = True
     wrong: str = ""
     gpu_only: str = ""
+    package: Package | None = None
 
     def runs_on(self, problem: Problem) -> bool:
         """Whether its contract allows the problem, or shows what breaking it does."""
@@ -151,6 +168,7 @@ def _from_hidden() -> list[Provider]:
         _torch("torch as TRL, logits as they are", partial(rivals.trl_head_logp, upcast=False)),
         _torch("torch as TRL, logits in fp32", upcast),
         _torch("torch.compile, chunks", rivals.compiled_logp),
+        _torch("torch as prime-rl, chunks of 1,024", rivals.prime_logp),
         liger("Liger fused-linear GRPO", rivals.liger_sequences),
         liger(
             "Liger fused-linear GRPO, a token a sequence",
@@ -159,15 +177,41 @@ def _from_hidden() -> list[Provider]:
             segment=True,
         ),
         _liger("Liger Triton GRPO", rivals.liger_triton_head, logp=rivals.liger_triton_head_logp),
-        _torch("Apple CCE + torch loss", cce, gpu_only=GPU_ONLY),
+        _torch(
+            "Liger fused-linear scaled CE + torch loss",
+            rivals.liger_scaled_logp,
+            package=LIGER,
+        ),
+        _torch(
+            "Liger FLSCE-SM90 (CuTe) + torch loss",
+            rivals.liger_sm90_logp,
+            package=LIGER_CUTE,
+            gpu_only=GPU_ONLY,
+        ),
+        _torch(
+            "quack cross-entropy + torch loss",
+            rivals.quack_logp,
+            package=QUACK,
+            gpu_only=GPU_ONLY,
+        ),
+        Provider(
+            "quack chunked linear cross-entropy",
+            rivals.quack_cross_entropy,
+            package=QUACK,
+            gpu_only=GPU_ONLY,
+            wrong="cross-entropy alone: its chunks allow no weight per token",
+        ),
+        _torch("Apple CCE + torch loss", cce, gpu_only=GPU_ONLY, package=CCE),
         _torch(
             "Apple CCE without filter + torch loss",
             partial(cce, filter_eps=None),
             gpu_only=GPU_ONLY,
+            package=CCE,
         ),
         _torch(
             "Apple CCE torch_compile + torch loss",
             partial(rivals.cce_logp, impl="torch_compile"),
+            package=CCE,
         ),
         liger(
             "Liger fused-linear, (B, T) advantages, chunk 1",
@@ -229,4 +273,6 @@ def _torch(name: str, logp: Callable[..., Tensor], **more: Any) -> Provider:
 def _liger(
     name: str, loss: Callable[..., Tensor], *, segment: bool = False, **more: Any
 ) -> Provider:
-    return Provider(name, loss, outputs="mean k3, clip share", segment=segment, **more)
+    return Provider(
+        name, loss, outputs="mean k3, clip share", segment=segment, package=LIGER, **more
+    )

@@ -7,7 +7,7 @@ they run, so that one that is not installed is a row that says so.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 COMPILED_CHUNK = 4096
+# A block of logits of prime-rl's head.
+PRIME_CHUNK, PRIME_VOCAB = 1024, 8192
 # Sequences per chunk of Liger's head where every token is handed over as a sequence of its own.
 LIGER_TOKEN_CHUNK = 2048
 
@@ -197,3 +199,86 @@ def cce_logp(problem: Problem, hidden: Tensor, weight: Tensor, **options: Any) -
 
     targets = problem.targets.flatten()
     return -linear_cross_entropy(hidden, weight, targets, reduction="none", **options).float()
+
+
+class _PrimeLogp(torch.autograd.Function):
+    """Log-probs [N] as prime-rl's head computes them: blocks of logits, formed again backwards.
+
+    A block is PRIME_CHUNK tokens by PRIME_VOCAB rows of the head, in the head's dtype; softmax in
+    fp32; gradients are added up in the dtype of what they belong to.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        lse = hidden.new_full(targets.shape, float("-inf"), dtype=torch.float32)
+        chosen = torch.zeros_like(lse)
+        for rows, words in _blocks(hidden, weight):
+            logits = (hidden[rows] @ weight[words].T).float()
+            lse[rows] = torch.logaddexp(lse[rows], logits.logsumexp(dim=-1))
+            at, inside = _within(targets[rows], words)
+            chosen[rows] += inside * logits.gather(-1, at[:, None])[:, 0]
+        ctx.save_for_backward(hidden, weight, targets, lse)
+        return chosen - lse
+
+    @staticmethod
+    def backward(ctx: Any, d_logp: Tensor) -> tuple[Tensor, Tensor, None]:
+        hidden, weight, targets, lse = ctx.saved_tensors
+        d_hidden, d_weight = torch.zeros_like(hidden), torch.zeros_like(weight)
+        for rows, words in _blocks(hidden, weight):
+            logits = (hidden[rows] @ weight[words].T).float()
+            d_logits = (logits - lse[rows, None]).exp_().mul_(-d_logp[rows, None])
+            at, inside = _within(targets[rows], words)
+            d_logits.scatter_add_(-1, at[:, None], (inside * d_logp[rows])[:, None])
+            d_hidden[rows] += d_logits.to(weight.dtype) @ weight[words]
+            d_weight[words] += d_logits.to(hidden.dtype).T @ hidden[rows]
+        return d_hidden, d_weight, None
+
+
+def _blocks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Rows of `hidden` and rows of `weight` of each block of logits."""
+    for row in range(0, len(hidden), PRIME_CHUNK):
+        for word in range(0, len(weight), PRIME_VOCAB):
+            stop = min(word + PRIME_VOCAB, len(weight))
+            yield slice(row, row + PRIME_CHUNK), slice(word, stop)
+
+
+def _within(targets: Tensor, words: slice) -> tuple[Tensor, Tensor]:
+    """Columns of the targets in a block of logits, and which of them lie in it."""
+    inside = (targets >= words.start) & (targets < words.stop)
+    return (targets - words.start).clamp(0, words.stop - words.start - 1), inside
+
+
+def prime_logp(problem: Problem, hidden: Tensor, weight: Tensor) -> Tensor:
+    return _PrimeLogp.apply(hidden, weight, problem.targets.flatten())
+
+
+def liger_scaled_logp(problem: Problem, hidden: Tensor, weight: Tensor) -> Tensor:
+    """Liger's per-token NLL: torch in chunks of 512, or CuTe on Hopper where that is installed."""
+    from liger_kernel.ops import LigerFusedLinearScaledCrossEntropyFunction
+
+    targets = problem.targets.flatten()
+    return -LigerFusedLinearScaledCrossEntropyFunction.apply(hidden, weight, targets)
+
+
+def liger_sm90_logp(problem: Problem, hidden: Tensor, weight: Tensor) -> Tensor:
+    """Liger's per-token NLL in CuTe, for bf16 on Hopper: no logits in memory."""
+    from liger_kernel.ops.cutedsl.ops import fused_scaled_cross_entropy_sm90 as sm90
+
+    targets = problem.targets.flatten()
+    return -sm90.LigerFusedScaledCrossEntropySM90Function.apply(hidden, weight, targets)
+
+
+def quack_logp(problem: Problem, hidden: Tensor, weight: Tensor) -> Tensor:
+    """quack's cross-entropy of whole logits: the only one of its two that has a loss per token."""
+    from quack.linear_cross_entropy import linear_cross_entropy_func
+
+    targets = problem.targets.flatten()
+    options = {"reduction": "none", "inplace_backward": True}
+    return -linear_cross_entropy_func(hidden, weight, None, targets, **options).float()
+
+
+def quack_cross_entropy(problem: Problem, hidden: Tensor, weight: Tensor) -> Tensor:
+    """quack's chunked loss: every token's weight is the same, so it is no policy gradient."""
+    from quack.linear_cross_entropy import chunked_linear_cross_entropy
+
+    return chunked_linear_cross_entropy(hidden, weight, problem.targets.flatten())

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
+DEVICES = Path("/dev")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,14 @@ def machine(packages: Sequence[str] = ()) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
     }
+
+
+def has_gpu() -> bool:
+    """Whether a device file of an NVIDIA GPU is here; a container may see only /dev/nvidia3.
+
+    For what must be known before torch and Triton are imported.
+    """
+    return any(DEVICES.glob("nvidia[0-9]*"))
 
 
 def cpu_model() -> str:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from _row import RESULTS, Row, append
+from _row import RESULTS, Row, append, has_gpu
 
 if TYPE_CHECKING:
     from _loss_problem import Problem
@@ -29,7 +29,7 @@ BATCH = 128
 
 def main() -> None:
     args = arguments()
-    if not Path("/dev/nvidia0").exists():
+    if not has_gpu():
         os.environ.setdefault("TRITON_INTERPRET", "1")
     import torch
     from _loss_problem import SHAPES, make_problem
