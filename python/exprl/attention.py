@@ -1,31 +1,100 @@
-"""Packed causal attention by torch alone, for machines without flash-attn.
+"""Attention over packed rows: which kernel computes it, what it is told, and torch's own.
 
 Sequences lie end to end in one row, [1, heads, L, head_dim]; token i sees only earlier tokens of
-its own sequence. On a GPU in half precision that is torch's variable-length flash kernel;
-elsewhere one `scaled_dot_product_attention` for every run of sequences of one length.
+its own sequence. flash-attn's kernels come from transformers. Without them torch computes it: on a
+GPU in half precision by its variable-length flash kernel, elsewhere by one
+`scaled_dot_product_attention` for every run of sequences of one length.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import inspect
 import itertools
-from typing import Any
+from collections.abc import Collection, Sequence
+from functools import cache
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from exprl.errors import ConfigError
+from exprl.types import Int32Array
+
 PACKED = "exprl_packed"
+HALF = (torch.float16, torch.bfloat16)
 
 
-def choose(setting: str, device: torch.device) -> str:
-    """The transformers attention implementation for `model.attention` on this device."""
+class Flash(NamedTuple):
+    """A flash-attn kernel: the package that holds it, and the cards that "auto" takes it for.
+
+    majors: CUDA compute capabilities, 8 Ampere and Ada, 9 Hopper, 10 Blackwell, 12 its desktops.
+    """
+
+    package: str
+    majors: tuple[int, ...]
+
+
+# The best one first. On Hopper FlashAttention 4 is no faster than 3.
+FLASH = {
+    "flash_attention_3": Flash("flash-attn-3", (9,)),
+    "flash_attention_4": Flash("flash-attn-4", (9, 10)),
+    "flash_attention_2": Flash("flash-attn", (8, 9, 10, 12)),
+}
+
+
+def choose(setting: str, dtype: torch.dtype, device: torch.device) -> str:
+    """The transformers attention implementation for `model.attention` on this machine.
+
+    Args:
+        dtype: of the model's forward.
+
+    Raises:
+        ConfigError: as `pick`.
+    """
+    cuda = device.type == "cuda"
+    major = torch.cuda.get_device_capability(device)[0] if cuda else None
+    return pick(setting, dtype, major, installed() if cuda else ())
+
+
+def pick(setting: str, dtype: torch.dtype, major: int | None, packages: Collection[str]) -> str:
+    """The implementation for a card of compute capability `major`; None = no CUDA card.
+
+    Raises:
+        ConfigError: the setting names a kernel that cannot run here; the message says why.
+
+    >>> pick("auto", torch.bfloat16, 9, {"flash_attention_2", "flash_attention_3"})
+    'flash_attention_3'
+    >>> pick("auto", torch.bfloat16, None, ())
+    'exprl_packed'
+    """
+    half = dtype in HALF
     if setting == "torch":
         return PACKED
     if setting == "auto":
-        flash = device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None
-        return "flash_attention_2" if flash else PACKED
-    return setting
+        fit = (name for name in FLASH if name in packages and major in FLASH[name].majors)
+        return next(fit, PACKED) if half else PACKED
+    if major is None:
+        problem = "it needs an NVIDIA GPU, and torch finds none"
+    elif not half:
+        problem = 'it computes in bfloat16 only; set model.dtype = "bfloat16"'
+    elif setting not in packages:
+        problem = f"the package {FLASH[setting].package} is not installed; install it"
+    else:
+        return setting
+    raise ConfigError(f'model.attention = "{setting}": {problem}, or set model.attention = "auto"')
+
+
+def installed() -> set[str]:
+    """Those of FLASH that transformers can call here."""
+    from transformers import utils
+
+    return {
+        name
+        for name in FLASH
+        if getattr(utils, name.replace("flash_attention", "is_flash_attn") + "_available")()
+    }
 
 
 def register() -> None:
@@ -33,6 +102,25 @@ def register() -> None:
     from transformers import AttentionInterface
 
     AttentionInterface.register(PACKED, packed_attention)
+
+
+def packing(cu_seqlens: Int32Array, begins: Tensor) -> dict[str, Any]:
+    """Where the sequences of a row begin, as transformers passes it to every attention.
+
+    The lengths go along as host numbers too, so that no layer has to wait for the device.
+
+    Args:
+        cu_seqlens: [B+1] int32; the last entry is L.
+        begins: the same on the device.
+    """
+    lengths = np.diff(cu_seqlens).tolist()
+    return {
+        "cu_seq_lens_q": begins,
+        "cu_seq_lens_k": begins,
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+        "sequence_lengths": tuple(lengths),
+    }
 
 
 def packed_attention(
@@ -44,46 +132,94 @@ def packed_attention(
     *,
     cu_seq_lens_q: Tensor,
     max_length_q: int,
+    sequence_lengths: Sequence[int],
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it: query [1, Hq, L, D], key and value [1, Hkv, L, D].
 
+    Computed in value's dtype: norms and rotary embeddings may have raised query and key to fp32.
+
     Args:
         cu_seq_lens_q: [B+1] int32, where each sequence begins; the last entry is L.
         max_length_q: tokens of the longest sequence.
+        sequence_lengths: the B lengths, on the host.
         sliding_window: tokens that a token sees, itself included; None = all earlier ones.
+        softcap: scores become softcap * tanh(scores / softcap) (Gemma 2).
+        s_aux: attention sinks (gpt-oss), which are refused.
 
     Returns:
         [1, L, Hq, D] and None for the attention weights.
+
+    Raises:
+        ConfigError: the model's attention does what torch's kernels cannot.
     """
     del module, attention_mask
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    flash = uses_varlen(value.device.type, value.dtype)
+    if s_aux is not None or (flash and softcap is not None):
+        missing = "attention sinks" if s_aux is not None else "capped attention scores"
+        raise ConfigError(
+            f"the model has {missing}, which torch's attention cannot compute here; set"
+            ' model.attention = "flash_attention_2" (or _3, _4) and install its package'
+        )
+    if flash:
         return _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window)
-    runs = [
-        (length, len(list(run))) for length, run in itertools.groupby(cu_seq_lens_q.diff().tolist())
-    ]
+    runs = [(length, len(list(run))) for length, run in itertools.groupby(sequence_lengths)]
     sizes = [length * count for length, count in runs]
     parts = zip(runs, *(t[0].split(sizes, dim=1) for t in (query, key, value)), strict=True)
-    outputs = [_run(count, q, k, v, scaling, sliding_window) for (_, count), q, k, v in parts]
+    outputs = [
+        _run(count, q, k, v, scaling, sliding_window, softcap) for (_, count), q, k, v in parts
+    ]
     return torch.cat(outputs)[None], None
 
 
+def uses_varlen(device_type: str, dtype: torch.dtype) -> bool:
+    """Whether torch's variable-length flash kernel computes PACKED: it knows half precision only.
+
+    >>> uses_varlen("cuda", torch.bfloat16), uses_varlen("cuda", torch.float32)
+    (True, False)
+    """
+    return device_type == "cuda" and dtype in HALF
+
+
 def _run(
-    count: int, q: Tensor, k: Tensor, v: Tensor, scaling: float | None, window: int | None
+    count: int,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
 ) -> Tensor:
     """`count` sequences of one length: q [Hq, count * n, D], to [count * n, Hq, D]."""
     q, k, v = (t.unflatten(1, (count, -1)).transpose(0, 1) for t in (q, k, v))
     length = q.shape[2]
     mask = None
-    if window is not None and window < length:
+    if softcap is not None or (window is not None and window < length):
         mask = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
-        mask = mask.triu(1 - window)
-    out = functional.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
-    )
+        mask = mask.triu(1 - (window or length))
+    if softcap is not None:
+        out = _capped(q, k, v, mask, scaling, softcap)
+    else:
+        out = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
+        )
     return out.transpose(1, 2).flatten(0, 1)
+
+
+def _capped(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float | None, softcap: float
+) -> Tensor:
+    """Attention written out, for scores with a cap: q [B, Hq, n, D], mask [n, n]."""
+    assert mask is not None
+    k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], dim=1) for t in (k, v))
+    scores = (q @ k.mT).float() * (q.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = (softcap * (scores / softcap).tanh()).masked_fill(~mask, -torch.inf)
+    return scores.softmax(-1).to(v.dtype) @ v
 
 
 def _varlen(
@@ -109,6 +245,14 @@ def _varlen(
         longest,
         scale=scaling,
         window_size=(left, 0),
-        enable_gqa=True,
+        **_grouped_heads(),
     )
     return out.unsqueeze(0), None
+
+
+@cache
+def _grouped_heads() -> dict[str, Any]:
+    """What lets several query heads share a key head; torch 2.11 does it unasked."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from exprl import attention, config
 from exprl.errors import ConfigError
 from exprl.loss import Head
+from exprl.types import Packed
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def load(settings: config.Model, path: str, dtype: torch.dtype, device: torch.device) -> Any:
@@ -23,7 +27,7 @@ def load(settings: config.Model, path: str, dtype: torch.dtype, device: torch.de
 
     logging.disable_progress_bar()
     attention.register()
-    implementation = attention.choose(settings.attention, device)
+    implementation = attention.choose(settings.attention, DTYPES[settings.dtype], device)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path,
@@ -51,21 +55,38 @@ def head(model: Any) -> Head:
     return Head(model.get_output_embeddings().weight, scale / divisor, softcap)
 
 
+def hidden_states(model: Any, batch: Packed) -> Tensor:
+    """Final hidden states [N, H] at the positions that predict the batch's response tokens."""
+    device = model.device
+    states: Tensor = model.base_model(
+        input_ids=to_device(batch.input_ids, device)[None],
+        position_ids=to_device(batch.position_ids, device)[None],
+        use_cache=False,
+        **attention.packing(batch.cu_seqlens, to_device(batch.cu_seqlens, device)),
+    ).last_hidden_state
+    return states[0].index_select(0, to_device(batch.target_pos - 1, device))
+
+
+def to_device(array: Any, device: torch.device) -> Tensor:
+    """The numpy array as a tensor. Only a copy from pinned memory does not wait for the GPU."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor
+
+
 @torch.no_grad()
 def check_head(model: Any, path: str) -> None:
     """Refuse a model whose logits are not those of `head`, by four tokens through both."""
     weight, scale, softcap = own = head(model)
     device = weight.device
     ids = torch.arange(4, device=device)
-    whole = torch.tensor([0, 4], dtype=torch.int32, device=device)
+    whole = np.array([0, 4], np.int32)
     inputs = {
         "input_ids": (ids % len(weight))[None],
         "position_ids": ids[None],
         "use_cache": False,
-        "cu_seq_lens_q": whole,
-        "cu_seq_lens_k": whole,
-        "max_length_q": 4,
-        "max_length_k": 4,
+        **attention.packing(whole, to_device(whole, device)),
     }
     # flash-attn knows no fp32.
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):

@@ -20,10 +20,8 @@ from torch import Tensor, nn
 from exprl import config
 from exprl.imitation import cross_entropy, reverse_kl
 from exprl.loss import LossInputs, LossStats, LossSums, policy_loss, read, token_logp
-from exprl.model import head, load
+from exprl.model import DTYPES, head, hidden_states, load, to_device
 from exprl.types import Packed, TrainBatch
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +204,12 @@ class Policy:
         match loss.objective:
             case "cross_entropy":
                 with self._autocast():
-                    hidden = self._hidden(self.model, batch)
+                    hidden = hidden_states(self.model, batch)
                     return cross_entropy(hidden, head(self.model), targets, token_weight)
             case "reverse_kl":
                 with self._autocast():
                     return reverse_kl(
-                        self._hidden(self.model, batch),
+                        hidden_states(self.model, batch),
                         head(self.model),
                         self._teacher_hidden(batch),
                         head(self.initial),
@@ -237,39 +235,24 @@ class Policy:
             initial_logp=before.initial_logp,
         )
         with self._autocast():
-            hidden = self._hidden(self.model, batch)
+            hidden = hidden_states(self.model, batch)
             return policy_loss(hidden, head(self.model), inputs, loss, self.temperature)
 
     @torch.no_grad()
     def _teacher_hidden(self, batch: TrainBatch) -> Tensor:
         assert batch.teacher is not None and self.initial is not None
-        return self._hidden(self.initial, batch.teacher)
+        return hidden_states(self.initial, batch.teacher)
 
     def _logp(self, model: Any, batch: Packed, temperature: float | None = None) -> Tensor:
         with torch.no_grad(), self._autocast():
             targets = self._tensor(batch.input_ids[batch.target_pos])
-            hidden = self._hidden(model, batch)
+            hidden = hidden_states(model, batch)
             return token_logp(
                 hidden,
                 head(model),
                 targets,
                 self.temperature if temperature is None else temperature,
             )
-
-    def _hidden(self, model: Any, batch: Packed) -> Tensor:
-        """Final hidden states [N, H] at the positions that predict the response tokens."""
-        cu_seqlens = self._tensor(batch.cu_seqlens)
-        longest = int((batch.cu_seqlens[1:] - batch.cu_seqlens[:-1]).max())
-        states: Tensor = model.base_model(
-            input_ids=self._tensor(batch.input_ids)[None],
-            position_ids=self._tensor(batch.position_ids)[None],
-            use_cache=False,
-            cu_seq_lens_q=cu_seqlens,
-            cu_seq_lens_k=cu_seqlens,
-            max_length_q=longest,
-            max_length_k=longest,
-        ).last_hidden_state
-        return states[0].index_select(0, self._tensor(batch.target_pos - 1))
 
     def _learning_rate(self) -> float:
         warmup = self.optim_settings.warmup_steps
@@ -281,11 +264,7 @@ class Policy:
         )
 
     def _tensor(self, array: Any) -> Tensor:
-        """The array on the device. Only a copy from pinned memory does not wait for the GPU."""
-        tensor = torch.from_numpy(array)
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor
+        return to_device(array, self.device)
 
     def _move(self, device: torch.device | str) -> None:
         self.model.to(device)

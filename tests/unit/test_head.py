@@ -1,10 +1,11 @@
 """The head of each model family: the loss's log-probs are those of the model's own logits."""
 
+import numpy as np
 import pytest
 import torch
 import transformers
 
-from exprl import config
+from exprl import attention, config
 from exprl.errors import ConfigError
 from exprl.model import head
 from exprl.policy import Policy
@@ -59,8 +60,8 @@ def load(path):
 def test_log_probs_are_those_of_the_model_s_own_logits(tmp_path, kind, settings):
     policy = load(saved(tmp_path, kind, **settings))
     ids = torch.tensor([[5, 9, 2, 30, 7, 11]])
-    one = torch.tensor([0, 6], dtype=torch.int32)
-    inputs = {"cu_seq_lens_q": one, "cu_seq_lens_k": one, "max_length_q": 6, "max_length_k": 6}
+    whole = np.array([0, 6], np.int32)
+    inputs = attention.packing(whole, torch.from_numpy(whole))
     with torch.no_grad():
         logits = policy.model(input_ids=ids, position_ids=torch.arange(6)[None], **inputs).logits
         hidden = policy.model.base_model(

@@ -21,8 +21,12 @@ class Model(Section):
     dtype: Literal["float32", "bfloat16"] = Field(
         "bfloat16", description="of forward and backward; the optimizer's master weights are fp32"
     )
-    attention: Literal["auto", "flash_attention_2", "torch"] = Field(
-        "auto", description="auto = flash-attn where installed and on a GPU, else torch's own"
+    attention: Literal[
+        "auto", "torch", "flash_attention_2", "flash_attention_3", "flash_attention_4"
+    ] = Field(
+        "auto",
+        description="auto = the best flash-attn kernel that is installed and made for the GPU, else"
+        " torch's own",
     )
     gradient_checkpointing: bool = Field(
         False, description="recompute activations in the backward: less memory, ~30 % slower"
