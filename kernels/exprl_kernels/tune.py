@@ -50,7 +50,7 @@ def run(vocab: int, rows: int, file: Path | None) -> int:
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
         logits = torch.randn(rows, vocab, device="cuda").to(dtype)
-        for kernel, launch in _launches(logits):
+        for kernel, launch in launches(logits):
             found[tables.key(kernel, logits)] = _fastest(kernel, logits, launch)
     write(file, found)
     print(f"wrote {file}" if file == tables.path() else f"wrote {file}; {_how_to_use(file)}")
@@ -90,7 +90,7 @@ def write(file: Path, found: dict[str, Block]) -> None:
     draft.replace(file)
 
 
-def _launches(logits: Tensor) -> Iterator[tuple[str, Callable[[], None]]]:
+def launches(logits: Tensor) -> Iterator[tuple[str, Callable[[], None]]]:
     """Each kernel on logits, as the public functions launch it."""
     from exprl_kernels.lossrows import empty_tokens, loss_rows
     from exprl_kernels.rowgrad import row_grad

@@ -114,7 +114,7 @@ def test_every_candidate_is_a_power_of_two_that_threads_can_hold() -> None:
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="tune itself runs on a GPU")
 def test_tune_launches_every_kernel_of_the_table() -> None:
-    launches = dict(tune._launches(torch.randn(3, 40)))
+    launches = dict(tune.launches(torch.randn(3, 40)))
     assert set(launches) == set(tables.KERNELS)
     for launch in launches.values():
         launch()
