@@ -8,7 +8,7 @@ Imports neither torch nor vllm.
 
 from exprl.config.data import BOXED, Columns, Data, MixedSource, Source
 from exprl.config.keys import differences, flat
-from exprl.config.policy import Loss, Model, Optim, Rollout, Teacher, Train
+from exprl.config.policy import Lora, Loss, Model, Optim, Rollout, Teacher, Train
 from exprl.config.reward import (
     CONFINEMENTS,
     Advantage,
@@ -38,6 +38,7 @@ __all__ = [
     "Evaluation",
     "Judge",
     "Logging",
+    "Lora",
     "Loss",
     "MixedSource",
     "Model",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -38,6 +38,24 @@ class Model(Section):
         None, description="Jinja file, for tokenizers that bring no chat template"
     )
     trust_remote_code: bool = Field(False, description="run Python code that the model ships")
+
+
+class Lora(Section):
+    """LoRA: the model's weights stay frozen, and two small matrices per layer learn (lora.py)."""
+
+    rank: int = Field(0, ge=0, description="of the adapter; 0 = off, all weights learn")
+    alpha: int = Field(32, gt=0, description="the adapter's product counts alpha / rank times")
+    targets: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear",
+        description='layers to adapt: all but the head, or names such as ["q_proj", "v_proj"]',
+    )
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _all_or_names(cls, targets: Any) -> Any:
+        if targets == "all-linear" or (targets and not isinstance(targets, str)):
+            return targets
+        raise ValueError('expected "all-linear" or a list of names, such as ["q_proj", "v_proj"]')
 
 
 class Rollout(Section):

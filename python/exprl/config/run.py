@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from exprl import methods
 from exprl.config.data import Data, Source
-from exprl.config.policy import Loss, Model, Optim, Rollout, Teacher, Train
+from exprl.config.policy import Lora, Loss, Model, Optim, Rollout, Teacher, Train
 from exprl.config.reward import (
     VERIFIERS,
     Advantage,
@@ -39,6 +39,7 @@ class Config(Section):
         "runs/default", min_length=1, description="the run's folder; an existing run resumes"
     )
     model: Model
+    lora: Lora = Lora()
     data: Data
     rollout: Rollout = Rollout()
     judge: Judge = Judge()
