@@ -19,8 +19,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def load(settings: config.Model, path: str, dtype: torch.dtype, device: torch.device) -> Any:
     """Read a causal language model from a folder or the hub, for training on packed rows.
 
+    Returns:
+        The model in host memory; `place` brings it to the device that it was chosen for.
+
     Raises:
-        ConfigError: there is none at `path`, or its head does more than `head` knows.
+        ConfigError: there is none at `path`.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -41,6 +44,15 @@ def load(settings: config.Model, path: str, dtype: torch.dtype, device: torch.de
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # dropout would turn the ratio into noise
+    return model
+
+
+def place(model: Any, path: str, device: torch.device) -> Any:
+    """The model on its device, checked and ready to train.
+
+    Raises:
+        ConfigError: its head does more than `head` knows.
+    """
     model.to(device)
     check_head(model, path)
     return model.train()  # transformers checkpoints activations in train mode only
@@ -88,10 +100,8 @@ def check_head(model: Any, path: str) -> None:
         "use_cache": False,
         **attention.packing(whole, to_device(whole, device)),
     }
-    # flash-attn knows no fp32.
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-        expected = model.eval()(**inputs).logits[0].log_softmax(-1, dtype=torch.float32)
-        found = own.log_softmax(model.base_model(**inputs).last_hidden_state[0], temperature=1.0)
+    expected = model.eval()(**inputs).logits[0].log_softmax(-1, dtype=torch.float32)
+    found = own.log_softmax(model.base_model(**inputs).last_hidden_state[0], temperature=1.0)
     apart = (found - expected).abs().max().item()
     if not apart <= 0.02 * (1.0 + expected.abs().max().item()):
         raise ConfigError(

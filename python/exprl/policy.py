@@ -1,6 +1,6 @@
 """The policy that learns: a transformers model, its optimizer, and the frozen initial policy.
 
-Master weights are fp32; with dtype = "bfloat16" forward and backward run under autocast.
+Forward and backward compute in model.dtype, as the engine does; the optimizer steps fp32 masters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from exprl import config
 from exprl.imitation import cross_entropy, reverse_kl
 from exprl.loss import LossInputs, LossStats, LossSums, policy_loss, read, token_logp
-from exprl.model import DTYPES, head, hidden_states, load, to_device
+from exprl.master import Masters
+from exprl.model import DTYPES, head, hidden_states, load, place, to_device
 from exprl.types import Packed, TrainBatch
 
 
@@ -73,14 +74,18 @@ class Policy:
         self.temperature = temperature
         self.optim_settings = optim
         self.offload = model.offload and self.device.type == "cuda"
-        self.model = load(model, weights or model.path, torch.float32, self.device)
+        path = weights or model.path
+        self.model = load(model, path, torch.float32, self.device)
+        self.masters = Masters(self.model, self.dtype, self.device)
+        self.model = place(self.model, path, self.device)
         if model.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         self.initial = None
         if needs_initial:
-            self.initial = load(model, model.path, self.dtype, self.device).requires_grad_(False)
+            initial = load(model, model.path, self.dtype, self.device)
+            self.initial = place(initial, model.path, self.device).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            self.masters.named.values(),
             lr=optim.lr,
             betas=optim.betas,
             eps=optim.eps,
@@ -137,7 +142,7 @@ class Policy:
             value.backward()
             sums.append(part)
         clipped_from = nn.utils.clip_grad_norm_(
-            self.model.parameters(), self.optim_settings.max_grad_norm
+            self.masters.named.values(), self.optim_settings.max_grad_norm
         )
         stats, norm = read(sums, clipped_from)
         lr = self._learning_rate()
@@ -146,6 +151,7 @@ class Policy:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.step()
+            self.masters.publish()
             self.version += 1
         self.optimizer.zero_grad(set_to_none=True)
         return UpdateStats(stats, norm, lr, skipped)
@@ -166,31 +172,31 @@ class Policy:
             self._move(self.device)
 
     def save_model(self, folder: Path) -> None:
-        """Write the model in Hugging Face format."""
+        """Write the masters in Hugging Face format, so that a run goes on exactly."""
         with _as_os_error():
-            self.model.save_pretrained(folder)
+            self.model.save_pretrained(folder, state_dict=self.masters.state_dict(self.model))
 
     def save_optimizer(self, folder: Path) -> None:
         """Write AdamW's moments as optimizer.safetensors."""
-        names = {p: name for name, p in self.model.named_parameters()}
-        moments: dict[str, Tensor] = {}
-        for parameter, state in self.optimizer.state.items():
-            for key, value in state.items():
-                moments[f"{names[parameter]}.{key}"] = value.contiguous()
+        moments = {
+            f"{name}.{key}": value.contiguous()
+            for name, master in self.masters.named.items()
+            for key, value in self.optimizer.state[master].items()
+        }
         with _as_os_error():
             save_file(moments, folder / "optimizer.safetensors")
 
     def load_optimizer(self, folder: Path, version: int) -> None:
         """Take up what `save_optimizer` wrote; the weights come with `__init__(weights=...)`."""
         moments = load_file(folder / "optimizer.safetensors")
-        for name, parameter in self.model.named_parameters():
+        for name, master in self.masters.named.items():
             state = {
-                key: moments[f"{name}.{key}"].to(parameter.device if key != "step" else "cpu")
+                key: moments[f"{name}.{key}"].to(master.device if key != "step" else "cpu")
                 for key in ("step", "exp_avg", "exp_avg_sq")
                 if f"{name}.{key}" in moments
             }
             if state:
-                self.optimizer.state[parameter] = state
+                self.optimizer.state[master] = state
         self.version = version
 
     def _loss(
@@ -203,22 +209,20 @@ class Policy:
         seg_adv, seg_id = self._tensor(batch.seg_adv), self._tensor(batch.seg_id)
         match loss.objective:
             case "cross_entropy":
-                with self._autocast():
-                    hidden = hidden_states(self.model, batch)
-                    return cross_entropy(hidden, head(self.model), targets, token_weight)
+                hidden = hidden_states(self.model, batch)
+                return cross_entropy(hidden, head(self.model), targets, token_weight)
             case "reverse_kl":
-                with self._autocast():
-                    return reverse_kl(
-                        hidden_states(self.model, batch),
-                        head(self.model),
-                        self._teacher_hidden(batch),
-                        head(self.initial),
-                        targets,
-                        token_weight,
-                        generator_logp,
-                        before.trainer_logp,
-                        self.temperature,
-                    )
+                return reverse_kl(
+                    hidden_states(self.model, batch),
+                    head(self.model),
+                    self._teacher_hidden(batch),
+                    head(self.initial),
+                    targets,
+                    token_weight,
+                    generator_logp,
+                    before.trainer_logp,
+                    self.temperature,
+                )
             case "sampled_reverse_kl":  # one advantage per token: log q - log p
                 assert before.teacher_logp is not None and before.trainer_logp is not None
                 seg_adv = before.teacher_logp - before.trainer_logp
@@ -234,9 +238,8 @@ class Policy:
             trainer_logp=before.trainer_logp,
             initial_logp=before.initial_logp,
         )
-        with self._autocast():
-            hidden = hidden_states(self.model, batch)
-            return policy_loss(hidden, head(self.model), inputs, loss, self.temperature)
+        hidden = hidden_states(self.model, batch)
+        return policy_loss(hidden, head(self.model), inputs, loss, self.temperature)
 
     @torch.no_grad()
     def _teacher_hidden(self, batch: TrainBatch) -> Tensor:
@@ -244,7 +247,7 @@ class Policy:
         return hidden_states(self.initial, batch.teacher)
 
     def _logp(self, model: Any, batch: Packed, temperature: float | None = None) -> Tensor:
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad():
             targets = self._tensor(batch.input_ids[batch.target_pos])
             hidden = hidden_states(model, batch)
             return token_logp(
@@ -257,11 +260,6 @@ class Policy:
     def _learning_rate(self) -> float:
         warmup = self.optim_settings.warmup_steps
         return self.optim_settings.lr * min(1.0, (self.version + 1) / max(1, warmup))
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16
-        )
 
     def _tensor(self, array: Any) -> Tensor:
         return to_device(array, self.device)

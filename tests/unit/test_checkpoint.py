@@ -19,32 +19,36 @@ class Tokenizer:
         (folder / "tokenizer.json").write_text("{}")
 
 
-def policy(base, weights=None):
-    settings = config.Model(path=base, dtype="float32")
+def policy(base, weights=None, dtype="float32"):
+    settings = config.Model(path=base, dtype=dtype)
     optim = config.Optim(lr=1e-2)
     return Policy(settings, optim, temperature=1.0, needs_initial=False, weights=weights)
 
 
 def step(one):
-    for i, parameter in enumerate(one.model.parameters()):
+    for i, master in enumerate(one.masters.named.values()):
         generator = torch.Generator().manual_seed(i)
-        parameter.grad = torch.randn(parameter.shape, generator=generator)
+        master.grad = torch.randn(master.shape, generator=generator)
     one.optimizer.step()
+    one.masters.publish()
     one.version += 1
 
 
 def weights_of(one):
-    return torch.cat([p.detach().flatten() for p in one.model.parameters()])
+    values = [*one.masters.named.values(), *one.model.parameters()]
+    return torch.cat([value.detach().float().flatten() for value in values])
 
 
-def test_a_loaded_run_goes_on_exactly_as_if_it_had_not_stopped(tiny_qwen3, tmp_path):
-    through = policy(tiny_qwen3)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_loaded_run_goes_on_exactly_as_if_it_had_not_stopped(tiny_qwen3, tmp_path, dtype):
+    through = policy(tiny_qwen3, dtype=dtype)
     step(through)
     state = RunState(step=1, policy_version=1, solved={"b", "a"}, rollouts=8, ungraded=2)
     folder = checkpoint.save(tmp_path, state, through, Tokenizer(), keep=2)
     assert checkpoint.load_state(folder) == state
 
-    resumed = policy(tiny_qwen3, str(folder))
+    resumed = policy(tiny_qwen3, str(folder), dtype)
+    assert torch.equal(weights_of(through), weights_of(resumed))
     resumed.load_optimizer(folder / checkpoint.TRAINER, 1)
     step(through), step(resumed)
     assert torch.equal(weights_of(through), weights_of(resumed))

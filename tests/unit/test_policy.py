@@ -22,10 +22,10 @@ def policy(tiny_qwen3):
     return load(tiny_qwen3)
 
 
-def load(path, *, needs_initial=False, **model):
+def load(path, *, needs_initial=False, lr=1e-2, **model):
     return Policy(
-        config.Model(path=path, dtype="float32", **model),
-        config.Optim(lr=1e-2, max_grad_norm=1e9),
+        config.Model(**{"path": path, "dtype": "float32"} | model),
+        config.Optim(lr=lr, max_grad_norm=1e9),
         temperature=TEMPERATURE,
         needs_initial=needs_initial,
     )
@@ -59,27 +59,31 @@ def batches(micro_batch_tokens=1000, advantages=(1.0, -1.0), mini_batches=1, tea
     )
 
 
-def alone(model, scored):
+def longest_first():
+    """The rollouts in the order in which `batches` packs them."""
+    return sorted(rollouts(), key=lambda s: -len(s.rollout.token_ids))
+
+
+def alone(model, scored, dtype=None):
     """Log-probs of a rollout's tokens by a plain forward of that sequence only."""
     ids = np.concatenate([scored.rollout.prompt_ids, scored.rollout.token_ids])
     tokens = torch.from_numpy(ids).long()[None]
     prompt = len(scored.rollout.prompt_ids)
-    logp = (model(tokens).logits[0] / TEMPERATURE).log_softmax(-1)
+    logp = (model(tokens).logits[0].to(dtype) / TEMPERATURE).log_softmax(-1)
     return logp[prompt - 1 : -1].gather(1, tokens[0, prompt:, None])[:, 0]
 
 
-def plain(path):
+def plain(path, dtype=torch.float32):
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager").float()
+    return AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager", dtype=dtype)
 
 
 def test_packed_log_probs_are_those_of_each_sequence_alone(policy, tiny_qwen3):
     [[batch]] = batches()
     model = plain(tiny_qwen3)
-    longest_first = sorted(rollouts(), key=lambda s: -len(s.rollout.token_ids))
     with torch.no_grad():
-        expected = torch.cat([alone(model, s) for s in longest_first])
+        expected = torch.cat([alone(model, s) for s in longest_first()])
     torch.testing.assert_close(policy.logp(batch), expected, rtol=0, atol=1e-5)
 
 
@@ -184,6 +188,51 @@ def test_a_micro_batch_makes_the_host_wait_for_the_device_once_at_most(tiny_qwen
     assert few >= 1
 
 
+def test_in_bf16_the_policy_starts_as_the_initial_policy_to_the_bit(tiny_qwen3):
+    one = load(tiny_qwen3, needs_initial=True, dtype="bfloat16")
+    [[batch]] = batches()
+    assert torch.equal(one.logp(batch), one.initial_logp(batch))
+    assert one.step([[batch]], config.Loss(kl_coef=0.1))[0].loss.kl == 0.0
+
+
+def test_in_bf16_the_forward_is_that_of_a_bf16_model(tiny_qwen3):
+    """Its residual stream too, which autocast over fp32 weights keeps in fp32."""
+    one = load(tiny_qwen3, dtype="bfloat16")
+    seen = []
+    for layer in one.model.base_model.layers:
+        layer.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
+    [[batch]] = batches()
+    found = one.logp(batch)
+    assert set(seen) == {torch.bfloat16}
+    model = plain(tiny_qwen3, torch.bfloat16)
+    with torch.no_grad():
+        expected = torch.cat([alone(model, s, torch.float32) for s in longest_first()])
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
+
+
+def test_in_bf16_steps_too_small_for_a_weight_add_up(tiny_qwen3):
+    """At a learning rate of 1e-5 the first step leaves most bf16 weights as they are."""
+    one = load(tiny_qwen3, dtype="bfloat16", lr=1e-5)
+    began = {name: value.clone() for name, value in one.weights()}
+    assert {value.dtype for value in began.values()} == {torch.bfloat16}
+    masters = {name: value.detach().clone() for name, value in one.masters.named.items()}
+
+    def moved():
+        now = dict(one.weights())
+        return sum((now[name] != began[name]).sum().item() for name in masters)
+
+    [micro] = batches()
+    one.step([micro], NO_KL)
+    first = moved()
+    for _ in range(30):
+        one.step([micro], NO_KL)
+    assert moved() > 3 * first
+    for name, value in one.masters.named.items():
+        assert value.dtype == torch.float32
+        assert (value - masters[name]).abs().max() > 1e-5
+        torch.testing.assert_close(dict(one.weights())[name], value.bfloat16(), rtol=0, atol=0)
+
+
 def test_a_non_finite_loss_skips_the_step_and_says_so(policy):
     [micro] = batches(advantages=(3e38, -1.0))  # the gradient's norm is past the largest float
     before = copy.deepcopy(dict(policy.weights()))
@@ -207,19 +256,6 @@ def test_warm_up_is_linear(tiny_qwen3):
 
 def test_weights_carry_the_tied_head_by_name(policy):
     assert "lm_head.weight" in dict(policy.weights())
-
-
-def test_bf16_keeps_fp32_master_weights(tiny_qwen3):
-    one = Policy(
-        config.Model(path=tiny_qwen3, dtype="bfloat16"),
-        config.Optim(),
-        temperature=1.0,
-        needs_initial=False,
-    )
-    assert {p.dtype for p in one.model.parameters()} == {torch.float32}
-    assert {value.dtype for _, value in one.weights()} == {torch.bfloat16}
-    [micro] = batches()
-    assert not one.step([micro], NO_KL)[0].skipped
 
 
 def test_a_model_that_is_not_there_is_a_config_error():

@@ -19,7 +19,9 @@ class Model(Section):
         min_length=1, description="folder or hub id of a Hugging Face causal language model"
     )
     dtype: Literal["float32", "bfloat16"] = Field(
-        "bfloat16", description="of forward and backward; the optimizer's master weights are fp32"
+        "bfloat16",
+        description="of weights and activations in trainer and engine; the optimizer steps fp32"
+        " masters of the weights",
     )
     attention: Literal[
         "auto", "torch", "flash_attention_2", "flash_attention_3", "flash_attention_4"
