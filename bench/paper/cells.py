@@ -17,7 +17,7 @@ from typing import IO
 
 from exprl import checkpoint, config, examine, metrics, prepare, train
 from exprl.evaluate import Evaluation
-from exprl.rollout import Engine, load_tokenizer
+from exprl.rollout import Engine, load_tokenizer, open_engine
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SPENT = "spent.jsonl"  # what each run cost, kept in its folder
@@ -169,7 +169,7 @@ def work(cells: Sequence[Cell], out: Path, common: Sequence[str]) -> None:
         with claimed(cell, out) as claim:
             if claim is None or is_done(settings(cell, 2, out, common)):
                 continue
-            engine = engine or Engine(
+            engine = engine or open_engine(
                 cfg.model, cfg.rollout, tokenizer=load_tokenizer(cfg.model), weights=cfg.model.path
             )
             print(f"== {cell.name}", flush=True)

@@ -15,7 +15,7 @@ from exprl.checkpoint import RunState
 from exprl.errors import ConfigError
 from exprl.panel import Panel, open_panel
 from exprl.policy import Policy
-from exprl.rollout import NO_POLICY, Engine, load_tokenizer, prompt_ids
+from exprl.rollout import NO_POLICY, Engine, load_tokenizer, open_engine, prompt_ids
 from exprl.sandbox import Sandbox
 from exprl.steps import Splitter
 from exprl.types import Int32Array, Problem, ReferenceProblem
@@ -104,7 +104,7 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
         weights = str(folder or cfg.model.path)
         set_threads(cfg.train.torch_threads)
         if engine is None and samples(cfg):
-            engine = Engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=weights)
+            engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=weights)
             engine.policy_version = state.policy_version
         elif engine is not None:
             engine.policy_version = NO_POLICY  # what it holds is another run's

@@ -1,47 +1,32 @@
-"""Prompts, to rollouts, by vLLM in this process; each comes out as soon as it is finished.
+"""Prompts, to rollouts: what every engine does, and what prompts and seeds are to all of them.
 
-Only Prompts enter here, so no reference can reach the policy. Text never enters either: prompts
-go in as token ids and solutions come out as token ids, with the engine's own log-probs.
+Only Prompts enter an engine, so no reference can reach the policy. Text never enters either:
+prompts go in as token ids and solutions come out as token ids, with the engine's own log-probs.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
-import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Protocol
 
 from exprl import config
-from exprl.errors import ConfigError, DataError, EngineError
-from exprl.types import FinishReason, Int32Array, Message, Prompt, Rollout
+from exprl.errors import ConfigError, DataError
+from exprl.types import Float32Array, Int32Array, Message, Prompt, Rollout
 
 # No policy has this version: the engine holds the weights of another run, or none.
 NO_POLICY = -1
-FINISH_REASONS: dict[str | None, FinishReason] = {"stop": "stop", "length": "length"}
 
 
-class Engine:
-    """vLLM behind the few words that the loop says to it.
+class Engine(Protocol):
+    """What samples from the policy: vllm_engine.py or transformers_engine.py.
 
-    policy_version: of the weights it samples with; weights.py sets it.
+    policy_version: of the weights it samples with. An engine is opened with version 0.
     """
 
-    def __init__(
-        self, model: config.Model, rollout: config.Rollout, *, tokenizer: Any, weights: str
-    ) -> None:
-        """Start the engine on the weights in the folder or hub id `weights`.
-
-        Raises:
-            EngineError: vLLM is not installed or did not start.
-        """
-        self.tokenizer = tokenizer
-        self.policy_version = 0
-        self._llm = _start(model, rollout, weights)
+    policy_version: int
 
     def sample(
         self,
@@ -53,11 +38,9 @@ class Engine:
     ) -> Iterator[Rollout]:
         """Sample n solutions of each prompt, yielded as they finish.
 
-        Each rollout has a seed of its own, made of `seed`, the problem's id and its index, so the
-        same call on the same weights gives the same rollouts.
+        The same call on the same weights gives the same rollouts.
         """
-        starts = [(p.problem_id, prompt_ids(self.tokenizer, p), 0) for p in prompts]
-        return self._generate(starts, n, seed, temperature, max_response_tokens)
+        ...
 
     def go_on(
         self,
@@ -74,97 +57,77 @@ class Engine:
                 rollouts' problem_id, and the tokens the end of their prompt_ids.
             max_response_tokens: of beginning and continuation together.
         """
-        starts = [
-            (name, prompt_ids(self.tokenizer, prompt) + tokens.tolist(), len(tokens))
-            for name, prompt, tokens in beginnings
-        ]
-        return self._generate(starts, n, seed, temperature, max_response_tokens)
+        ...
 
-    def _generate(
-        self,
-        starts: Sequence[tuple[str, list[int], int]],
-        n: int,
-        seed: int,
-        temperature: float,
-        max_response_tokens: int,
-    ) -> Iterator[Rollout]:
-        """Sample from token ids, the last of which may be response tokens already (their count)."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        waiting: dict[str, tuple[str, int, Int32Array]] = {}
-        for name, ids, already in starts:
-            for index in range(n):
-                key = f"{len(waiting)}"
-                waiting[key] = (name, index, np.array(ids, dtype=np.int32))
-                params = SamplingParams(
-                    temperature=temperature,
-                    top_p=1.0,
-                    top_k=-1,
-                    max_tokens=max_response_tokens - already,
-                    seed=rollout_seed(seed, name, index),
-                    logprobs=0,
-                    detokenize=False,
-                    output_kind=RequestOutputKind.FINAL_ONLY,
-                )
-                self._llm.add_request(key, {"prompt_token_ids": ids}, params)
-        try:
-            while self._llm.has_unfinished_requests():
-                for output in self._step():
-                    if output.finished:
-                        yield self._rollout(*waiting.pop(output.request_id), output.outputs[0])
-        finally:
-            if waiting:  # the caller left early, or the engine failed
-                self._llm.abort_request(list(waiting))
+    def logp(self, token_ids: Int32Array) -> Float32Array:
+        """Log-probs [L-1] of the tokens of one sequence [L] but the first, at temperature 1."""
+        ...
 
     def load_weights(self, weights: Iterator[tuple[str, Any]], version: int) -> None:
-        """Replace the weights in place; nothing computed with the old ones is kept."""
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
-        if not self._llm.reset_prefix_cache():
-            raise EngineError(
-                "vLLM kept its prefix cache after a weight update: requests in flight"
-            )
-        self.policy_version = version
+        """Replace the weights in place; nothing computed with the old ones is kept.
+
+        Args:
+            weights: names and tensors as a Hugging Face checkpoint has them.
+
+        Raises:
+            EngineError: the engine could not take all of them.
+        """
+        ...
 
     def sleep(self) -> None:
-        """Free the GPU for the trainer: weights and KV cache are dropped."""
-        sleeps = self._llm.vllm_config.model_config.enable_sleep_mode
-        if sleeps and not self._llm.is_sleeping():
-            self._llm.sleep(level=2)
-            self.policy_version = NO_POLICY
+        """Free the GPU for the trainer. An engine that has to be woken holds NO_POLICY."""
+        ...
 
     def wake(self, part: str) -> None:
-        """Take memory back for `weights` (before a sync) or `kv_cache` (after it)."""
-        sleeps = self._llm.vllm_config.model_config.enable_sleep_mode
-        if sleeps and self._llm.is_sleeping():
-            self._llm.wake_up([part])
+        """Take memory back for `weights` (before load_weights) or `kv_cache` (after it)."""
+        ...
 
-    def _step(self) -> Any:
-        import torch
 
-        # vLLM compiles one small function of its sampler even in eager mode: on a CPU that costs
-        # more than it ever saves.
-        stance = "default" if torch.cuda.is_available() else "force_eager"
-        with torch.compiler.set_stance(stance):
-            return self._llm.step()
+def open_engine(
+    model: config.Model, rollout: config.Rollout, *, tokenizer: Any, weights: str
+) -> Engine:
+    """Start the engine that rollout.engine names, on the weights in the folder or hub id `weights`.
 
-    def _rollout(self, problem_id: str, index: int, prompt_ids: Int32Array, out: Any) -> Rollout:
-        finish = FINISH_REASONS.get(out.finish_reason, "failed")
-        tokens = np.array(out.token_ids, dtype=np.int32)
-        logp = [
-            at[token].logprob for at, token in zip(out.logprobs or (), out.token_ids, strict=False)
-        ]
-        if len(logp) != len(tokens) or len(tokens) == 0:
-            finish = "failed"
-        return Rollout(
-            problem_id=problem_id,
-            index=index,
-            prompt_ids=prompt_ids,
-            token_ids=tokens,
-            generator_logp=np.array(logp, dtype=np.float32),
-            finish_reason=finish,
-            versions=np.full(len(tokens), self.policy_version, dtype=np.int32),
-        )
+    Raises:
+        EngineError: vLLM is not installed or did not start.
+        ConfigError: transformers cannot load the model.
+    """
+    match rollout.engine:
+        case "vllm":
+            from exprl.vllm_engine import VllmEngine
+
+            return VllmEngine(model, rollout, tokenizer=tokenizer, weights=weights)
+        case "transformers":
+            from exprl.transformers_engine import TransformersEngine
+
+            return TransformersEngine(model, rollout, tokenizer=tokenizer, weights=weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where an engine begins: a prompt, and perhaps the first tokens of its solution.
+
+    ids: of the prompt and the `given` response tokens that stand already.
+    """
+
+    name: str
+    ids: list[int]
+    given: int = 0
+
+
+def starts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Start]:
+    """Where solutions of the prompts begin."""
+    return [Start(p.problem_id, prompt_ids(tokenizer, p)) for p in prompts]
+
+
+def starts_within(
+    tokenizer: Any, beginnings: Sequence[tuple[str, Prompt, Int32Array]]
+) -> list[Start]:
+    """Where continuations of beginnings begin (`Engine.go_on`)."""
+    return [
+        Start(name, prompt_ids(tokenizer, prompt) + tokens.tolist(), len(tokens))
+        for name, prompt, tokens in beginnings
+    ]
 
 
 def prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
@@ -242,54 +205,3 @@ def load_tokenizer(model: config.Model) -> Any:
             " Jinja file"
         )
     return tokenizer
-
-
-def _start(model: config.Model, rollout: config.Rollout, weights: str) -> Any:
-    import torch
-
-    cuda = torch.cuda.is_available()
-    _quiet()
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    max_len = rollout.max_prompt_tokens + rollout.max_response_tokens
-    special: dict[str, Any]
-    if cuda:
-        special = {"enable_sleep_mode": True, "enforce_eager": rollout.enforce_eager}
-    else:
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-        # A prompt cut over two steps would need a seeded CPU generator's offset, which torch lacks.
-        special = {
-            "enforce_eager": True,
-            "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(2048, max_len),
-        }
-    try:
-        from vllm import EngineArgs, LLMEngine
-    except ImportError as error:
-        raise EngineError(
-            "vLLM is not installed: install the extra `cpu` or `gpu` (docs/install.md)"
-        ) from error
-    return LLMEngine.from_engine_args(
-        EngineArgs(
-            model=weights,
-            tokenizer=weights,
-            dtype=model.dtype,
-            trust_remote_code=model.trust_remote_code,
-            max_model_len=max_len,
-            max_num_seqs=rollout.max_num_seqs,
-            gpu_memory_utilization=rollout.gpu_memory_utilization,
-            # The log-probs of the distribution that was sampled from, temperature included.
-            logprobs_mode="processed_logprobs",
-            disable_log_stats=True,
-            use_tqdm_on_load=False,
-            seed=0,
-            **special,
-        )
-    )
-
-
-def _quiet() -> None:
-    """Errors only: vLLM's notes would drown the run's own lines. VLLM_LOGGING_LEVEL overrides."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
-    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from exprl import cli, policy, reward, rollout, train
+from exprl import cli, policy, reward, train, vllm_engine
 
 place, deadly_step = sys.argv[1], int(sys.argv[2])
 steps = [0]
@@ -23,7 +23,7 @@ def step_problems(cfg, parts, done, original=train.step_problems):
     return original(cfg, parts, done)
 
 
-def sample(self, *args, original=rollout.Engine.sample):
+def sample(self, *args, original=vllm_engine.VllmEngine.sample):
     """Dies when some rollouts have come out and others have not."""
     for count, one in enumerate(original(self, *args), 1):
         if count == 5:
@@ -48,7 +48,7 @@ def save_file(*args, original=policy.save_file):
 
 
 train.step_problems = step_problems
-rollout.Engine.sample = sample
+vllm_engine.VllmEngine.sample = sample
 reward.Scorer.finish = finish
 policy.save_file = save_file
 sys.argv = ["exprl", "train", *sys.argv[3:]]

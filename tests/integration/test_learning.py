@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from exprl import checkpoint, config, examine, metrics, prepare, train
 from exprl.errors import EngineError, JudgeError
 from exprl.judge import RuleJudge
-from exprl.rollout import Engine, load_tokenizer
+from exprl.rollout import load_tokenizer, open_engine
 from exprl.types import Problem
 
 pytestmark = pytest.mark.engine
@@ -38,7 +38,7 @@ def settings(run_dir, *overrides):
 def engine():
     cfg = settings("unused")
     prepare.set_threads(1)
-    return Engine(
+    return open_engine(
         cfg.model, cfg.rollout, tokenizer=load_tokenizer(cfg.model), weights=cfg.model.path
     )
 

@@ -63,16 +63,21 @@ class Lora(Section):
 class Rollout(Section):
     """How the policy samples."""
 
+    engine: Literal["vllm", "transformers"] = Field(
+        "vllm",
+        description="what samples: vLLM; or transformers' own generate, which is slow and runs"
+        " wherever the trainer does",
+    )
     problems_per_step: int = Field(36, gt=0, description="prompts of one training step")
     group_size: int = Field(16, gt=0, description="rollouts per problem")
     temperature: float = Field(0.8, gt=0.0, description="log-probs are taken at it too")
     max_prompt_tokens: int = Field(4096, gt=0, description="longer problems are left out, counted")
     max_response_tokens: int = Field(16384, gt=0, description="past it a rollout is overlong")
     gpu_memory_utilization: float = Field(
-        0.85, gt=0.0, le=1.0, description="share of the GPU for the engine while it samples"
+        0.85, gt=0.0, le=1.0, description="share of the GPU for vLLM while it samples"
     )
     max_num_seqs: int = Field(256, gt=0, description="sequences that the engine runs at once")
-    enforce_eager: bool = Field(False, description="skip CUDA graphs and torch.compile")
+    enforce_eager: bool = Field(False, description="vLLM without CUDA graphs and torch.compile")
     sync_gap_limit: float = Field(
         0.05,
         gt=0.0,

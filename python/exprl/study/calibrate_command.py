@@ -234,7 +234,7 @@ def _continue(request: Request, chosen: Sequence[Solution], settings: JudgeSetti
             " prompts and token ids"
         )
     from exprl import prepare
-    from exprl.rollout import Engine, load_tokenizer
+    from exprl.rollout import load_tokenizer, open_engine
     from exprl.steps import Splitter
     from exprl.study import continuations
 
@@ -242,7 +242,7 @@ def _continue(request: Request, chosen: Sequence[Solution], settings: JudgeSetti
     target = targets.find(request.policy or str(request.source))
     prepare.set_threads(cfg.train.torch_threads)
     tokenizer = load_tokenizer(cfg.model)
-    engine = Engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=target.weights)
+    engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=target.weights)
     splitter = Splitter(tokenizer.backend_tokenizer.to_str(), cfg.reward.delimiter)
     return continuations.measure(
         chosen,

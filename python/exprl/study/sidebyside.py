@@ -147,7 +147,7 @@ def plan(
 def measure(job: Measurement) -> Evaluation:
     """Sample and verify in this process; the JSON form reports every k up to n."""
     from exprl.prepare import fitting, open_verifiers, set_threads
-    from exprl.rollout import Engine, load_tokenizer
+    from exprl.rollout import load_tokenizer, open_engine
     from exprl.steps import Splitter
 
     cfg = job.cfg
@@ -160,7 +160,7 @@ def measure(job: Measurement) -> Evaluation:
             f"none of the {len(problems)} problems has a prompt of at most"
             f" rollout.max_prompt_tokens = {cfg.rollout.max_prompt_tokens} tokens"
         )
-    engine = Engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=job.target.weights)
+    engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=job.target.weights)
     splitter = Splitter(tokenizer.backend_tokenizer.to_str(), cfg.reward.delimiter)
     references = {problem.id: problem.reference for problem in kept}
     lines: list[str] = []
