@@ -2,8 +2,10 @@
 
     RUN/checkpoints/step-00016/           model and tokenizer in Hugging Face format
     RUN/checkpoints/step-00016/trainer/   optimizer.safetensors, state.json
+    RUN/checkpoints/step-00016/adapter/   with LoRA: the adapter in PEFT's format
 
-The trainer's files lie apart, because vLLM loads every safetensors file beside a model.
+Trainer and adapter lie apart, because vLLM loads every safetensors file beside a model. With LoRA
+the model is the merged one; a run goes on from model.path and the adapter.
 
 Problem order and sampling seeds are pure functions of (seed, step), so a run has no generator
 state: what is here is all that the next step needs.
@@ -41,6 +43,7 @@ class RunState:
     solved: ids of the training problems that had a correct rollout so far.
     rollouts, ungraded: sampled so far, and those of them that judge or engine failed.
     bad_steps: non-finite optimizer steps in a row, up to now.
+    base: fingerprint of the frozen weights that the adapter lies upon; None without LoRA.
     """
 
     step: int = 0
@@ -49,6 +52,7 @@ class RunState:
     rollouts: int = 0
     ungraded: int = 0
     bad_steps: int = 0
+    base: str | None = None
 
     def count(self, scored: Sequence[Scored], updates: Sequence[UpdateStats]) -> None:
         """Count a step."""

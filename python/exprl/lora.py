@@ -30,6 +30,7 @@ from torch.nn import functional
 from exprl import config
 from exprl.errors import ConfigError, DataError
 
+ADAPTER = "adapter"  # folder in a checkpoint
 NAME = "default"  # peft's for the only adapter of a model
 WEIGHT = ".base_layer.weight"
 FILE = "adapter_model.safetensors"
@@ -88,14 +89,21 @@ class Adapter:
         return self._peft.disable_adapter()  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The merged model by Hugging Face names, a tied head included; one layer at a time."""
+    def weights(self, device: torch.device, *, host: bool = False) -> Iterator[tuple[str, Tensor]]:
+        """The merged model by Hugging Face names, a tied head included; one layer at a time.
+
+        Args:
+            device: where the sums are computed, also while the model waits in host memory.
+            host: bring each sum to host memory, because the caller keeps them all.
+        """
         for name, value in self._model.state_dict().items():
             layer = self._layers.get(name)
             if layer is not None:
-                yield name.replace(WEIGHT, ".weight"), _merge(layer.base_layer.weight, *_of(layer))
+                a, b, scale = _of(layer)
+                merged = _merge(value.to(device), a.to(device), b.to(device), scale)
+                yield name.replace(WEIGHT, ".weight"), merged.cpu() if host else merged
             elif f".{NAME}." not in name:
-                yield name.replace(".base_layer.", "."), value.detach()
+                yield name.replace(".base_layer.", "."), value
 
     def save(self, folder: Path) -> None:
         """Write the adapter as `peft.PeftModel.from_pretrained(model, folder)` opens it."""

@@ -28,10 +28,10 @@ class Masters:
         self.named: dict[str, nn.Parameter] = {}
         self._of: dict[nn.Parameter, nn.Parameter] = {}
         for name, parameter in model.named_parameters():
-            value = parameter.detach().to(device, torch.float32)
-            parameter.data = value.to(dtype)
             if not parameter.requires_grad:
                 continue
+            value = parameter.detach().to(device, torch.float32)
+            parameter.data = value.to(dtype)
             master = parameter
             if parameter.dtype != value.dtype:
                 master = nn.Parameter(value)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from exprl import config
 from exprl.imitation import cross_entropy, reverse_kl
+from exprl.lora import ADAPTER, Adapter
 from exprl.loss import LossInputs, LossStats, LossSums, policy_loss, read, token_logp
 from exprl.master import Masters
 from exprl.model import DTYPES, head, hidden_states, load, place, to_device
@@ -57,10 +58,12 @@ class Policy:
         self,
         model: config.Model,
         optim: config.Optim,
+        lora: config.Lora | None = None,
         *,
         temperature: float,
         needs_initial: bool,
         weights: str | None = None,
+        seed: int = 0,
     ) -> None:
         """Load the model.
 
@@ -68,20 +71,30 @@ class Policy:
             temperature: log-probs are taken at it.
             needs_initial: keep the frozen initial policy, for the KL term or as the teacher.
             weights: folder of a checkpoint to go on from; None = model.path.
+            seed: of a new adapter (lora).
         """
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = DTYPES[model.dtype]
         self.temperature = temperature
         self.optim_settings = optim
         self.offload = model.offload and self.device.type == "cuda"
-        path = weights or model.path
-        self.model = load(model, path, torch.float32, self.device)
-        self.masters = Masters(self.model, self.dtype, self.device)
-        self.model = place(self.model, path, self.device)
+        self.adapter = None
+        if lora and lora.rank:
+            frozen = load(model, model.path, self.dtype, self.device)
+            self.model = place(frozen, model.path, self.device)
+            self.adapter = Adapter(self.model, lora, seed)
+            if weights:
+                self.adapter.load(Path(weights) / ADAPTER)
+            self.masters = Masters(self.model, torch.float32, self.device)
+        else:
+            path = weights or model.path
+            self.model = load(model, path, torch.float32, self.device)
+            self.masters = Masters(self.model, self.dtype, self.device)
+            self.model = place(self.model, path, self.device)
         if model.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         self.initial = None
-        if needs_initial:
+        if needs_initial and not self.adapter:
             initial = load(model, model.path, self.dtype, self.device)
             self.initial = place(initial, model.path, self.device).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
@@ -103,9 +116,9 @@ class Policy:
         return self._logp(self.model, batch, temperature)
 
     def initial_logp(self, batch: Packed) -> Tensor:
-        """Log-probs [N] under the frozen initial policy, which must be there (needs_initial)."""
-        assert self.initial is not None
-        return self._logp(self.initial, batch)
+        """Log-probs [N] under the frozen initial policy (needs_initial)."""
+        with self._as_at_first() as model:
+            return self._logp(model, batch)
 
     def step(self, batches: Sequence[Sequence[TrainBatch]], loss: config.Loss) -> list[UpdateStats]:
         """All updates of a training step: one optimizer step for each mini-batch.
@@ -158,8 +171,15 @@ class Policy:
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Names and values as a Hugging Face checkpoint has them, a tied head included."""
-        for name, value in self.model.state_dict().items():
-            yield name, value.detach().to(self.dtype)
+        if self.adapter:
+            yield from self.adapter.weights(self.device)
+        else:
+            for name, value in self.model.state_dict().items():
+                yield name, value.detach().to(self.dtype)
+
+    def base(self) -> str | None:
+        """A fingerprint of the weights that an adapter lies upon; None where all weights learn."""
+        return self.adapter.fingerprint() if self.adapter else None
 
     def to_host(self) -> None:
         """Leave the GPU to the engine (model.offload)."""
@@ -172,9 +192,18 @@ class Policy:
             self._move(self.device)
 
     def save_model(self, folder: Path) -> None:
-        """Write the masters in Hugging Face format, so that a run goes on exactly."""
+        """Write what a run goes on from exactly: the masters, in Hugging Face format.
+
+        With LoRA that is the adapter, in a folder of its own, and the merged model, which is there
+        for others to open: the frozen weights come from model.path again.
+        """
         with _as_os_error():
-            self.model.save_pretrained(folder, state_dict=self.masters.state_dict(self.model))
+            if self.adapter:
+                state = dict(self.adapter.weights(self.device, host=True))
+                self.adapter.save(folder / ADAPTER)
+            else:
+                state = self.masters.state_dict(self.model)
+            self.model.save_pretrained(folder, state_dict=state)
 
     def save_optimizer(self, folder: Path) -> None:
         """Write AdamW's moments as optimizer.safetensors."""
@@ -216,7 +245,7 @@ class Policy:
                     hidden_states(self.model, batch),
                     head(self.model),
                     self._teacher_hidden(batch),
-                    head(self.initial),
+                    head(self.initial or self.model),
                     targets,
                     token_weight,
                     generator_logp,
@@ -243,8 +272,19 @@ class Policy:
 
     @torch.no_grad()
     def _teacher_hidden(self, batch: TrainBatch) -> Tensor:
-        assert batch.teacher is not None and self.initial is not None
-        return hidden_states(self.initial, batch.teacher)
+        assert batch.teacher is not None
+        with self._as_at_first() as model:
+            return hidden_states(model, batch.teacher)
+
+    @contextmanager
+    def _as_at_first(self) -> Iterator[Any]:
+        """The initial policy: a model of its own, or this one with the adapter off."""
+        if self.adapter:
+            with self.adapter.off():
+                yield self.model
+        else:
+            assert self.initial is not None
+            yield self.initial
 
     def _logp(self, model: Any, batch: Packed, temperature: float | None = None) -> Tensor:
         with torch.no_grad():

@@ -111,12 +111,16 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
         policy = Policy(
             cfg.model,
             cfg.optim,
+            cfg.lora,
             temperature=cfg.rollout.temperature,
             needs_initial=needs_initial_policy(cfg),
-            weights=weights,
+            weights=str(folder) if folder else None,
+            seed=cfg.seed,
         )
         if folder:
+            check_base(state, policy, folder, cfg.model.path)
             policy.load_optimizer(folder / checkpoint.TRAINER, state.policy_version)
+        state.base = policy.base()
         policy.to_host()
         parts = Parts(
             run_dir=run_dir,
@@ -135,6 +139,20 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
             verifiers=verifiers,
         )
         yield parts, state
+
+
+def check_base(state: RunState, policy: Policy, folder: Path, path: str) -> None:
+    """Let an adapter go on upon the weights that it was trained on, or not at all.
+
+    Raises:
+        ConfigError: the model of `path` is not the one that the checkpoint in `folder` knew.
+    """
+    if policy.base() != state.base:
+        raise ConfigError(
+            f"{folder}: its adapter was trained on other weights than those of model.path ="
+            f" {path!r}; bring those back, or train on from the merged model with another run_dir"
+            f" and init_from={folder}"
+        )
 
 
 def started(cfg: config.Config) -> config.Config:

@@ -3,16 +3,23 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from exprl import config
+from exprl import checkpoint, config, prepare
+from exprl.batch import from_rollouts, pack
+from exprl.checkpoint import RunState
 from exprl.errors import ConfigError, DataError
 from exprl.lora import Adapter
 from exprl.model import head
+from exprl.policy import Policy
+from exprl.types import Rollout, Scored, Segment
 
+CPU = torch.device("cpu")
 RANK_4 = config.Lora(rank=4, alpha=8)
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 
@@ -45,7 +52,7 @@ def test_a_new_adapter_changes_nothing(tiny_qwen3):
     model, plain = load(tiny_qwen3), load(tiny_qwen3)
     adapter = Adapter(model, RANK_4, seed=0)
     assert torch.equal(logits(model), logits(plain))
-    merged, before = dict(adapter.weights()), plain.state_dict()
+    merged, before = dict(adapter.weights(CPU)), plain.state_dict()
     assert merged.keys() == before.keys() >= {"lm_head.weight"}
     assert all(torch.equal(merged[name], before[name]) for name in before)
 
@@ -57,7 +64,7 @@ def test_the_forward_is_that_of_the_weights_that_the_engine_gets(tiny_qwen3, dty
     assert {p.dtype for p in factors(model).values()} == {torch.float32}
     engine = load(tiny_qwen3, dtype)
     assert not torch.equal(logits(model), logits(engine))
-    engine.load_state_dict(dict(adapter.weights()))
+    engine.load_state_dict(dict(adapter.weights(CPU)))
     assert torch.equal(logits(model), logits(engine))
 
 
@@ -195,3 +202,144 @@ def test_layers_without_values_are_counted_like_real_ones(tiny_qwen3):
     assert all(p.is_meta for p in empty.parameters())
     model, _ = adapted(tiny_qwen3)
     assert [p.shape for p in factors(empty).values()] == [p.shape for p in factors(model).values()]
+
+
+def learner(path, *, weights=None, lora=RANK_4, optim=None, needs_initial=True, **model):
+    return Policy(
+        config.Model(path=path, **{"dtype": "float32", **model}),
+        optim or config.Optim(lr=1e-2),
+        lora,
+        temperature=0.7,
+        needs_initial=needs_initial,
+        weights=weights,
+    )
+
+
+def mini_batches():
+    """One optimizer step on rollouts, whose teacher prompts serve self-distillation."""
+    rng = np.random.default_rng(0)
+    items = [
+        Scored(
+            Rollout(
+                "p", i, rng.integers(0, 16, 4).astype(np.int32),
+                rng.integers(0, 16, 9).astype(np.int32), np.full(9, -2.0, np.float32), "stop",
+                np.zeros(9, np.int32),
+            ),
+            (Segment(0, 2, "a"), Segment(2, 9, "b")), (5, 1), (1.0, 0.0), None,
+        )
+        for i in range(4)
+    ]  # fmt: skip
+    prompts = {"p": np.arange(6, dtype=np.int32)}
+    return pack(
+        from_rollouts(items, [np.array([1.0, -1.0])] * len(items), prompts),
+        mini_batches=1,
+        micro_batch_tokens=1000,
+        aggregation="token_mean",
+        max_response_tokens=12,
+    )
+
+
+KL = config.Loss(kl_coef=0.01)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_initial_policy_is_the_adapter_off_and_no_second_model(tiny_qwen3, dtype):
+    one, whole = (learner(tiny_qwen3, dtype=dtype, lora=lora) for lora in (RANK_4, config.Lora()))
+    [[batch]] = mini_batches()
+    for _ in range(3):
+        [updated] = one.step(mini_batches(), KL)
+    assert updated.loss.kl > 0 and not updated.skipped
+    assert one.initial is None and whole.initial is not None
+    assert torch.equal(one.initial_logp(batch), whole.initial_logp(batch))
+    assert not torch.equal(one.logp(batch), one.initial_logp(batch))
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_the_first_layer_s_adapter_learns(tiny_qwen3, gradient_checkpointing):
+    """Below it nothing has a gradient, where a recomputed layer may lose its own."""
+    one = learner(tiny_qwen3, gradient_checkpointing=gradient_checkpointing)
+    before = {name: p.detach().clone() for name, p in factors(one.model).items()}
+    one.step(mini_batches(), KL)
+    moved = {name for name, p in factors(one.model).items() if not torch.equal(p, before[name])}
+    # A has no gradient while B is 0.
+    assert moved == {name for name in before if "lora_B" in name}
+    one.step(mini_batches(), KL)
+    assert all(not torch.equal(p, before[name]) for name, p in factors(one.model).items())
+
+
+def test_only_factors_are_stepped_and_the_frozen_weights_stay(tiny_qwen3):
+    one = learner(tiny_qwen3, optim=config.Optim(lr=1e-2, weight_decay=0.1), dtype="bfloat16")
+    base = one.base()
+    for _ in range(2):
+        one.step(mini_batches(), KL)
+    assert one.base() == base
+    [group] = one.optimizer.param_groups
+    assert {id(p) for p in group["params"]} == {id(p) for p in factors(one.model).values()}
+    frozen = [p for p in one.model.parameters() if not p.requires_grad]
+    assert {p.dtype for p in frozen} == {torch.bfloat16} and {p.grad for p in frozen} == {None}
+
+
+@pytest.mark.parametrize("objective", ["cross_entropy", "reverse_kl", "sampled_reverse_kl"])
+def test_the_baselines_learn_with_an_adapter_too(tiny_qwen3, objective):
+    one = learner(tiny_qwen3, optim=config.Optim(lr=1e-2, max_grad_norm=1e9))
+    loss = config.Loss(objective=objective, kl_coef=0.0)
+    updates = [one.step(mini_batches(), loss)[0] for _ in range(6)]
+    assert not any(update.skipped for update in updates)
+    if objective != "sampled_reverse_kl":  # whose surrogate has no lower bound to fall to
+        assert updates[-1].loss.loss < updates[0].loss.loss
+
+
+class NoTokenizer:
+    def save_pretrained(self, folder):
+        """Nothing is read back here."""
+
+
+def test_a_checkpoint_holds_the_merged_model_and_the_adapter_apart(tiny_qwen3, tmp_path):
+    from peft import PeftModel
+
+    one = learner(tiny_qwen3, dtype="bfloat16")
+    one.step(mini_batches(), KL), one.step(mini_batches(), KL)
+    folder = checkpoint.save(tmp_path, RunState(step=1), one, NoTokenizer(), keep=1)
+    assert [path.name for path in folder.glob("*.safetensors")] == ["model.safetensors"]
+    merged = load(folder, torch.bfloat16)
+    sent = dict(one.weights())
+    assert all(torch.equal(value, sent[name]) for name, value in merged.state_dict().items())
+    assert load_file(folder / "model.safetensors").keys() == sent.keys() - {"lm_head.weight"}
+    opened = PeftModel.from_pretrained(load(tiny_qwen3), folder / "adapter")
+    assert {n: p.shape for n, p in factors(opened).items()} == {
+        f"base_model.model.{n}": p.shape for n, p in factors(one.model).items()
+    }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_loaded_run_goes_on_from_base_and_adapter_as_if_it_had_not_stopped(
+    tiny_qwen3, tmp_path, dtype
+):
+    through = learner(tiny_qwen3, dtype=dtype)
+    through.step(mini_batches(), KL), through.step(mini_batches(), KL)
+    state = RunState(step=1, policy_version=2, base=through.base())
+    folder = checkpoint.save(tmp_path, state, through, NoTokenizer(), keep=1)
+    assert checkpoint.load_state(folder).base == through.base()
+
+    resumed = learner(tiny_qwen3, weights=str(folder), dtype=dtype)
+    resumed.load_optimizer(folder / checkpoint.TRAINER, 2)
+    assert resumed.base() == through.base()
+    [one], [other] = through.step(mini_batches(), KL), resumed.step(mini_batches(), KL)
+    assert one == other
+    after = factors(resumed.model)
+    assert all(torch.equal(p, after[name]) for name, p in factors(through.model).items())
+
+
+def test_an_adapter_does_not_go_on_upon_other_weights(tiny_qwen3, tmp_path):
+    base = tmp_path / "base"
+    load(tiny_qwen3).save_pretrained(base)
+    one = learner(str(base))
+    state = RunState(step=1, base=one.base())
+    folder = checkpoint.save(tmp_path / "run", state, one, NoTokenizer(), keep=1)
+    other = load(base)
+    other.model.layers[0].mlp.up_proj.weight.data.add_(1e-4)
+    other.save_pretrained(base)
+    with pytest.raises(
+        ConfigError, match=r"step-00001: .* other weights than those of model\.path"
+    ):
+        prepare.check_base(state, learner(str(base), weights=str(folder)), folder, str(base))
