@@ -22,7 +22,7 @@ from exprl.imitation import cross_entropy, reverse_kl
 from exprl.lora import ADAPTER, Adapter
 from exprl.loss import LossInputs, LossStats, LossSums, policy_loss, read, token_logp
 from exprl.master import Masters
-from exprl.model import DTYPES, head, hidden_states, load, place, to_device
+from exprl.model import DTYPES, head, hidden_states, load, place, recompute, to_device
 from exprl.types import Packed, TrainBatch
 
 
@@ -81,7 +81,7 @@ class Policy:
         self.adapter = None
         if lora and lora.rank:
             frozen = load(model, model.path, self.dtype, self.device)
-            self.model = place(frozen, model.path, self.device)
+            self.model = place(frozen, model, model.path, self.device)
             self.adapter = Adapter(self.model, lora, seed)
             if weights:
                 self.adapter.load(Path(weights) / ADAPTER)
@@ -90,13 +90,12 @@ class Policy:
             path = weights or model.path
             self.model = load(model, path, torch.float32, self.device)
             self.masters = Masters(self.model, self.dtype, self.device)
-            self.model = place(self.model, path, self.device)
-        if model.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable()
+            self.model = place(self.model, model, path, self.device)
+        recompute(self.model, model.gradient_checkpointing)
         self.initial = None
         if needs_initial and not self.adapter:
             initial = load(model, model.path, self.dtype, self.device)
-            self.initial = place(initial, model.path, self.device).requires_grad_(False)
+            self.initial = place(initial, model, model.path, self.device).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.masters.named.values(),
             lr=optim.lr,

@@ -10,6 +10,7 @@ from exprl.config.section import Section
 
 Objective = Literal["policy_gradient", "cross_entropy", "reverse_kl", "sampled_reverse_kl"]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class Model(Section):
@@ -30,8 +31,15 @@ class Model(Section):
         description="auto = the best flash-attn kernel that is installed and made for the GPU, else"
         " torch's own",
     )
-    gradient_checkpointing: bool = Field(
-        False, description="recompute activations in the backward: less memory, ~30 % slower"
+    fused: Literal["auto", "liger", "none"] = Field(
+        "auto",
+        description="RMSNorm, RoPE and SwiGLU by Liger's kernels; auto = where liger-kernel is"
+        " installed, the device is a GPU and it knows the model",
+    )
+    gradient_checkpointing: bool | Share = Field(
+        False,
+        description="recompute activations in the backward: less memory, ~30 % slower; true = of"
+        " all layers, 0.5 = of the first half of them",
     )
     offload: bool = Field(
         False, description="keep the trainer in host memory while the engine samples (one GPU)"
