@@ -67,8 +67,9 @@ def without_held_out(parts):
     return dataclasses.replace(parts, held_out=[])
 
 
-def test_exprl_process_learns_from_problems_that_the_base_never_solves(engine, tmp_path):
-    outcome = run(engine, tmp_path / "run")
+@pytest.mark.parametrize("overrides", [[], ["lora.rank=16", "optim.lr=1e-3"]], ids=["all", "LoRA"])
+def test_exprl_process_learns_from_problems_that_the_base_never_solves(engine, tmp_path, overrides):
+    outcome = run(engine, tmp_path / "run", *overrides)
     assert outcome.rows[0]["reward/correct_rate"] == 0.0
     assert outcome.pass_at_1 >= 0.4
 

@@ -79,6 +79,26 @@ def test_a_run_killed_while_sampling_judging_and_saving_equals_an_uninterrupted_
     assert killed_files == files
 
 
+def test_an_adapter_that_was_killed_while_saving_equals_an_uninterrupted_one(repo, tmp_path):
+    """It goes on from the frozen base and the adapter; the merged model beside them is no start."""
+    lora = {"lora.rank": 8, "optim.lr": 1e-3}
+    assert ended(start(repo, tmp_path / "through", **lora))[0] == 0
+    code, output = ended(start(repo, tmp_path / "killed", "save", 3, **lora))
+    assert code == -signal.SIGKILL, output
+    code, output = ended(start(repo, tmp_path / "killed", **lora))
+    assert code == 0, output
+
+    killed, through = learned(tmp_path / "killed"), learned(tmp_path / "through")
+    assert killed == through
+    rows, files, _ = through
+    assert [row["step"] for row in rows] == list(range(STEPS))
+    assert {
+        "model.safetensors",
+        "adapter_model.safetensors",
+        "optimizer.safetensors",
+    } <= files.keys()
+
+
 def test_ctrl_c_finishes_the_step_saves_and_exits_with_130(repo, tmp_path):
     run_dir = tmp_path / "run"
     process = start(repo, run_dir, **{"train.steps": 500, "train.checkpoint_every": 500})
