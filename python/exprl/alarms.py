@@ -110,8 +110,8 @@ def raised(
             "sync/logp_gap",
             settings.logp_gap,
             "engine and trainer differ by {value:.3g} nats per token (limit {limit:.3g})",
-            "Use the same dtype for both, or set loss.importance_cap; above rollout.sync_gap_limit"
-            " the run stops",
+            "The weights are right if sync/probe_gap is small; then sampling computes other than"
+            " training (dtype, attention): loss.importance_cap bounds what that does",
         ),
     ):
         value = _value(rows[-1], metric)

@@ -36,7 +36,7 @@ def run(cfg: config.Config, parts: Parts, step: int, progress: Progress) -> None
     from exprl.weights import awake
 
     result = evaluate.evaluate(
-        watched(awake(parts.policy, parts.engine), progress),
+        watched(awake(parts.policy, parts.engine, parts.probe), progress),
         parts.held_out,
         cfg.eval,
         decode=lambda rollout: decode(parts.splitter, rollout),

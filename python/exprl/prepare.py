@@ -21,6 +21,7 @@ from exprl.steps import Splitter
 from exprl.types import Int32Array, Problem, ReferenceProblem
 from exprl.verifiers import Verifiers, needs_sandbox
 from exprl.verifiers import check as check_answers
+from exprl.weights import Probe, open_probe
 
 P = TypeVar("P", bound=Problem)
 
@@ -58,7 +59,7 @@ class Parts:
     solutions: token ids of prompt and reference, by problem id (SFT); else empty.
     teacher_prompts: token ids before which the teacher reads a rollout, by problem id
         (self-distillation); else empty.
-    engine: None where nothing is sampled: SFT without evaluations.
+    engine, probe: None where nothing is sampled: SFT without evaluations.
     """
 
     run_dir: Path
@@ -70,6 +71,7 @@ class Parts:
     tokenizer: Any
     engine: Engine | None
     policy: Policy
+    probe: Probe | None
     splitter: Splitter
     judges: Panel | None
     verifiers: Verifiers
@@ -85,7 +87,7 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
 
     Raises:
         ConfigError: settings or files do not fit; DataError: the rows do not.
-        EngineError: vLLM did not start.
+        EngineError: the engine did not start.
     """
     run_dir = Path(cfg.run_dir)
     with ExitStack() as stack:
@@ -101,10 +103,10 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
 
         folder = checkpoint.latest(run_dir)
         state = checkpoint.load_state(folder) if folder else RunState()
-        weights = str(folder or cfg.model.path)
+        path = str(folder or cfg.model.path)
         set_threads(cfg.train.torch_threads)
         if engine is None and samples(cfg):
-            engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=weights)
+            engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=path)
             engine.policy_version = state.policy_version
         elif engine is not None:
             engine.policy_version = NO_POLICY  # what it holds is another run's
@@ -121,6 +123,9 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
             check_base(state, policy, folder, cfg.model.path)
             policy.load_optimizer(folder / checkpoint.TRAINER, state.policy_version)
         state.base = policy.base()
+        probe = open_probe(problems, tokenizer, cfg.rollout) if engine else None
+        if probe:
+            probe.remember(policy)
         policy.to_host()
         parts = Parts(
             run_dir=run_dir,
@@ -134,6 +139,7 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
             tokenizer=tokenizer,
             engine=engine,
             policy=policy,
+            probe=probe,
             splitter=Splitter(tokenizer.backend_tokenizer.to_str(), cfg.reward.delimiter),
             judges=judges,
             verifiers=verifiers,

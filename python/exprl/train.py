@@ -19,7 +19,6 @@ from exprl.errors import JudgeError, NumericsError
 from exprl.interrupt import interruptible
 from exprl.measures import Clock
 from exprl.metrics import MetricsLog, Progress
-from exprl.policy import UpdateStats
 from exprl.prepare import Parts
 from exprl.reward import Scorer, score_arrays
 from exprl.rollout import step_seed
@@ -63,9 +62,8 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
                 aggregation=cfg.loss.aggregation,
                 max_response_tokens=cfg.rollout.max_response_tokens,
             )
-            with weights.training(parts.policy, parts.engine):
+            with weights.training(parts.policy, parts.engine, parts.probe):
                 updates = parts.policy.step(batches, cfg.loss)
-            prove_sync(cfg, updates, parts.policy.version)
             clock.lap("train")
 
             state.count(scored, updates)
@@ -73,6 +71,7 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
             row = (
                 measures.of_step(scored, updates, parts.problems, parts.references, state, judged)
                 | {"batch/fill": fill(batches, cfg.optim.micro_batch_tokens)}
+                | (parts.probe.row() if parts.probe else {})
                 | clock.row()
             )
             flags, alarms = watch.see(row)
@@ -112,7 +111,7 @@ def sample(
     clock: Clock,
 ) -> list[Scored]:
     """The step's rollouts, each judged while others are still being sampled."""
-    engine = weights.awake(parts.policy, parts.engine)
+    engine = weights.awake(parts.policy, parts.engine, parts.probe)
     clock.lap("sync")
     scorer = Scorer(
         problems,
@@ -166,23 +165,6 @@ def segment_advantages(cfg: config.Config, scored: Sequence[Scored]) -> list[Flo
         for i, own in zip(members, np.split(flat, seg_off[1:-1]), strict=True):
             values[i] = own
     return values
-
-
-def prove_sync(cfg: config.Config, updates: Sequence[UpdateStats], version: int) -> None:
-    """Check the step's first update, whose forward the rollouts' own weights made.
-
-    A skipped one is counted by the state; it and SFT have no gap.
-
-    Args:
-        version: the policy's, after the updates.
-
-    Raises:
-        EngineError: the engine did not sample from the trainer's weights.
-    """
-    if updates and not updates[0].skipped and cfg.loss.objective != "cross_entropy":
-        first = updates[0].loss
-        taken = sum(not update.skipped for update in updates)
-        weights.prove(first.logp_gap / first.tokens, cfg.rollout.sync_gap_limit, version - taken)
 
 
 def reason_to_stop(

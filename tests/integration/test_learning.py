@@ -17,11 +17,12 @@ import torch
 from pyarrow import parquet
 from safetensors.torch import load_file
 
-from exprl import checkpoint, config, examine, metrics, prepare, train
+from exprl import checkpoint, config, examine, metrics, prepare, train, weights
+from exprl.batch import from_rollouts, pack
 from exprl.errors import EngineError, JudgeError
 from exprl.judge import RuleJudge
 from exprl.rollout import load_tokenizer, open_engine
-from exprl.types import Problem
+from exprl.types import Problem, Scored, Segment
 
 pytestmark = pytest.mark.engine
 
@@ -72,6 +73,8 @@ def test_exprl_process_learns_from_problems_that_the_base_never_solves(engine, t
     outcome = run(engine, tmp_path / "run", *overrides)
     assert outcome.rows[0]["reward/correct_rate"] == 0.0
     assert outcome.pass_at_1 >= 0.4
+    assert max(row["sync/probe_gap"] for row in outcome.rows) < 2e-5
+    assert max(row["lag/max"] for row in outcome.rows) == 0.0
 
 
 def shifted(by):
@@ -290,11 +293,78 @@ def test_the_sparse_reward_scores_an_overlong_rollout_once(engine, tmp_path):
     assert row["reward/mean"] == 0.0 and row["reward/excluded_rate"] == 0.0
 
 
-def test_stale_weights_stop_the_run(engine, tmp_path, monkeypatch):
-    """An engine that keeps its old weights samples from another policy than the one that learns."""
-    monkeypatch.setattr(type(engine), "load_weights", lambda *_: None)
-    with pytest.raises(EngineError, match="the weights did not reach the engine"):
-        run(engine, tmp_path / "run", "optim.lr=0.01", "train.steps=3")
+def stale(load, engine, sent, version):
+    """Nothing arrives, and nobody says so."""
+    engine.policy_version = version
+
+
+def without_head(load, engine, sent, version):
+    """vLLM keeps a packed copy of a tied head on a CPU, and refreshes it by its own name only."""
+    load(engine, ((name, value) for name, value in sent if name != "lm_head.weight"), version)
+
+
+def named_one_late(load, engine, sent, version):
+    load(engine, sent, version - 1)
+
+
+@pytest.mark.parametrize("mutant", [stale, without_head, named_one_late])
+def test_a_weight_update_that_goes_wrong_stops_the_run(engine, tmp_path, monkeypatch, mutant):
+    """After the first step, at the first sync that has something to change."""
+    small = ["rollout.problems_per_step=4", "train.steps=2"]
+    cfg = settings(tmp_path / "run", *small)
+    original = type(engine).load_weights
+    with metrics.Progress() as progress, prepare.opened(cfg, engine) as (parts, state):
+        weights.awake(parts.policy, parts.engine, parts.probe)
+        assert parts.probe.gap < 2e-5
+        monkeypatch.setattr(type(engine), "load_weights", lambda *told: mutant(original, *told))
+        with pytest.raises(EngineError, match=r"differ by|says that it samples with"):
+            train.train(without_eval(cfg), without_held_out(parts), state, progress)
+        assert state.step == 1
+
+
+def packed(rollouts):
+    """Half of each problem's rollouts are to become likelier."""
+    whole = [Segment(0, len(r.token_ids), "x") for r in rollouts]
+    scored = [Scored(r, (w,), (5,), (1.0,), None) for r, w in zip(rollouts, whole, strict=True)]
+    advantages = [np.array([float(r.index % 2)]) for r in rollouts]
+    return pack(
+        from_rollouts(scored, advantages),
+        mini_batches=1,
+        micro_batch_tokens=16384,
+        aggregation="token_mean",
+        max_response_tokens=96,
+    )
+
+
+def test_every_token_matches_the_policy_that_its_version_names_and_not_the_next(engine, tmp_path):
+    cfg = settings(tmp_path / "run")
+    with prepare.opened(cfg, engine) as (parts, _):
+        policy, prompts = parts.policy, [p.prompt for p in parts.problems[:4]]
+        for version in range(2):
+            sampled = weights.awake(policy, engine, parts.probe).sample(prompts, 4, 1, 1.0, 96)
+            rollouts = list(sampled)
+            assert {v for r in rollouts for v in r.versions} == {version} == {policy.version}
+            [[batch]] = batches = packed(rollouts)
+            assert apart(policy.logp(batch), batch.generator_logp) < 1e-4
+            with weights.training(policy, engine, parts.probe):
+                policy.step(batches, cfg.loss)
+            assert apart(policy.logp(batch), batch.generator_logp) > 1e-2
+
+
+def apart(trainer, generator):
+    return np.abs(trainer.numpy() - generator).max()
+
+
+def test_both_engines_give_the_same_tokens_the_same_log_probs(engine, tmp_path):
+    cfg = settings(tmp_path / "run", "rollout.engine=transformers")
+    other = open_engine(cfg.model, cfg.rollout, tokenizer=engine.tokenizer, weights=cfg.model.path)
+    with prepare.opened(cfg, engine) as (parts, _):
+        weights.awake(parts.policy, engine, parts.probe)
+        prompts = [p.prompt for p in parts.problems[:2]]
+    for sampler, reader in ((engine, other), (other, engine)):
+        for one in sampler.sample(prompts, 4, 1, 1.0, 96):
+            read = reader.logp(np.concatenate([one.prompt_ids, one.token_ids]))
+            assert np.abs(read[-len(one.token_ids) :] - one.generator_logp).max() < 1e-4
 
 
 def test_eval_gives_the_base_no_solved_problem(engine, tmp_path):

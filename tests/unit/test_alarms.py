@@ -43,7 +43,7 @@ def test_a_quiet_run_raises_nothing():
         ("text/reference_overlap", 0.5, "reference_overlap", "reference_overlap"),
         ("text/injection_rate", 0.02, "injection", "injection_rate"),
         ("judge/missing_rate", 0.06, "missing", "missing_rate"),
-        ("sync/logp_gap", 0.03, "logp_gap", "logp_gap"),
+        ("sync/logp_gap", 0.06, "logp_gap", "logp_gap"),
         ("steps/single_rate", 0.6, "single_step", "single_rate"),
     ],
 )

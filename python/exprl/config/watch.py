@@ -47,7 +47,7 @@ class Alarms(Section):
         0.05, ge=0.0, le=1.0, description="share of rollouts without a grade"
     )
     logp_gap: float | None = Field(
-        0.02, gt=0.0, description="mean |engine - trainer log-prob| per token, in nats"
+        0.05, gt=0.0, description="mean |engine - trainer log-prob| per token of a step, in nats"
     )
 
 
