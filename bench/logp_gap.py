@@ -61,7 +61,7 @@ def sampled(model: config.Model) -> list[Rollout]:
     )
     limits = config.Rollout(max_prompt_tokens=32, max_response_tokens=96)
     tokenizer = AutoTokenizer.from_pretrained(model.path)
-    engine = Engine(model, limits, tokenizer=tokenizer, weights=model.path)
+    engine = open_engine(model, limits, tokenizer=tokenizer, weights=model.path)
     prompts = [p.prompt for p in problems]
     found = engine.sample(prompts, GROUP, 0, TEMPERATURE, limits.max_response_tokens)
     return sorted(found, key=lambda r: (r.problem_id, r.index))
