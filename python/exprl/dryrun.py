@@ -49,6 +49,8 @@ def report(cfg: config.Config) -> int:
         f"a step     {cfg.rollout.problems_per_step} problems x {cfg.rollout.group_size} ="
         f" {rollouts} rollouts, {cfg.optim.mini_batches} optimizer step(s)"
     )
+    if cfg.lora.rank:
+        console.print(f"lora       {_lora(cfg)}")
     console.print(f"memory     {_memory(cfg)}")
     if cfg.asks_judge:
         for endpoint in cfg.judge.endpoints:
@@ -176,6 +178,23 @@ def _changed(cfg: config.Config) -> set[str]:
     changed = set(config.differences(config.build(plain), cfg))
     default = config.Judge().kind  # which a config without endpoints may not have
     return changed - {"judge.kind"} if cfg.judge.kind == default else changed | {"judge.kind"}
+
+
+def _lora(cfg: config.Config) -> str:
+    """How many parameters learn, counted on a model without values; peft and targets are tried."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from exprl.lora import Adapter
+
+    code = cfg.model.trust_remote_code
+    shapes = AutoConfig.from_pretrained(cfg.model.path, trust_remote_code=code)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(shapes, trust_remote_code=code)
+    whole = model.num_parameters()
+    Adapter(model, cfg.lora, cfg.seed)
+    learn = model.num_parameters(only_trainable=True)
+    return f"{learn:,} parameters learn, beside {whole:,} frozen ones"
 
 
 def _memory(cfg: config.Config) -> str:

@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from exprl import checkpoint, config, prepare
+from exprl import checkpoint, config, dryrun, prepare
 from exprl.batch import from_rollouts, pack
 from exprl.checkpoint import RunState
 from exprl.errors import ConfigError, DataError
@@ -343,3 +343,14 @@ def test_an_adapter_does_not_go_on_upon_other_weights(tiny_qwen3, tmp_path):
         ConfigError, match=r"step-00001: .* other weights than those of model\.path"
     ):
         prepare.check_base(state, learner(str(base), weights=str(folder)), folder, str(base))
+
+
+def test_the_dry_run_counts_what_learns_and_tries_the_targets(repo, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(repo)
+    overrides = [f"run_dir={tmp_path / 'run'}"]
+    cfg = config.load("configs/division_lora.toml", overrides)
+    assert dryrun.report(cfg) == 0
+    assert "78,336 parameters learn, beside 279,648 frozen ones" in capsys.readouterr().out
+    cfg = config.load("configs/division_lora.toml", [*overrides, 'lora.targets=["query"]'])
+    with pytest.raises(ConfigError, match=r"lora\.targets names 'query'"):
+        dryrun.report(cfg)
