@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 from exprl import config, data  # noqa: E402
 from exprl.batch import from_rollouts, pack  # noqa: E402
 from exprl.policy import Policy  # noqa: E402
-from exprl.rollout import Engine  # noqa: E402
+from exprl.rollout import open_engine  # noqa: E402
 from exprl.types import Rollout, Scored, Segment  # noqa: E402
 
 GROUP, TEMPERATURE = 16, 1.0
