@@ -192,15 +192,22 @@ def _steps(
 
 
 def open_policy(setting: Setting, folder: Path) -> Policy:
+    """The trainer's own, of a setting."""
     model = config.Model(
         path=str(folder),
         dtype="bfloat16",
         attention=setting.attention,  # type: ignore[arg-type]
         gradient_checkpointing=setting.checkpointing,
     )
-    if setting.rank or setting.optimizer != "adamw":
-        raise ExprlError("the trainer has no LoRA and one optimizer, adamw")
-    return Policy(model, config.Optim(lr=1e-6), temperature=1.0, needs_initial=setting.kl_coef > 0)
+    if setting.optimizer != "adamw":
+        raise ExprlError(f"the trainer has no optimizer {setting.optimizer!r}")
+    return Policy(
+        model,
+        config.Optim(lr=1e-6),
+        config.Lora(rank=setting.rank),
+        temperature=1.0,
+        needs_initial=setting.kl_coef > 0,
+    )
 
 
 def packed(shape: Shape, rollouts: int, micro_batch_tokens: int) -> list[list[TrainBatch]]:

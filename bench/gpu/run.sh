@@ -5,7 +5,7 @@
 #   bench/gpu/run.sh parts train       these parts alone
 #   bench/gpu/run.sh --smoke           tiny sizes on a CPU: does every part still run?
 #
-# Parts: selftest tests parts loss train rivals
+# Parts: selftest tests parts loss train rivals miniature
 # Environment: OUT = folder for rows and log (gpu-out), PYTHON = interpreter (python3), SECONDS_IN_ALL (480).
 #
 # Each part writes its rows to $OUT/*.jsonl before the next begins, so a visit that is cut off keeps what it has. A part that
@@ -14,7 +14,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-PARTS=(selftest tests parts loss train rivals)
+PARTS=(selftest tests parts loss train rivals miniature)
 python=${PYTHON:-python3}
 out=${OUT:-gpu-out}
 in_all=${SECONDS_IN_ALL:-480}
@@ -30,6 +30,7 @@ for word in "$@"; do
             ;;
     esac
 done
+[[ -z $smoke ]] || in_all=${SECONDS_IN_ALL:-3600}
 ((${#chosen[@]})) || chosen=("${PARTS[@]}")
 
 mkdir -p "$out"
@@ -47,15 +48,17 @@ fi
 [[ -e python/exprl/_core.abi3.so || ! -e .whl/_core.abi3.so ]] || cp .whl/_core.abi3.so python/exprl/
 export PYTHONPATH=$path${PYTHONPATH:+:$PYTHONPATH}
 
-# Longest seconds of a part.
+# Longest seconds of a part. A rehearsal may be on a slow machine.
 limit() {
-    case $1 in
+    case ${smoke:-$1} in
+        --smoke) echo 600 ;;
         selftest) echo 60 ;;
         tests) echo 150 ;;
         parts) echo 90 ;;
         loss) echo 60 ;;
         train) echo 170 ;;
         rivals) echo 170 ;;
+        miniature) echo 100 ;;
     esac
 }
 
@@ -96,37 +99,20 @@ part_rivals() {
         --results "$out/loss.jsonl" --repeats "$(sized 5 1)"
 }
 
-train() {
-    if [[ $smoke ]]; then
-        train --smoke --kl 0.001 --repeats 1
-        return
-    fi
-    local failed=0
-    train --shapes 0.6b --kl 0,0.001 --rollouts 8 || failed=1
-    train --shapes 4b --kl 0 --optimizers adamw --rollouts 4 || failed=1
-    return $failed
-}
-
-part_rivals() {
-    "$python" bench/loss.py ${smoke:---shapes 4b} $smoke --only 'products,linear_grpo,torch,Liger,Apple,quack' \
-        --results "$out/loss.jsonl" --repeats "$(sized 5 1)"
-}
-
 part_miniature() {
-    local run=$scratch/miniature code
-    "$python" -c 'from exprl.cli import main; main()' train configs/division_outcome.toml "run_dir=$run" \
-        rollout.engine=transformers $(sized '' 'train.steps=1 rollout.problems_per_step=2 rollout.group_size=4 eval.samples=2')
-    code=$?
-    cp "$run/metrics.jsonl" "$out/miniature.jsonl"
+    local run=$scratch/miniature code=0 tiny=()
+    [[ $smoke ]] && tiny=(train.steps=1 rollout.problems_per_step=2 rollout.group_size=4 eval.samples=2)
+    "$python" -c 'from exprl.cli import main; main()' train configs/division_process.toml "run_dir=$run" \
+        rollout.engine=transformers eval.samples=16 "${tiny[@]}" || code=1
+    cp "$run/metrics.jsonl" "$out/miniature.jsonl" && cp "$run/eval.jsonl" "$out/miniature_eval.jsonl" || code=1
+    [[ $smoke ]] && return $code
+    "$python" - "$run/eval.jsonl" <<'CHECK' || code=1
+import json, sys
+first, *_, last = (json.loads(line)["pass_at"]["1"]["value"] for line in open(sys.argv[1]))
+print(f"pass@1 on held-out problems: {first:.3f}, after training {last:.3f}; at least 0.4 is asked for")
+sys.exit(not last >= 0.4)
+CHECK
     return $code
-}
-
-part_memory() {
-    if [[ $smoke ]]; then
-        train --smoke --kl 0 --repeats 1 --check-memory
-        return
-    fi
-    train --shapes 1.7b --kl 0.001 --rollouts 4 --repeats 1 --check-memory
 }
 
 train() {

@@ -44,6 +44,8 @@ def test_a_smoke_visit_runs_every_part_and_leaves_their_rows(repo: Path, tmp_pat
         for row in rows(tmp_path / f"{name}.jsonl"):
             assert row["smoke"], row
     assert all(row["status"] == "ok" for row in rows(tmp_path / "train.jsonl"))
+    (learned,) = rows(tmp_path / "miniature.jsonl")
+    assert learned["rollout/count"] == 8
     assert done.stdout in (tmp_path / "log.txt").read_text()
 
 
