@@ -112,6 +112,10 @@ bench: setup ## Run the benchmarks; each prints a table and appends rows to benc
 	@missed=0; for name in steps advantage step sandbox numerics loss; do \
 	  printf '\n== %s\n' "$$name"; python "bench/$$name.py" || missed=1; done; exit $$missed
 
+.PHONY: bench-gpu
+bench-gpu: setup ## Visit this machine's GPU: all parts, or ARGS='train loss'; rows go to gpu-out/
+	@bench/gpu/run.sh $(ARGS)
+
 .PHONY: clean
 clean: ## Remove everything that make made, .venv included; runs/ stays
 	rm -rf .venv .venv-tools target .pytest_cache .mypy_cache .ruff_cache .hypothesis
