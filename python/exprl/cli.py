@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -390,6 +391,8 @@ def main() -> None:
     """Run the command line; an error that has a cause outside of the code is one message."""
     # Read when torch is loaded: its notes about the machine would drown the run's own lines.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # torchao, which transformers loads, makes torch warn of two of its classes at every start.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     try:
         app()
     except (ConfigError, DataError) as error:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from exprl import config
 from exprl.imitation import cross_entropy, reverse_kl
@@ -23,6 +23,7 @@ from exprl.lora import ADAPTER, Adapter
 from exprl.loss import LossInputs, LossStats, LossSums, policy_loss, read, token_logp
 from exprl.master import Masters
 from exprl.model import DTYPES, head, hidden_states, load, place, recompute, to_device
+from exprl.optimizer import Optimizer
 from exprl.types import Packed, TrainBatch
 
 
@@ -63,6 +64,7 @@ class Policy:
         temperature: float,
         needs_initial: bool,
         weights: str | None = None,
+        updates: int | None = None,
         seed: int = 0,
     ) -> None:
         """Load the model.
@@ -71,12 +73,13 @@ class Policy:
             temperature: log-probs are taken at it.
             needs_initial: keep the frozen initial policy, for the KL term or as the teacher.
             weights: folder of a checkpoint to go on from; None = model.path.
+            updates: optimizer steps of the whole run, which a schedule other than the constant one
+                needs to know.
             seed: of a new adapter (lora).
         """
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = DTYPES[model.dtype]
         self.temperature = temperature
-        self.optim_settings = optim
         self.offload = model.offload and self.device.type == "cuda"
         self.adapter = None
         if lora and lora.rank:
@@ -96,14 +99,7 @@ class Policy:
         if needs_initial and not self.adapter:
             initial = load(model, model.path, self.dtype, self.device)
             self.initial = place(initial, model, model.path, self.device).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(
-            self.masters.named.values(),
-            lr=optim.lr,
-            betas=optim.betas,
-            eps=optim.eps,
-            weight_decay=optim.weight_decay,
-            fused=self.device.type == "cuda",
-        )
+        self.optimizer = Optimizer(optim, self.masters.named, updates)
         self.version = 0
 
     def logp(self, batch: Packed, temperature: float | None = None) -> Tensor:
@@ -147,25 +143,20 @@ class Policy:
     def _update(
         self, micro_batches: Sequence[TrainBatch], before: Sequence[Before], loss: config.Loss
     ) -> UpdateStats:
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.clear()
         sums = []
         for batch, logps in zip(micro_batches, before, strict=True):
             value, part = self._loss(batch, logps, loss)
             value.backward()
             sums.append(part)
-        clipped_from = nn.utils.clip_grad_norm_(
-            self.masters.named.values(), self.optim_settings.max_grad_norm
-        )
-        stats, norm = read(sums, clipped_from)
-        lr = self._learning_rate()
+        stats, norm = read(sums, self.optimizer.clip())
+        lr = self.optimizer.learning_rate(self.version)
         skipped = not (math.isfinite(norm) and math.isfinite(stats.loss))
         if not skipped:
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
-            self.optimizer.step()
+            self.optimizer.step(self.version)
             self.masters.publish()
             self.version += 1
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.clear()
         return UpdateStats(stats, norm, lr, skipped)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -205,26 +196,14 @@ class Policy:
             self.model.save_pretrained(folder, state_dict=state)
 
     def save_optimizer(self, folder: Path) -> None:
-        """Write AdamW's moments as optimizer.safetensors."""
-        moments = {
-            f"{name}.{key}": value.contiguous()
-            for name, master in self.masters.named.items()
-            for key, value in self.optimizer.state[master].items()
-        }
+        """Write the optimizer's state as optimizer.safetensors."""
+        state = {name: value.contiguous() for name, value in self.optimizer.tensors()}
         with _as_os_error():
-            save_file(moments, folder / "optimizer.safetensors")
+            save_file(state, folder / "optimizer.safetensors")
 
     def load_optimizer(self, folder: Path, version: int) -> None:
         """Take up what `save_optimizer` wrote; the weights come with `__init__(weights=...)`."""
-        moments = load_file(folder / "optimizer.safetensors")
-        for name, master in self.masters.named.items():
-            state = {
-                key: moments[f"{name}.{key}"].to(master.device if key != "step" else "cpu")
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{name}.{key}" in moments
-            }
-            if state:
-                self.optimizer.state[master] = state
+        self.optimizer.load(load_file(folder / "optimizer.safetensors"))
         self.version = version
 
     def _loss(
@@ -296,10 +275,6 @@ class Policy:
                 self.temperature if temperature is None else temperature,
             )
 
-    def _learning_rate(self) -> float:
-        warmup = self.optim_settings.warmup_steps
-        return self.optim_settings.lr * min(1.0, (self.version + 1) / max(1, warmup))
-
     def _tensor(self, array: Any) -> Tensor:
         return to_device(array, self.device)
 
@@ -307,9 +282,9 @@ class Policy:
         self.model.to(device)
         if self.initial is not None:
             self.initial.to(device)
-        for state in self.optimizer.state.values():
-            for key in ("exp_avg", "exp_avg_sq"):
-                state[key] = state[key].to(device)
+        for name, value in self.optimizer.tensors():
+            if not name.endswith(".step"):
+                value.data = value.to(device)
 
 
 @contextmanager

@@ -110,6 +110,8 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
             engine.policy_version = state.policy_version
         elif engine is not None:
             engine.policy_version = NO_POLICY  # what it holds is another run's
+        if engine is not None:
+            engine.sleep()  # the policy needs the GPU while it loads
         policy = Policy(
             cfg.model,
             cfg.optim,
@@ -117,6 +119,7 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
             temperature=cfg.rollout.temperature,
             needs_initial=needs_initial_policy(cfg),
             weights=str(folder) if folder else None,
+            updates=cfg.train.steps * cfg.optim.mini_batches,
             seed=cfg.seed,
         )
         if folder:
@@ -313,15 +316,22 @@ def check_same_run(cfg: config.Config) -> None:
     recorded = recorded_config(run_dir)
     if recorded is not None and checkpoint.latest(run_dir):
         differ = [
-            f"\n  {key}: {then!r} then, {now!r} now"
+            f"\n  {key}: {then!r} then, {now!r} now{_why_fixed(cfg, key)}"
             for key, (then, now) in config.differences(recorded, cfg).items()
-            if not key.startswith(MAY_CHANGE)
+            if not key.startswith(MAY_CHANGE) or _why_fixed(cfg, key)
         ]
         if differ:
             raise ConfigError(
                 f"{run_dir} holds a run with other settings; choose another run_dir or delete it"
                 + "".join(differ)
             )
+
+
+def _why_fixed(cfg: config.Config, key: str) -> str:
+    """Why a setting of MAY_CHANGE may not change in this run; empty where it may."""
+    if key == "train.steps" and cfg.optim.schedule != "constant":
+        return f" (the {cfg.optim.schedule} schedule of the learning rate ends with the run)"
+    return ""
 
 
 def _record(cfg: config.Config) -> None:

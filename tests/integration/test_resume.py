@@ -131,6 +131,23 @@ def test_a_run_may_be_moved_and_graded_by_other_servers(repo, tmp_path):
         prepare.check_same_run(config.load(path, [*judge, *now, here, "judge.model=n"]))
 
 
+def test_a_run_may_be_made_longer_unless_its_learning_rate_falls_to_the_end(repo, tmp_path):
+    from exprl import config, prepare
+
+    (tmp_path / "checkpoints" / "step-00001").mkdir(parents=True)
+    path, here = repo / "configs/division_process.toml", f"run_dir={tmp_path}"
+    for schedule in ("constant", "cosine"):
+        falls = f"optim.schedule={schedule}"
+        before = config.load(path, [here, falls, "train.steps=16"])
+        (tmp_path / "config.toml").write_text(config.to_toml(before))
+        longer = config.load(path, [here, falls, "train.steps=32"])
+        if schedule == "constant":
+            prepare.check_same_run(longer)
+        else:
+            with pytest.raises(ConfigError, match=r"train\.steps: 16 then, 32 now.*cosine"):
+                prepare.check_same_run(longer)
+
+
 def test_other_settings_are_refused_in_an_existing_run(repo, tmp_path):
     run_dir = tmp_path / "run"
     (run_dir / "checkpoints" / "step-00001").mkdir(parents=True)

@@ -19,9 +19,9 @@ class Tokenizer:
         (folder / "tokenizer.json").write_text("{}")
 
 
-def policy(base, weights=None, dtype="float32"):
+def policy(base, weights=None, dtype="float32", kind="adamw"):
     settings = config.Model(path=base, dtype=dtype)
-    optim = config.Optim(lr=1e-2)
+    optim = config.Optim(lr=1e-2, kind=kind)
     return Policy(settings, optim, temperature=1.0, needs_initial=False, weights=weights)
 
 
@@ -29,7 +29,7 @@ def step(one):
     for i, master in enumerate(one.masters.named.values()):
         generator = torch.Generator().manual_seed(i)
         master.grad = torch.randn(master.shape, generator=generator)
-    one.optimizer.step()
+    one.optimizer.step(one.version)
     one.masters.publish()
     one.version += 1
 
@@ -40,14 +40,15 @@ def weights_of(one):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_loaded_run_goes_on_exactly_as_if_it_had_not_stopped(tiny_qwen3, tmp_path, dtype):
-    through = policy(tiny_qwen3, dtype=dtype)
+@pytest.mark.parametrize("kind", ["adamw", "adamw8bit"])
+def test_a_loaded_run_goes_on_exactly_as_if_it_had_not_stopped(tiny_qwen3, tmp_path, dtype, kind):
+    through = policy(tiny_qwen3, None, dtype, kind)
     step(through)
     state = RunState(step=1, policy_version=1, solved={"b", "a"}, rollouts=8, ungraded=2)
     folder = checkpoint.save(tmp_path, state, through, Tokenizer(), keep=2)
     assert checkpoint.load_state(folder) == state
 
-    resumed = policy(tiny_qwen3, str(folder), dtype)
+    resumed = policy(tiny_qwen3, str(folder), dtype, kind)
     assert torch.equal(weights_of(through), weights_of(resumed))
     resumed.load_optimizer(folder / checkpoint.TRAINER, 1)
     step(through), step(resumed)

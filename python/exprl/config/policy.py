@@ -147,7 +147,17 @@ class Loss(Section):
 class Optim(Section):
     """AdamW, and how a step's rollouts are cut into optimizer steps and micro-batches."""
 
-    lr: float = Field(1e-6, gt=0.0)
+    kind: Literal["adamw", "adamw8bit"] = Field(
+        "adamw",
+        description="adamw8bit holds the two moments in 8 bits (torchao): 2 bytes a parameter and"
+        " not 8",
+    )
+    lr: float = Field(1e-6, gt=0.0, description="learning rate, the highest of the schedule")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant",
+        description="of the learning rate after warm-up; linear and cosine fall to 0 at the last"
+        " of train.steps, which then may not change",
+    )
     warmup_steps: int = Field(0, ge=0, description="optimizer steps of linear warm-up")
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0.0)
