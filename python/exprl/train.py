@@ -37,6 +37,7 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
     """
     with (
         MetricsLog(parts.run_dir, cfg.logging, state.step) as log,
+        record.Writer(parts.run_dir) as writer,
         interruptible(progress.note) as interrupt,
     ):
         watch = Watch(cfg.alarms, cfg.advantage, metrics.read(parts.run_dir))
@@ -77,7 +78,7 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
             flags, alarms = watch.see(row)
             log.write(state.step - 1, row | flags)
             if cfg.logging.save_rollouts and scored:
-                record.write(parts.run_dir, state.step - 1, scored, values)
+                writer.submit(state.step - 1, scored, values)
             progress.step(state.step, cfg.train.steps, row)
             for alarm in alarms:
                 progress.warn(str(alarm))
@@ -85,6 +86,7 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
             failure = reason_to_stop(cfg, state, scored)
             due = state.step % cfg.train.checkpoint_every == 0 or state.step == cfg.train.steps
             if due or failure or interrupt.wanted:
+                writer.join()
                 keep = cfg.train.keep_checkpoints
                 checkpoint.save(parts.run_dir, state, parts.policy, parts.tokenizer, keep)
             if failure:
