@@ -31,3 +31,7 @@ class NumericsError(ExprlError):
 
 class SandboxError(ExprlError):
     """A program that a model wrote could not be run under confinement."""
+
+
+class VerifierError(ExprlError):
+    """An answer could not be compared; that is missing, and not wrong."""

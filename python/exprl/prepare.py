@@ -99,6 +99,7 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
         problems = load_problems(cfg, tokenizer)
         held_out = load_held_out(cfg, tokenizer)
         verifiers = open_verifiers(cfg, [*problems, *held_out])
+        stack.callback(verifiers.close)
         judges = stack.enter_context(open_panel(cfg, run_dir)) if cfg.asks_judge else None
 
         folder = checkpoint.latest(run_dir)

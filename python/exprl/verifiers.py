@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
-from exprl import answers, config, programs, verify
-from exprl.errors import ConfigError, DataError, SandboxError
+from exprl import answers, comparer, config, programs, verify
+from exprl.errors import ConfigError, DataError, SandboxError, VerifierError
 from exprl.sandbox import Sandbox
 from exprl.types import Problem
 
+MOST_WORKERS = 16
+"""Each may hold a math-verify process of about 130 MB."""
+
 
 class Verifiers:
-    """What says whether a trace is right."""
+    """What says whether a trace is right. Threads may share it."""
 
     def __init__(self, cfg: config.Config, sandbox: Sandbox | None = None) -> None:
         """`sandbox`: for code; None where no row needs it (`needs_sandbox`)."""
@@ -20,18 +24,24 @@ class Verifiers:
 
     @property
     def workers(self) -> int:
-        """Traces that are worth verifying at a time."""
-        return self.sandbox.workers if self.sandbox else 1
+        """Traces that are worth verifying at a time, each on a thread of its own."""
+        cores = min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+        return max(cores, self.sandbox.workers) if self.sandbox else cores
 
     def kind(self, domain: str) -> config.VerifierName:
         """Which verifier the rows of a domain have."""
         return self._cfg.treatment(domain).verifier
 
-    def correct(self, text: str, problem: Problem) -> bool | None:  # noqa: PLR0911
+    def close(self) -> None:
+        """End the processes that compare answers."""
+        comparer.close()
+
+    def correct(self, text: str, problem: Problem) -> bool | None:
         """Whether a trace is right; None where that is not known.
 
         It is not known where the row has no answer, where unit tests ask nothing of the program,
-        and where the sandbox could not run it: that is missing, and not wrong.
+        and where the sandbox could not run it or something killed the process that compares: that
+        is missing, and not wrong.
 
         Args:
             text: the whole trace; hostile.
@@ -42,22 +52,25 @@ class Verifiers:
         """
         if problem.answer is None:
             return None
+        try:
+            return self._verdict(text, problem, problem.answer)
+        except (SandboxError, VerifierError):
+            return None
+
+    def _verdict(self, text: str, problem: Problem, answer: str) -> bool | None:
         match self.kind(problem.domain):
             case "code":
                 if self.sandbox is None:
                     raise ConfigError(f"problem {problem.id!r}: code cannot be verified unconfined")
-                try:
-                    return programs.passes(self.sandbox, text, problem.answer, problem.setup)
-                except SandboxError:
-                    return None
+                return programs.passes(self.sandbox, text, answer, problem.setup)
             case "choice":
-                return answers.choice(text) == answers.gold_choice(problem.answer)
+                return answers.choice(text) == answers.gold_choice(answer)
             case "science":
-                return answers.same_quantity(text, problem.answer)
+                return answers.same_quantity(text, answer)
             case "exact":
-                return verify.is_correct(text, problem.answer, verify.EXACT_DOMAINS[0])
+                return verify.is_correct(text, answer, verify.EXACT_DOMAINS[0])
             case "math":
-                return verify.is_correct(text, problem.answer, "math")
+                return verify.is_correct(text, answer, "math")
 
 
 def needs_sandbox(cfg: config.Config, problems: Sequence[Problem]) -> bool:

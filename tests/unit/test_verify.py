@@ -1,16 +1,12 @@
 r"""The sparse verifier: which answers are equal, and that no trace can break it."""
 
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from exprl import verify
 from exprl.errors import DataError
 from exprl.verify import final_answer, is_correct
 
@@ -201,34 +197,6 @@ def test_hostile_traces_are_wrong_on_other_threads_too_and_leave_the_verifier_us
         thread.join(120)
     expected = {name: name.startswith("right") for name, _, _ in jobs}
     assert verdicts == expected
-
-
-def test_a_comparer_that_something_killed_is_replaced_and_no_verdict_suffers() -> None:
-    assert is_correct(r"\boxed{\frac{14}{2}}", "7", "math")
-    process = verify._comparer(os.getpid())._process
-    assert process is not None
-    process.kill()
-    process.wait()
-    assert is_correct(r"\boxed{\frac{21}{3}}", "7", "math")
-
-
-def test_the_comparer_ends_with_its_parent() -> None:
-    program = (
-        "import os; from exprl import verify;"
-        r"assert verify.is_correct(r'\boxed{1/2}', '0.5', 'math');"
-        "print(verify._comparer(os.getpid())._process.pid, flush=True);"
-        "os.kill(os.getpid(), 9)"
-    )
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    pid = int(done.stdout)
-    deadline = time.monotonic() + 30
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-        if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
-            break
-        time.sleep(0.05)
-    else:
-        assert not Path(f"/proc/{pid}").exists()
 
 
 GSM8K = Path(__file__).parents[3] / "shared/data/gsm8k/example_model_solutions.jsonl"

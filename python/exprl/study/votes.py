@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from exprl import answers, config, verify
+from exprl.errors import VerifierError
 
 MOST_COMPARISONS = 200
 """Of one problem's answers by math-verify; beyond it only text and plain numbers decide."""
@@ -68,13 +69,17 @@ def sizes(votes: Sequence[str], verifier: config.VerifierName) -> tuple[int, ...
 
 
 def _same(a: str, b: str, verifier: config.VerifierName) -> bool:
-    match verifier:
-        case "science":
-            return answers.one_quantity(a, b)
-        case "math":
-            return verify.same(a, b, "math")
-        case _:
-            return a.strip() == b.strip()
+    """What could not be compared (the process was killed) counts as apart, as beyond the limit."""
+    try:
+        match verifier:
+            case "science":
+                return answers.one_quantity(a, b)
+            case "math":
+                return verify.same(a, b, "math")
+            case _:
+                return a.strip() == b.strip()
+    except VerifierError:
+        return False
 
 
 @dataclass(slots=True)
