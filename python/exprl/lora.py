@@ -159,8 +159,8 @@ def _of(layer: Any) -> tuple[Tensor, Tensor, float]:
 
 
 def _merge(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """W' [out, in], summed in fp32 and rounded once to the dtype of `weight`."""
-    return torch.addmm(weight.float(), b.float(), a.float(), alpha=scale).to(weight.dtype)
+    """W' [out, in], summed in fp32 and rounded once, on the way out, to the dtype of `weight`."""
+    return torch.add(weight, b @ a, alpha=scale, out=torch.empty_like(weight))
 
 
 class _MergedLinear(torch.autograd.Function):
