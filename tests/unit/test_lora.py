@@ -273,8 +273,8 @@ def test_only_factors_are_stepped_and_the_frozen_weights_stay(tiny_qwen3):
     for _ in range(2):
         one.step(mini_batches(), KL)
     assert one.base() == base
-    [group] = one.optimizer.param_groups
-    assert {id(p) for p in group["params"]} == {id(p) for p in factors(one.model).values()}
+    assert one.masters.named.keys() == factors(one.model).keys()
+    assert all(one.masters.named[name] is p for name, p in factors(one.model).items())
     frozen = [p for p in one.model.parameters() if not p.requires_grad]
     assert {p.dtype for p in frozen} == {torch.bfloat16} and {p.grad for p in frozen} == {None}
 
@@ -311,23 +311,37 @@ def test_a_checkpoint_holds_the_merged_model_and_the_adapter_apart(tiny_qwen3, t
     }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "kind", "rank"),
+    [
+        ("float32", "adamw", 4),
+        ("bfloat16", "adamw", 4),
+        ("bfloat16", "adamw8bit", 256),  # moments of fewer than 4,096 values stay fp32
+    ],
+)
 def test_a_loaded_run_goes_on_from_base_and_adapter_as_if_it_had_not_stopped(
-    tiny_qwen3, tmp_path, dtype
+    tiny_qwen3, tmp_path, dtype, kind, rank
 ):
-    through = learner(tiny_qwen3, dtype=dtype)
+    settings = {
+        "dtype": dtype,
+        "lora": config.Lora(rank=rank),
+        "optim": config.Optim(lr=1e-2, kind=kind),
+    }
+    through = learner(tiny_qwen3, **settings)
     through.step(mini_batches(), KL), through.step(mini_batches(), KL)
     state = RunState(step=1, policy_version=2, base=through.base())
     folder = checkpoint.save(tmp_path, state, through, NoTokenizer(), keep=1)
     assert checkpoint.load_state(folder).base == through.base()
 
-    resumed = learner(tiny_qwen3, weights=str(folder), dtype=dtype)
+    resumed = learner(tiny_qwen3, weights=str(folder), **settings)
     resumed.load_optimizer(folder / checkpoint.TRAINER, 2)
     assert resumed.base() == through.base()
     [one], [other] = through.step(mini_batches(), KL), resumed.step(mini_batches(), KL)
     assert one == other
     after = factors(resumed.model)
     assert all(torch.equal(p, after[name]) for name, p in factors(through.model).items())
+    moments = load_file(folder / checkpoint.TRAINER / "optimizer.safetensors")
+    assert any("codes" in name for name in moments) == (kind == "adamw8bit")
 
 
 def test_an_adapter_does_not_go_on_upon_other_weights(tiny_qwen3, tmp_path):
