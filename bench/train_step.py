@@ -172,8 +172,8 @@ def _steps(
     about["peak_bytes"]["load"] = peak_bytes()
     loss = config.Loss(kl_coef=setting.kl_coef)
     policy.step([batches[0][:1]], loss)
-    models = [model for model in (policy.model, policy.initial) if model is not None]
-    with watched(models, policy.optimizer) as phases:
+    models = [policy.model, *([policy.initial.model] if policy.initial else [])]
+    with watched(models, policy.optimizer.adamw) as phases:
         try:
             updates = policy.step(batches, loss)
         finally:
@@ -199,11 +199,9 @@ def open_policy(setting: Setting, folder: Path) -> Policy:
         attention=setting.attention,  # type: ignore[arg-type]
         gradient_checkpointing=setting.checkpointing,
     )
-    if setting.optimizer != "adamw":
-        raise ExprlError(f"the trainer has no optimizer {setting.optimizer!r}")
     return Policy(
         model,
-        config.Optim(lr=1e-6),
+        config.Optim(lr=1e-6, kind=setting.optimizer),  # type: ignore[arg-type]
         config.Lora(rank=setting.rank),
         temperature=1.0,
         needs_initial=setting.kl_coef > 0,

@@ -27,6 +27,8 @@ COMPILE_FROM = 10_000_000
 class Optimizer:
     """AdamW over named masters.
 
+    adamw: torch's or torchao's optimizer.
+
     Args:
         masters: by name; their gradients are what `step` goes by.
         updates: optimizer steps of the whole run, which the schedule is laid over; None is enough
@@ -42,7 +44,7 @@ class Optimizer:
         self._masters = masters
         self._max_grad_norm = settings.max_grad_norm
         self._rate = schedule(settings, updates)
-        self._adamw = _adamw(settings, list(masters.values()))
+        self.adamw = _adamw(settings, list(masters.values()))
 
     def clip(self) -> Tensor:
         """Scale the gradients down to optim.max_grad_norm; returns their norm before that."""
@@ -55,22 +57,22 @@ class Optimizer:
     def step(self, update: int) -> None:
         """Step the masters by their gradients, at the learning rate of this update."""
         rate = self._rate(update)
-        for group in self._adamw.param_groups:
+        for group in self.adamw.param_groups:
             if isinstance(group["lr"], Tensor):  # torchao's, for torch.compile
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
         with self._stance():
-            self._adamw.step()
+            self.adamw.step()
 
     def clear(self) -> None:
         """Drop the gradients."""
-        self._adamw.zero_grad(set_to_none=True)
+        self.adamw.zero_grad(set_to_none=True)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The state, each 8-bit moment by its parts: NAME.exp_avg.codes, NAME.exp_avg.scale, ..."""
         for name, master in self._masters.items():
-            for key, value in self._adamw.state[master].items():
+            for key, value in self.adamw.state[master].items():
                 parts = [part for part in QUANTIZED if hasattr(value, part)]
                 if parts:
                     yield from ((f"{name}.{key}.{part}", getattr(value, part)) for part in parts)
@@ -82,10 +84,10 @@ class Optimizer:
         for name, master in self._masters.items():
             if f"{name}.step" not in tensors:
                 continue
-            fused = self._adamw.defaults.get("fused")
+            fused = self.adamw.defaults.get("fused")
             step = tensors[f"{name}.step"].to(master.device if fused else "cpu")
             moments = {key: _moment(f"{name}.{key}", tensors, master.device) for key in MOMENTS}
-            self._adamw.state[master] = {"step": step, **moments}
+            self.adamw.state[master] = {"step": step, **moments}
 
     def _stance(self) -> AbstractContextManager[Any]:
         """Without torch.compile where it would take longer than it saves."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from exprl.lora import ADAPTER, Adapter
 from exprl.loss import LossInputs, LossStats, LossSums, policy_loss, read, token_logp
 from exprl.master import Masters
 from exprl.model import DTYPES, head, hidden_states, load, place, recompute, to_device
+from exprl.offload import HostMemory, InitialPolicy
 from exprl.optimizer import Optimizer
 from exprl.types import Packed, TrainBatch
 
@@ -80,7 +81,8 @@ class Policy:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = DTYPES[model.dtype]
         self.temperature = temperature
-        self.offload = model.offload and self.device.type == "cuda"
+        cuda = self.device.type == "cuda"
+        self.host = HostMemory(self.device) if model.offload and cuda else None
         self.adapter = None
         if lora and lora.rank:
             frozen = load(model, model.path, self.dtype, self.device)
@@ -98,7 +100,9 @@ class Policy:
         self.initial = None
         if needs_initial and not self.adapter:
             initial = load(model, model.path, self.dtype, self.device)
-            self.initial = place(initial, model, model.path, self.device).requires_grad_(False)
+            initial = place(initial, model, model.path, self.device)
+            away = model.offload_initial and cuda
+            self.initial = InitialPolicy(initial, self.device, offload=away)
         self.optimizer = Optimizer(optim, self.masters.named, updates)
         self.version = 0
 
@@ -126,19 +130,36 @@ class Policy:
 
         A non-finite loss or gradient skips its optimizer step: the weights stay, `skipped` says so.
         """
-        before = [
-            [self._before(batch, i, loss) for batch in mini] for i, mini in enumerate(batches)
-        ]
-        return [self._update(mini, at, loss) for mini, at in zip(batches, before, strict=True)]
+        before = self._before(batches, loss)
+        teacher = self.initial if loss.objective == "reverse_kl" else None
+        with teacher.on_device() if teacher else nullcontext():
+            return [self._update(mini, at, loss) for mini, at in zip(batches, before, strict=True)]
 
-    def _before(self, batch: TrainBatch, mini_batch: int, loss: config.Loss) -> Before:
+    def _before(
+        self, batches: Sequence[Sequence[TrainBatch]], loss: config.Loss
+    ) -> list[list[Before]]:
+        """Per micro-batch; the initial policy is asked everything in one visit to the device."""
         sampled = loss.objective == "sampled_reverse_kl"
-        anchored = mini_batch > 0 and loss.objective != "cross_entropy"
-        return Before(
-            trainer_logp=self.logp(batch) if sampled or anchored else None,
-            initial_logp=self.initial_logp(batch) if loss.kl_coef > 0 else None,
-            teacher_logp=self.initial_logp(batch.teacher) if sampled and batch.teacher else None,
-        )
+        compares = loss.objective != "cross_entropy"
+        initial: list[list[Tensor | None]] = [[None for _ in mini] for mini in batches]
+        teacher = initial
+        if sampled or loss.kl_coef > 0:
+            with self._as_at_first() as model:
+                if loss.kl_coef > 0:
+                    initial = [[self._logp(model, b) for b in mini] for mini in batches]
+                if sampled:
+                    teacher = [
+                        [self._logp(model, b.teacher) for b in mini if b.teacher]
+                        for mini in batches
+                    ]
+        trainer = [
+            [self.logp(b) if sampled or (i and compares) else None for b in mini]
+            for i, mini in enumerate(batches)
+        ]
+        return [
+            [Before(*logps) for logps in zip(*of_mini, strict=True)]
+            for of_mini in zip(trainer, initial, teacher, strict=True)
+        ]
 
     def _update(
         self, micro_batches: Sequence[TrainBatch], before: Sequence[Before], loss: config.Loss
@@ -173,13 +194,27 @@ class Policy:
 
     def to_host(self) -> None:
         """Leave the GPU to the engine (model.offload)."""
-        if self.offload:
-            self._move("cpu")
+        if self.host:
+            self.host.take(self.held())
 
     def to_device(self) -> None:
         """Come back from `to_host`."""
-        if self.offload:
-            self._move(self.device)
+        if self.host:
+            self.host.give_back(self.held())
+
+    def held(self) -> dict[str, Tensor]:
+        """What lies on the device between steps, by name; a tensor of two names is here once."""
+        initial = self.initial.resident() if self.initial else {}
+        moments = {name: v for name, v in self.optimizer.tensors() if not name.endswith(".step")}
+        parts = {
+            "model": dict(self.model.named_parameters()),
+            "master": self.masters.named,
+            "optimizer": moments,
+            "initial": initial,
+        }
+        named = {f"{part}.{name}": v for part, of in parts.items() for name, v in of.items()}
+        unique = {id(v): name for name, v in reversed(named.items())}
+        return {name: named[name] for name in unique.values()}
 
     def save_model(self, folder: Path) -> None:
         """Write what a run goes on from exactly: the masters, in Hugging Face format.
@@ -223,7 +258,7 @@ class Policy:
                     hidden_states(self.model, batch),
                     head(self.model),
                     self._teacher_hidden(batch),
-                    head(self.initial or self.model),
+                    head(self.initial.model if self.initial else self.model),
                     targets,
                     token_weight,
                     generator_logp,
@@ -262,7 +297,8 @@ class Policy:
                 yield self.model
         else:
             assert self.initial is not None
-            yield self.initial
+            with self.initial.on_device() as model:
+                yield model
 
     def _logp(self, model: Any, batch: Packed, temperature: float | None = None) -> Tensor:
         with torch.no_grad():
@@ -277,14 +313,6 @@ class Policy:
 
     def _tensor(self, array: Any) -> Tensor:
         return to_device(array, self.device)
-
-    def _move(self, device: torch.device | str) -> None:
-        self.model.to(device)
-        if self.initial is not None:
-            self.initial.to(device)
-        for name, value in self.optimizer.tensors():
-            if not name.endswith(".step"):
-                value.data = value.to(device)
 
 
 @contextmanager

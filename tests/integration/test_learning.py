@@ -228,7 +228,9 @@ def test_stage_two_starts_at_stage_ones_weights_and_never_reads_a_reference(
     checkpointed = load_file(checkpoint.latest(stage_one) / "model.safetensors")
     for name, value in checkpointed.items():
         torch.testing.assert_close(began[name], value, rtol=0, atol=0)
-        torch.testing.assert_close(parts.policy.initial.state_dict()[name], value, rtol=0, atol=0)
+        torch.testing.assert_close(
+            parts.policy.initial.model.state_dict()[name], value, rtol=0, atol=0
+        )
     assert seen and parts.judges is None
     assert not parts.references and not parts.solutions and not parts.teacher_prompts
     assert all(type(problem) is Problem for problem in parts.problems)

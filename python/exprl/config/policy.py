@@ -44,6 +44,10 @@ class Model(Section):
     offload: bool = Field(
         False, description="keep the trainer in host memory while the engine samples (one GPU)"
     )
+    offload_initial: bool = Field(
+        True,
+        description="keep the initial policy in host memory, and bring it to the GPU once per step",
+    )
     chat_template: str | None = Field(
         None, description="Jinja file, for tokenizers that bring no chat template"
     )
