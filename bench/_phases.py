@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
@@ -43,8 +47,8 @@ class Phases:
 
 
 @contextmanager
-def watched(models: Iterable[Any], optimizer: torch.optim.Optimizer) -> Iterator[Phases]:
-    """The phases of what is done with transformers models, wrapped by peft or not."""
+def watched(models: Iterable[Any]) -> Iterator[Phases]:
+    """The phases of what is done with transformers models, and of every optimizer's step."""
     phases = Phases()
 
     def before_body(*_: object) -> None:
@@ -55,13 +59,12 @@ def watched(models: Iterable[Any], optimizer: torch.optim.Optimizer) -> Iterator
             phases.enter("backward")
 
     handles = [
-        optimizer.register_step_pre_hook(lambda *_: phases.enter("optimizer")),
-        optimizer.register_step_post_hook(lambda *_: phases.enter("rest")),
+        register_optimizer_step_pre_hook(lambda *_: phases.enter("optimizer")),
+        register_optimizer_step_post_hook(lambda *_: phases.enter("rest")),
     ]
     for model in models:
-        whole = model.get_base_model() if hasattr(model, "get_base_model") else model
-        handles.append(whole.base_model.register_forward_pre_hook(before_body))
-        handles.append(whole.base_model.register_forward_hook(after_body))
+        handles.append(model.base_model.register_forward_pre_hook(before_body))
+        handles.append(model.base_model.register_forward_hook(after_body))
     phases.enter("rest")
     try:
         yield phases

@@ -57,23 +57,27 @@ PEAK_FLOPS = {"H100": 989e12, "H200": 989e12}
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is varied. rank: of LoRA, 0 = all weights are trained."""
+    """What is varied.
+
+    rank: of LoRA, 0 = all weights are trained.
+    recomputed: share of the layers whose activations are recomputed in the backward.
+    """
 
     shape: str
     rank: int
     optimizer: str
     kl_coef: float
     attention: str
-    checkpointing: bool
+    fused: str
+    recomputed: float
 
     @property
     def name(self) -> str:
         """As a table shows it."""
         trained = f"lora {self.rank}" if self.rank else "full"
-        recomputed = ", checkpointing" if self.checkpointing else ""
         return (
             f"{self.shape} {trained}, {self.optimizer}, kl {self.kl_coef:g}, "
-            f"attention {self.attention}{recomputed}"
+            f"attention {self.attention}, fused {self.fused}, recomputed {self.recomputed:g}"
         )
 
 
@@ -104,13 +108,11 @@ def main() -> None:
 
 def settings(shape: str, args: argparse.Namespace) -> Iterator[Setting]:
     """The product of the axes."""
-    axes = (args.ranks, args.optimizers, args.kl, args.attention, args.checkpointing)
-    for rank, optimizer, kl, attention, checkpointing in itertools.product(
+    axes = (args.ranks, args.optimizers, args.kl, args.attention, args.fused, args.recomputed)
+    for rank, optimizer, kl, attention, fused, recomputed in itertools.product(
         *(axis.split(",") for axis in axes)
     ):
-        yield Setting(
-            shape, int(rank), optimizer, float(kl), attention, checkpointing.lower() == "true"
-        )
+        yield Setting(shape, int(rank), optimizer, float(kl), attention, fused, float(recomputed))
 
 
 def measure(setting: Setting, shape: Shape, folder: Path, args: argparse.Namespace) -> Row:
@@ -173,7 +175,7 @@ def _steps(
     loss = config.Loss(kl_coef=setting.kl_coef)
     policy.step([batches[0][:1]], loss)
     models = [policy.model, *([policy.initial.model] if policy.initial else [])]
-    with watched(models, policy.optimizer.adamw) as phases:
+    with watched(models) as phases:
         try:
             updates = policy.step(batches, loss)
         finally:
@@ -197,7 +199,8 @@ def open_policy(setting: Setting, folder: Path) -> Policy:
         path=str(folder),
         dtype="bfloat16",
         attention=setting.attention,  # type: ignore[arg-type]
-        gradient_checkpointing=setting.checkpointing,
+        fused=setting.fused,  # type: ignore[arg-type]
+        gradient_checkpointing=setting.recomputed or False,
     )
     return Policy(
         model,
@@ -283,7 +286,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     axis("--optimizers", "adamw", "of adamw, adamw8bit")
     axis("--kl", "0,0.001", "coefficients of the KL to the initial policy; 0 keeps none")
     axis("--attention", "auto", "as model.attention")
-    axis("--checkpointing", "true", "as model.gradient_checkpointing")
+    axis("--fused", "auto", "as model.fused")
+    axis("--recomputed", "1", "shares of the layers, as model.gradient_checkpointing; 0 = none")
     parser.add_argument("--rollouts", type=int, default=8, help="of a step (default 8)")
     parser.add_argument(
         "--micro-batch-tokens", type=int, help="default: the longest sequence of the shape"

@@ -5,7 +5,7 @@
 #   bench/gpu/run.sh parts train       these parts alone
 #   bench/gpu/run.sh --smoke           tiny sizes on a CPU: does every part still run?
 #
-# Parts: selftest tests parts loss train rivals miniature
+# Parts: selftest tests parts loss policy train rivals miniature
 # Environment: OUT = folder for rows and log (gpu-out), PYTHON = interpreter (python3), SECONDS_IN_ALL (480).
 #
 # Each part writes its rows to $OUT/*.jsonl before the next begins, so a visit that is cut off keeps what it has. A part that
@@ -14,7 +14,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-PARTS=(selftest tests parts loss train rivals miniature)
+PARTS=(selftest tests parts loss policy train rivals miniature)
 python=${PYTHON:-python3}
 out=${OUT:-gpu-out}
 in_all=${SECONDS_IN_ALL:-480}
@@ -56,6 +56,7 @@ limit() {
         tests) echo 150 ;;
         parts) echo 90 ;;
         loss) echo 60 ;;
+        policy) echo 60 ;;
         train) echo 170 ;;
         rivals) echo 170 ;;
         miniature) echo 100 ;;
@@ -68,9 +69,9 @@ part_selftest() {
 
 part_tests() {
     if [[ $smoke ]]; then
-        "$python" -m pytest -q -p no:cacheprovider tests/kernels/test_reference.py
+        tested 0 tests/kernels/test_reference.py
     else # the compiler for sm_90 needs no GPU, so that file is left to CI
-        "$python" -m pytest -q -n 8 -p no:cacheprovider tests/kernels --deselect tests/kernels/test_compile_sm90.py
+        tested 8 tests/kernels --deselect tests/kernels/test_compile_sm90.py
     fi
 }
 
@@ -83,14 +84,22 @@ part_loss() {
         --repeats "$(sized 10 1)"
 }
 
+part_policy() {
+    if [[ $smoke ]]; then
+        tested 0 tests/unit/test_master.py
+    else
+        tested 4 tests/unit/test_{attention,head,lora,master,model,optimizer,policy}.py
+    fi
+}
+
 part_train() {
     if [[ $smoke ]]; then
-        train --smoke --kl 0.001 --repeats 1
+        train --smoke --kl 0.001 --ranks 0,8 --optimizers adamw8bit --repeats 1
         return
     fi
     local failed=0
-    train --shapes 0.6b --kl 0,0.001 --rollouts 8 || failed=1
-    train --shapes 4b --kl 0 --optimizers adamw --rollouts 4 || failed=1
+    train --shapes 0.6b --kl 0,0.001 --rollouts 8 --repeats 1 || failed=1
+    train --shapes 4b --kl 0.001,0 --ranks 0,32 --optimizers adamw8bit --rollouts 4 --repeats 1 || failed=1
     return $failed
 }
 
@@ -115,6 +124,10 @@ CHECK
     return $code
 }
 
+tested() { # workers, then what to test
+    "$python" -m pytest -q -n "$1" -p no:cacheprovider "${@:2}"
+}
+
 train() {
     "$python" bench/train_step.py --results "$out/train.jsonl" "$@"
 }
@@ -132,7 +145,7 @@ run_part() {
         code=124 note='not begun: no time is left'
     else
         printf '\n== %s, at most %s s\n' "$part" "$longest"
-        export -f "part_$part" train sized
+        export -f "part_$part" tested train sized
         timeout --signal=TERM --kill-after=10 "$longest" bash -uc "part_$part"
         code=$?
         case $code in 0) ;; 124 | 137) note="cut off after $longest s" ;; *) note="failed with exit code $code" ;; esac

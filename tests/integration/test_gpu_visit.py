@@ -131,7 +131,7 @@ def test_a_setting_that_cannot_run_here_is_a_row_that_says_why(tmp_path: Path) -
         pytest.skip("this machine has a GPU")
     args = train_step.arguments(["--smoke", "--rollouts", "2", "--repeats", "1"])
     with train_step.weights(SHAPES["tiny"], torch.device("cpu"), tmp_path) as folder:
-        setting = train_step.Setting("tiny", 0, "adamw", 0.0, "flash_attention_4", False)
+        setting = train_step.Setting("tiny", 0, "adamw", 0.0, "flash_attention_4", "none", 0.0)
         row = train_step.measure(setting, SHAPES["tiny"], folder, args)
     assert row.values == []
     assert row.extra["status"].startswith("cannot run here: ")

@@ -23,6 +23,7 @@ class Tied(nn.Module):
 
 def made(dtype):
     model = Tied()
+    model.frozen.to(dtype)  # as what is frozen is loaded
     return model, Masters(model, dtype, torch.device("cpu"))
 
 
