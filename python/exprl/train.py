@@ -19,6 +19,7 @@ from exprl.errors import JudgeError, NumericsError
 from exprl.interrupt import interruptible
 from exprl.measures import Clock
 from exprl.metrics import MetricsLog, Progress
+from exprl.model import describe
 from exprl.prepare import Parts
 from exprl.reward import Scorer, score_arrays
 from exprl.rollout import step_seed
@@ -43,6 +44,8 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
         watch = Watch(cfg.alarms, cfg.advantage, metrics.read(parts.run_dir))
         if parts.verifiers.sandbox:
             progress.note(parts.verifiers.sandbox.summary())
+        policy = parts.policy
+        progress.note(f"computes {describe(cfg.model, policy.model.config, policy.device)}")
         while state.step < cfg.train.steps:
             examine.run_if_due(cfg, parts, state.step, progress)
             clock = Clock()
