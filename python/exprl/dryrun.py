@@ -6,14 +6,15 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
 
 from exprl import config, hidden, metrics, panel, prepare
-from exprl.errors import ConfigError, JudgeError
+from exprl.errors import ConfigError, EngineError, JudgeError
 from exprl.judge import JudgeItem
-from exprl.rollout import load_tokenizer, prompt_ids
+from exprl.rollout import NO_VLLM, load_tokenizer, prompt_ids
 from exprl.types import Problem, ReferenceProblem
 
 GIB = 2**30
@@ -63,6 +64,8 @@ def report(cfg: config.Config) -> int:
                 console.print(f"judge      {name}: {_ask_judge(own, asked)}")
     for line in _check_programs(cfg, problems, held_out):
         console.print(f"sandbox    {line}")
+    if prepare.samples(cfg) and cfg.rollout.engine == "vllm" and not find_spec("vllm"):
+        raise EngineError(NO_VLLM)
     for warning in warnings(cfg):
         console.print(f"[yellow]warning[/]    {warning}")
     console.print("ready: nothing was trained or written")
@@ -157,6 +160,11 @@ def warnings(cfg: config.Config) -> Iterator[str]:
         yield from ignored("advantage.single_segment", 'only advantage.kind = "delta" looks at it')
     if cfg.eval.data is None:
         yield from ignored("eval.", "eval.data is not set")
+    if cfg.rollout.engine == "transformers":
+        why = "it is vLLM's, and rollout.engine = 'transformers'"
+        yield from ignored("rollout.gpu_memory_utilization", why)
+        yield from ignored("rollout.enforce_eager", why)
+        yield 'rollout.engine = "transformers" is slow; use vLLM where it is installed'
     if cfg.rollout.group_size == 1 and cfg.advantage.kind in ("grpo", "dr_grpo", "rloo"):
         yield (
             f"rollout.group_size = 1 makes every {cfg.advantage.kind} advantage 0: the policy will"

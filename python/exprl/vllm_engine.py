@@ -12,7 +12,7 @@ import numpy as np
 
 from exprl import config
 from exprl.errors import EngineError
-from exprl.rollout import NO_POLICY, Start, rollout_seed, starts, starts_within
+from exprl.rollout import NO_POLICY, NO_VLLM, Start, rollout_seed, starts, starts_within
 from exprl.types import FinishReason, Float32Array, Int32Array, Prompt, Rollout
 
 FINISH_REASONS: dict[str | None, FinishReason] = {"stop": "stop", "length": "length"}
@@ -181,10 +181,7 @@ def _start(model: config.Model, rollout: config.Rollout, weights: str) -> Any:
     try:
         from vllm import EngineArgs, LLMEngine
     except ImportError as error:
-        raise EngineError(
-            "vLLM is not installed: install the extra `cpu` or `gpu` (docs/install.md), or set"
-            ' rollout.engine = "transformers"'
-        ) from error
+        raise EngineError(NO_VLLM) from error
     return LLMEngine.from_engine_args(
         EngineArgs(
             model=weights,

@@ -257,3 +257,20 @@ def test_eval_of_a_model_folder_asks_for_a_config(exprl):
     result = exprl("eval", "examples/division/base")
     assert result.returncode == 2
     assert "--config" in result.stderr
+
+
+def test_the_dry_run_wants_the_engine_that_the_config_names(tmp_path, monkeypatch):
+    from exprl import config, dryrun
+    from exprl.errors import EngineError
+
+    path = "configs/division_sparse.toml"
+    common = [f"run_dir={tmp_path}", "rollout.enforce_eager=true"]
+    monkeypatch.setattr(dryrun, "find_spec", lambda name: None if name == "vllm" else True)
+    with pytest.raises(EngineError, match=r'set rollout\.engine = "transformers"'):
+        dryrun.report(config.load(path, common))
+    cfg = config.load(path, [*common, "rollout.engine=transformers"])
+    assert dryrun.report(cfg) == 0
+    assert [w.split(":")[0] for w in dryrun.warnings(cfg)][:1] == [
+        "rollout.enforce_eager has no effect"
+    ]
+    assert any("is slow" in warning for warning in dryrun.warnings(cfg))
