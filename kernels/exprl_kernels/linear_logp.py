@@ -68,7 +68,7 @@ def linear_logp(
 
 _INPUTS = f"Tensor hidden, Tensor weight, Tensor targets, Tensor? temperatures, {SHAPE_SCHEMA}"
 _LIMITS = "ScalarType dtype, int chunk_tokens, int workspace_bytes"
-_GRADIENTS = "Tensor lse, Tensor entropy, Tensor d_logp, Tensor d_entropy, Tensor d_lse"
+_GRADIENTS = "Tensor lse, Tensor entropy, Tensor d_logp, Tensor? d_entropy, Tensor? d_lse"
 
 
 @torch.library.custom_op(
@@ -114,8 +114,8 @@ def _backward(
             lse=lse[chunk.at],
             entropy=entropy[chunk.at],
             d_logp=d_logp[chunk.at],
-            d_entropy=d_entropy[chunk.at],
-            d_lse=d_lse[chunk.at],
+            d_entropy=chunks.part(d_entropy, chunk.at),
+            d_lse=chunks.part(d_lse, chunk.at),
             out=grad,
         )
         total.add(chunk, grad)
@@ -137,13 +137,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     hidden, weight, targets, temperatures, *ctx.numbers = inputs
     _, entropy, lse = output
     ctx.save_for_backward(hidden, weight, targets, temperatures, lse, entropy)
+    ctx.set_materialize_grads(False)  # an entropy that nobody differentiates costs no work
 
 
 def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
     hidden, weight, targets, temperatures, lse, entropy = ctx.saved_tensors
-    d_logp, d_entropy, d_lse = (
-        torch.zeros_like(lse) if given is None else given.contiguous() for given in gradients
-    )
+    d_logp, d_entropy, d_lse = (None if g is None else g.contiguous() for g in gradients)
     need_dx, need_dw = ctx.needs_input_grad[:2]
     dx, dw = _backward(
         hidden,
@@ -151,7 +150,7 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, 
         targets,
         temperatures,
         *ctx.numbers,
-        *(lse, entropy, d_logp, d_entropy, d_lse),
+        *(lse, entropy, torch.zeros_like(lse) if d_logp is None else d_logp, d_entropy, d_lse),
         need_dx,
         need_dw,
     )

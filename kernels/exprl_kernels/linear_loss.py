@@ -152,7 +152,7 @@ def _linear_grpo_loss(hidden: Tensor, weight: Tensor, *rest: Any) -> tuple[Tenso
 
     rows, shape, terms = Rows(*rest[:8]), Shape(*rest[8:11]), Terms(*rest[11:17])
     dtype, chunk_tokens, workspace_bytes, need_dx, need_dw = rest[17:]
-    tokens = empty_tokens(len(hidden), hidden.device)
+    tokens = empty_tokens(len(hidden), terms, hidden.device)
     wanted = need_dx or need_dw
     total = chunks.Gradients.zeros(hidden, weight, dtype, need_dx, need_dw)
     limits = (chunk_tokens, workspace_bytes, wanted)

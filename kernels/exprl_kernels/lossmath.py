@@ -7,7 +7,8 @@
     dloss/dlogp = weight (iw pg' - kl_coef (exp(initial - logp) - 1)),  pg' = 0 where the clip holds
     dloss/dH    = -weight entropy_coef                              pg' = pg elsewhere
 
-trainer, initial, generator, and the bounds of the clip may be None, which the compiler sees.
+trainer, initial, generator, the bounds of the clip and entropy_coef may be None, which the compiler
+sees.
 """
 
 import triton
@@ -93,8 +94,10 @@ def token_loss(
         pg = pg * importance
         d_pg = d_pg * importance
     k3 = k3_of(log_initial)
-    bonus = entropy_coef * tl.where(used, entropy, 0.0)
-    loss = weight * (pg + kl_coef * k3 - bonus)
+    loss = weight * (pg + kl_coef * k3)
     d_logp = weight * (d_pg - kl_coef * (tl.exp(log_initial) - 1.0))
-    d_entropy = -weight * entropy_coef
+    d_entropy = weight * 0.0
+    if entropy_coef is not None:
+        loss -= weight * entropy_coef * tl.where(used, entropy, 0.0)
+        d_entropy = -weight * entropy_coef
     return loss, d_logp, d_entropy, k3, code, ratio, good

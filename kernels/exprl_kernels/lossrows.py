@@ -30,16 +30,18 @@ class Tokens(NamedTuple):
     ratio: Tensor
     bad: Tensor
     lse: Tensor
-    row_entropy: Tensor  # also where the weight is 0
     d_logp: Tensor
-    d_entropy: Tensor
+    d_entropy: Tensor  # [0] where entropy_coef is 0
 
 
-def empty_tokens(n: int, device: torch.device) -> Tokens:
+def empty_tokens(n: int, terms: Terms, device: torch.device) -> Tokens:
     """Room for n tokens."""
     kinds = dict.fromkeys(Tokens._fields, torch.float32)
     kinds |= {"clip_code": torch.int8, "bad": torch.int8}
-    return Tokens(*(torch.empty(n, dtype=kind, device=device) for kind in kinds.values()))
+    sizes = dict.fromkeys(Tokens._fields, n) | {"d_entropy": n if terms.entropy_coef else 0}
+    return Tokens(
+        *(torch.empty(sizes[name], dtype=kinds[name], device=device) for name in Tokens._fields)
+    )
 
 
 @triton.jit(do_not_specialize=["segments"])
@@ -73,7 +75,6 @@ def loss_rows_kernel(
     out_ratio,
     out_bad,
     out_lse,
-    out_row_entropy,
     out_d_logp,
     out_d_entropy,
     grad,
@@ -85,12 +86,16 @@ def loss_rows_kernel(
     x_row = logits + row * stride
     inverse = inverse_temperature(temperatures, temperature, row)
     target = tl.load(targets + row)
-    logp, entropy, lse, sound = row_statistics(x_row, vocab, target, scale, softcap, inverse, BLOCK)
+    weight = tl.load(token_weight + row).to(tl.float32)
+    logp = tl.full([], float("nan"), tl.float32)
+    entropy = logp
+    lse = logp
+    if weight != 0.0:
+        logp, entropy, lse = row_statistics(x_row, vocab, target, scale, softcap, inverse, BLOCK)
 
     segment = tl.load(seg_id + row)
     known = (segment >= 0) & (segment < segments)
     adv = tl.load(seg_adv + segment, mask=known, other=0.0).to(tl.float32)
-    weight = tl.load(token_weight + row).to(tl.float32)
     trainer = None
     if trainer_logp is not None:
         trainer = tl.load(trainer_logp + row).to(tl.float32)
@@ -100,7 +105,7 @@ def loss_rows_kernel(
     generator = None
     if importance_cap is not None:
         generator = tl.load(generator_logp + row).to(tl.float32)
-    loss, d_logp, d_entropy, k3, code, ratio, good = token_loss(
+    loss, d_logp, bonus, k3, code, ratio, good = token_loss(
         logp,
         entropy,
         adv,
@@ -121,33 +126,23 @@ def loss_rows_kernel(
     used = good & weighed
     nan = float("nan")
     tl.store(out_loss + row, loss)
-    tl.store(out_logp + row, tl.where(weighed, logp, nan))
-    tl.store(out_entropy + row, tl.where(weighed, entropy, nan))
+    tl.store(out_logp + row, logp)
+    tl.store(out_entropy + row, entropy)
     tl.store(out_k3 + row, tl.where(used, k3, nan))
     tl.store(out_clip_code + row, code)
     tl.store(out_ratio + row, tl.where(used, ratio, nan))
     tl.store(out_bad + row, tl.where(weighed & (good == 0), 1, 0))
     tl.store(out_lse + row, lse)
-    tl.store(out_row_entropy + row, entropy)
     tl.store(out_d_logp + row, d_logp)
-    tl.store(out_d_entropy + row, d_entropy)
+    d_entropy = None
+    if entropy_coef is not None:
+        d_entropy = bonus
+        tl.store(out_d_entropy + row, d_entropy)
     if grad is not None:
         row_gradient(
-            x_row,
-            grad + row * grad_stride,
-            vocab,
-            target,
-            scale,
-            softcap,
-            inverse,
-            lse,
-            entropy,
-            d_logp,
-            d_entropy,
-            0.0,
-            sound & used,
-            BLOCK,
-        )
+            x_row, grad + row * grad_stride, vocab, target, scale, softcap, inverse,
+            lse, entropy, d_logp, d_entropy, 0.0, BLOCK,
+        )  # fmt: skip
 
 
 def loss_rows(
@@ -172,7 +167,7 @@ def loss_rows(
             rows.generator_logp,
             rows.temperatures,
             *shape,
-            *terms,
+            *terms._replace(entropy_coef=terms.entropy_coef or None),
             *out,
             grad,
             0 if grad is None else grad.stride(0),

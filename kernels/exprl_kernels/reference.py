@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from exprl_kernels.terms import (
+    MASKED,
     MAX_LOG_RATIO,
     ClipCode,
     GrpoOutput,
@@ -134,13 +135,11 @@ def row_stats(
     logits: Tensor, targets: Tensor, temperatures: Tensor | None, shape: Shape
 ) -> LogpOutput:
     """logp of the target, entropy and logsumexp of each row of logits [N, V]."""
-    z = logits.to(torch.promote_types(logits.dtype, torch.float32)) * shape.logit_scale
-    if shape.softcap is not None:
-        capped = shape.softcap * torch.tanh(z / shape.softcap)
-        z = torch.where(z == -torch.inf, z, capped)  # a mask stays a mask
-    z = z / (shape.temperature if temperatures is None else temperatures[:, None])
-    sound = torch.isfinite(z.detach().amax(-1)) & (targets >= 0) & (targets < z.shape[-1])
-    z = torch.where(sound[:, None], z, 0.0)
+    top = _to_z(logits.detach().amax(-1, keepdim=True), temperatures, shape)[:, 0]
+    sound = torch.isfinite(top) & (top > MASKED)
+    sound = sound & (targets >= 0) & (targets < logits.shape[-1])
+    # Replaced before tanh and exp and not after, so that no NaN reaches the gradient.
+    z = _to_z(torch.where(sound[:, None], logits, 0.0), temperatures, shape)
     lse = torch.logsumexp(z, dim=-1)
     logp = z.gather(-1, torch.where(sound, targets, 0).long()[:, None])[:, 0] - lse
     log_prob = z - lse[:, None]
@@ -155,6 +154,15 @@ def rows_at(rows: Rows, part: slice | Tensor) -> Rows:
     return Rows(
         *(v if v is None or v is rows.seg_adv else v[part] for v in rows)  # type: ignore[arg-type]
     )
+
+
+def _to_z(x: Tensor, temperatures: Tensor | None, shape: Shape) -> Tensor:
+    """z of raw logits x, in at least fp32."""
+    z = x.to(torch.promote_types(x.dtype, torch.float32)) * shape.logit_scale
+    if shape.softcap is not None:
+        capped = shape.softcap * torch.tanh(z / shape.softcap)
+        z = torch.where(z == -torch.inf, z, capped)  # a mask stays a mask
+    return z / (shape.temperature if temperatures is None else temperatures[:, None])
 
 
 def _policy_gradient(ratio: Tensor, adv: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:

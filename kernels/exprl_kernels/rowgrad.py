@@ -39,25 +39,20 @@ def row_grad_kernel(
     row = tl.program_id(0).to(tl.int64)
     inverse = inverse_temperature(temperatures, temperature, row)
     row_lse = tl.load(lse + row)
+    sound = row_lse == row_lse
+    row_entropy = tl.where(sound, tl.load(entropy + row), 0.0)
+    row_d_logp = tl.where(sound, tl.load(d_logp + row), 0.0)
+    row_d_entropy = None
+    if d_entropy is not None:
+        row_d_entropy = tl.where(sound, tl.load(d_entropy + row), 0.0)
     row_d_lse = 0.0
     if d_lse is not None:
-        row_d_lse = tl.load(d_lse + row)
+        row_d_lse = tl.where(sound, tl.load(d_lse + row), 0.0)
     row_gradient(
-        logits + row * stride,
-        grad + row * grad_stride,
-        vocab,
-        tl.load(targets + row),
-        scale,
-        softcap,
-        inverse,
-        row_lse,
-        tl.load(entropy + row),
-        tl.load(d_logp + row),
-        tl.load(d_entropy + row),
-        row_d_lse,
-        tl.abs(row_lse) < float("inf"),
-        BLOCK,
-    )
+        logits + row * stride, grad + row * grad_stride, vocab, tl.load(targets + row),
+        scale, softcap, inverse,
+        row_lse, row_entropy, row_d_logp, row_d_entropy, row_d_lse, BLOCK,
+    )  # fmt: skip
 
 
 def row_grad(
@@ -69,7 +64,7 @@ def row_grad(
     lse: Tensor,
     entropy: Tensor,
     d_logp: Tensor,
-    d_entropy: Tensor,
+    d_entropy: Tensor | None,
     d_lse: Tensor | None,
     out: Tensor,
 ) -> None:

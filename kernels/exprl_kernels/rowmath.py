@@ -1,20 +1,34 @@
-"""Device functions over one row of logits: z, its statistics in one pass, its gradient in another.
+"""Device functions over one row of logits: its statistics in one pass, its gradient in another.
 
-    z_j = softcap * tanh(scale * x_j / softcap) / temperature,  or scale * x_j / temperature
+    y_j = softcap tanh(scale x_j / softcap),  z_j = y_j / temperature           with a softcap
+    y_j = x_j,                                z_j = y_j scale / temperature     without
 
-    m = max_j z_j    S = sum_j e^(z_j - m)    W = sum_j e^(z_j - m) (z_j - m)
-    lse = m + log S        H = log S - W / S        logp = z_target - lse
+Powers are of 2, for which GPUs have an instruction. With z = factor y and rate = factor log2(e):
+
+    m = max_j y_j    S = sum_j 2^(rate (y_j - m))    W = sum_j 2^(rate (y_j - m)) (y_j - m)
+    lse = factor m + ln S        H = ln S - factor W / S        logp = factor (y_target - m) - ln S
 
     dz_j = d_logp (1[j = target] - p_j) - d_H p_j (log p_j + H) + d_lse p_j,   p_j = e^(z_j - lse)
 
-The statistics are online (Milakov and Gimelshein 2018, arXiv 1805.02867), with W about the running
-maximum, so that an offset common to all logits cancels nothing of the entropy. A masked entry
-(-inf) has p = 0 and gradient 0; a row without a finite maximum, or whose target is outside 0..V-1,
-is unsound: NaN statistics, gradient 0.
+The statistics are online (Milakov and Gimelshein 2018, arXiv 1805.02867): each lane keeps its own
+m, S and W, and moves them to a new maximum once for every SUB_BLOCKS blocks. W is about the
+maximum, so that an offset common to all logits cancels nothing of the entropy.
+
+A logit at or below MASKED (-inf, or the least float) has p = 0 and gradient 0. A row is unsound
+whose logits are all masked, hold NaN or +inf, or overflow fp32, or whose target is outside 0..V-1:
+NaN statistics, gradient 0.
 """
 
 import triton
 import triton.language as tl
+
+from exprl_kernels.terms import MASKED
+
+# Blocks of a row between two changes of the maximum; their logits wait in registers.
+SUB_BLOCKS = tl.constexpr(4)
+_MASKED = tl.constexpr(MASKED)
+_LOG2E = tl.constexpr(1.4426950408889634)
+_LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
@@ -28,87 +42,154 @@ def inverse_temperature(temperatures, temperature, row):
 
 
 @triton.jit
-def to_z(x, scale, softcap, inverse):
-    """z of raw logits, fp32."""
-    y = x.to(tl.float32) * scale
+def factor_of(inverse, scale, softcap):
+    """z / y."""
+    factor = inverse
+    if softcap is None:
+        factor = inverse * scale
+    return factor
+
+
+@triton.jit
+def to_y(x, scale, softcap):
+    """y of raw logits, fp32."""
+    y = x.to(tl.float32)
     if softcap is not None:
-        # tanh(u) = 2 sigmoid(2u) - 1; a mask stays a mask.
-        capped = softcap * (2.0 * tl.sigmoid(2.0 * y / softcap) - 1.0)
-        y = tl.where(y == float("-inf"), y, capped)
-    return y * inverse
+        # tanh(u) = 1 - 2 / (e^2u + 1); a mask stays a mask.
+        power = tl.exp2(y * (2.0 * _LOG2E * scale / softcap))
+        y = tl.where(y == float("-inf"), y, softcap * (1.0 - 2.0 / (power + 1.0)))
+    return y
+
+
+@triton.jit
+def load_block(x_row, at, vocab, TAIL: tl.constexpr):
+    """Logits at the columns `at`; only a row's tail has columns that do not exist."""
+    if TAIL:
+        x = tl.load(x_row + at, mask=at < vocab, other=float("-inf"))
+    else:
+        x = tl.load(x_row + at)
+    return x
+
+
+@triton.jit
+def add_blocks(
+    m, s, w, x_row, start, vocab, scale, softcap, rate,
+    BLOCK: tl.constexpr, COUNT: tl.constexpr, TAIL: tl.constexpr,
+):  # fmt: skip
+    """m, S and W of each lane with COUNT blocks more."""
+    lanes = start + tl.arange(0, BLOCK)
+    ys = ()
+    top = m
+    for i in tl.static_range(COUNT):
+        y = to_y(load_block(x_row, lanes + i * BLOCK, vocab, TAIL), scale, softcap)
+        # NaN has to pass, and -inf must not: -inf - m times 0 would be NaN in W.
+        y = tl.maximum(y, _MASKED, propagate_nan=tl.PropagateNan.ALL)
+        top = tl.maximum(top, y)
+        ys = ys + (y,)  # noqa: RUF005 (Triton has no star)
+    moved = m - top
+    shrink = tl.exp2(rate * moved)
+    s = shrink * s
+    w = shrink * w + s * moved
+    for i in tl.static_range(COUNT):
+        below = ys[i] - top
+        e = tl.exp2(rate * below)
+        s += e
+        w += e * below
+    return top, s, w
 
 
 @triton.jit
 def row_statistics(x_row, vocab, target, scale, softcap, inverse, BLOCK: tl.constexpr):
-    """logp, entropy, lse, and whether the row is sound; each lane keeps its own m, S, W."""
-    lanes = tl.arange(0, BLOCK)
-    m = tl.full([BLOCK], float("-inf"), tl.float32)
+    """logp, entropy and lse; NaN where the row is unsound."""
+    factor = factor_of(inverse, scale, softcap)
+    rate = factor * _LOG2E
+    m = tl.full([BLOCK], _MASKED, tl.float32)
     s = tl.zeros([BLOCK], tl.float32)
     w = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, vocab, BLOCK):
-        at = start + lanes
-        x = tl.load(x_row + at, mask=at < vocab, other=float("-inf"))
-        z = to_z(x, scale, softcap, inverse)
-        top = tl.maximum(m, z)
-        base = tl.where(top == float("-inf"), 0.0, top)
-        moved = tl.where(m == float("-inf"), 0.0, m - base)
-        shrink = tl.exp(moved)
-        rise = tl.where(z == float("-inf"), 0.0, z - base)
-        e = tl.where(z == float("-inf"), 0.0, tl.exp(rise))
-        w = shrink * (w + s * moved) + e * rise
-        s = shrink * s + e
-        m = top
+    group: tl.constexpr = BLOCK * SUB_BLOCKS
+    tail = vocab // group * group
+    for start in range(0, tail, group):
+        m, s, w = add_blocks(
+            m, s, w, x_row, start, vocab, scale, softcap, rate, BLOCK, SUB_BLOCKS, False
+        )
+    for start in range(tail, vocab, BLOCK):
+        m, s, w = add_blocks(m, s, w, x_row, start, vocab, scale, softcap, rate, BLOCK, 1, True)
     top = tl.max(m, axis=0)
-    moved = tl.where(m == float("-inf"), 0.0, m - top)
-    shrink = tl.exp(moved)
+    moved = m - top
+    shrink = tl.exp2(rate * moved)
     total = tl.sum(shrink * s, axis=0)
     weighted = tl.sum(shrink * (w + s * moved), axis=0)
 
     inside = (target >= 0) & (target < vocab)
-    x_target = tl.load(x_row + target, mask=inside, other=0.0)
-    z_target = to_z(x_target, scale, softcap, inverse)
-    # A NaN among the logits makes the total NaN, which no comparison passes.
-    sound = inside & (total > 0.0) & (tl.abs(top) < float("inf")) & (total < float("inf"))
-    log_total = tl.log(tl.where(sound, total, 1.0))
-    lse = tl.where(sound, top + log_total, float("nan"))
-    entropy = tl.where(sound, log_total - weighted / tl.where(sound, total, 1.0), float("nan"))
-    return z_target - lse, entropy, lse, sound
+    y_target = to_y(tl.load(x_row + target, mask=inside, other=0.0), scale, softcap)
+    # NaN or +inf among the logits makes the total NaN, which no comparison passes.
+    sound = inside & (total > 0.0) & (total < float("inf")) & (top > _MASKED)
+    log_total = _LN2 * tl.log2(tl.where(sound, total, 1.0))
+    lse = factor * top + log_total
+    entropy = log_total - factor * (weighted / tl.where(sound, total, 1.0))
+    sound = sound & (tl.abs(lse * _LOG2E) < float("inf")) & (tl.abs(entropy) < float("inf"))
+    nan = float("nan")
+    logp = tl.where(sound, factor * (y_target - top) - log_total, nan)
+    return logp, tl.where(sound, entropy, nan), tl.where(sound, lse, nan)
+
+
+@triton.jit
+def gradient_of(y, rate, lse2, pull, entropy_pull, softcap):
+    """-p (pull + entropy_pull log2 p), times dy/dx over scale: what every logit of a row gets."""
+    # Rounding of lse alone could put p above 1 where logits are large.
+    log2_p = tl.minimum(rate * y - lse2, 0.0)
+    p = tl.exp2(log2_p)
+    if entropy_pull is None:
+        d_x = -pull * p
+    else:
+        d_x = -p * (pull + entropy_pull * tl.maximum(log2_p, _MASKED))
+    if softcap is not None:
+        tanh = y / softcap
+        d_x = tl.where(p > 0.0, d_x * (1.0 - tanh * tanh), 0.0)
+    return d_x
 
 
 @triton.jit
 def row_gradient(
-    x_row,
-    grad_row,
-    vocab,
-    target,
-    scale,
-    softcap,
-    inverse,
-    lse,
-    entropy,
-    d_logp,
-    d_entropy,
-    d_lse,
-    sound,
-    BLOCK: tl.constexpr,
-):
-    """Write dloss/dx of a row; grad_row may be x_row itself."""
-    lanes = tl.arange(0, BLOCK)
-    lse = tl.where(sound, lse, 0.0)
-    entropy = tl.where(sound, entropy, 0.0)
-    for start in range(0, vocab, BLOCK):
-        at = start + lanes
-        x = tl.load(x_row + at, mask=at < vocab, other=float("-inf"))
-        z = to_z(x, scale, softcap, inverse)
-        masked = z == float("-inf")
-        log_p = tl.where(masked, 0.0, z - lse)
-        p = tl.where(masked, 0.0, tl.exp(log_p))
-        hit = tl.where(at == target, 1.0, 0.0)
-        d_z = d_logp * (hit - p) - d_entropy * p * (log_p + entropy) + d_lse * p
-        d_x = d_z * inverse * scale
+    x_row, grad_row, vocab, target, scale, softcap, inverse,
+    lse, entropy, d_logp, d_entropy, d_lse, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Write dloss/dx of a row; grad_row may be x_row itself, and d_entropy may be None."""
+    group: tl.constexpr = BLOCK * SUB_BLOCKS
+    tail = vocab // group * group
+    rate = factor_of(inverse, scale, softcap) * _LOG2E
+    slope = inverse * scale
+    lse2 = lse * _LOG2E
+    pull = d_logp - d_lse
+    taught = (d_logp != 0.0) | (pull != 0.0)
+    entropy_pull = None
+    if d_entropy is not None:
+        taught = taught | (d_entropy != 0.0)
+        pull += d_entropy * entropy
+        entropy_pull = d_entropy * _LN2 * slope
+    pull *= slope
+    kind = grad_row.dtype.element_ty
+    if taught:
+        y_target = to_y(tl.load(x_row + target), scale, softcap)
+        tl.debug_barrier()  # the target is read before any thread writes over it
+        for start in range(0, tail, group):
+            at = start + tl.arange(0, group)
+            y = to_y(load_block(x_row, at, vocab, False), scale, softcap)
+            d_x = gradient_of(y, rate, lse2, pull, entropy_pull, softcap)
+            tl.store(grad_row + at, d_x.to(kind))
+        for start in range(tail, vocab, BLOCK):
+            at = start + tl.arange(0, BLOCK)
+            y = to_y(load_block(x_row, at, vocab, True), scale, softcap)
+            d_x = gradient_of(y, rate, lse2, pull, entropy_pull, softcap)
+            tl.store(grad_row + at, d_x.to(kind), mask=at < vocab)
+        d_target = d_logp * slope
         if softcap is not None:
-            tanh = z / inverse / softcap
-            d_x = d_x * (1.0 - tanh * tanh)
-        d_x = tl.where(masked, 0.0, d_x)
-        d_x = tl.where(sound, d_x, 0.0)
-        tl.store(grad_row + at, d_x.to(grad_row.dtype.element_ty), mask=at < vocab)
+            d_target *= 1.0 - (y_target / softcap) * (y_target / softcap)
+        d_target += gradient_of(y_target, rate, lse2, pull, entropy_pull, softcap)
+        d_target = tl.where(y_target > _MASKED, d_target, 0.0)
+        tl.debug_barrier()  # and written after all others
+        tl.store(grad_row + target, d_target.to(kind))
+    else:
+        for start in range(0, vocab, group):
+            at = start + tl.arange(0, group)
+            tl.store(grad_row + at, tl.zeros([group], kind), mask=at < vocab)

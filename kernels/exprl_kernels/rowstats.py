@@ -34,7 +34,7 @@ def row_stats_kernel(
     row = tl.program_id(0).to(tl.int64)
     inverse = inverse_temperature(temperatures, temperature, row)
     target = tl.load(targets + row)
-    row_logp, row_entropy, row_lse, _ = row_statistics(
+    row_logp, row_entropy, row_lse = row_statistics(
         logits + row * stride, vocab, target, scale, softcap, inverse, BLOCK
     )
     tl.store(logp + row, row_logp)

@@ -21,16 +21,16 @@ VARIABLE = "EXPRL_KERNELS_TABLE"
 
 
 class Block(NamedTuple):
-    """Columns of a row that a program takes at a time, and the warps that share them."""
+    """Columns of a row that share one load, and the warps that share them (rowmath.py)."""
 
     columns: int
     warps: int
 
 
-# By bytes per logit: 8 columns a thread, loads of 16 bytes or twice that, no spills on sm_90.
-DEFAULT = {2: Block(4096, 16), 4: Block(2048, 8)}
+# By bytes per logit: 16 bytes a thread and load, no spills on sm_90.
+DEFAULT = {2: Block(2048, 8), 4: Block(1024, 8)}
 # The interpreter pays per operation and not per element.
-INTERPRETED = Block(65536, 4)
+INTERPRETED = Block(16384, 4)
 
 
 def block(kernel: str, logits: Tensor) -> Block:

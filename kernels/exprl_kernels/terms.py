@@ -13,6 +13,8 @@ from torch import Tensor
 
 # A log-ratio past this is not a policy that drifted but a broken row: weight 0, and counted.
 MAX_LOG_RATIO = 20.0
+# A logit that is not above this is masked: -inf, or the least number of fp32 or bf16.
+MASKED = -(2.0**100)
 
 
 class ClipCode(enum.IntEnum):

@@ -20,10 +20,11 @@ from exprl_kernels import tables
 from exprl_kernels.tables import Block
 from exprl_kernels.terms import LogpOutput, Rows, Shape, Terms
 
-COLUMNS = (1024, 2048, 4096, 8192, 16384)
+COLUMNS = (512, 1024, 2048, 4096, 8192)
 WARPS = (4, 8, 16, 32)
-# Columns that one thread holds in registers: more spill, fewer leave it idle.
-COLUMNS_PER_THREAD = range(4, 65)
+# Columns of a block that one thread holds, with three more blocks in registers: more spill, fewer
+# make its loads short.
+COLUMNS_PER_THREAD = range(2, 17)
 REPEATS = 15
 # A block that is faster by less is within the noise, and the smaller one stays.
 MARGIN = 0.02
@@ -103,7 +104,7 @@ def launches(logits: Tensor) -> Iterator[tuple[str, Callable[[], None]]]:
 
     targets = torch.arange(n, device=device) % logits.shape[1]
     gradient = torch.empty_like(logits)
-    tokens = empty_tokens(n, device)
+    tokens = empty_tokens(n, _TERMS, device)
     rows = Rows(
         targets,
         torch.ones(1, device=device),

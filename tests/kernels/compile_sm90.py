@@ -2,7 +2,8 @@
 
 Run as a program, without TRITON_INTERPRET. Each launch goes through Triton's own binder, so that
 types, alignment and constants are those of a real launch; it ends before the launch. ptxas then
-assembles the PTX and says what the kernel needs. Prints one JSON object per compiled kernel.
+assembles the PTX and says what the kernel needs, and the loops of its machine code are counted
+(sass.py). Prints one JSON object per compiled kernel.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import sass
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
@@ -79,7 +81,8 @@ def main() -> None:
     for call in calls():
         call()
     for kernel in compiled.values():
-        print(json.dumps({"name": kernel.metadata.name, **assembled(kernel), **addresses(kernel)}))
+        about = assembled(kernel) | addresses(kernel) | work(kernel)
+        print(json.dumps({"name": kernel.metadata.name, **about}))
 
 
 def calls() -> Iterator:
@@ -150,6 +153,28 @@ def addresses(kernel) -> dict[str, int | list[str]]:
     """Number of pointers moved by a scalar, as to a row; those moved by 32 bits, by name."""
     moved = re.findall(r"tt\.addptr %(\w+), [^:]*: !tt\.ptr<\w+>, (i\d+)", kernel.asm["ttir"])
     return {"rows": len(moved), "narrow": [name for name, width in moved if width != "i64"]}
+
+
+def work(kernel) -> dict[str, object]:
+    """Instructions per logit of the main loops over a row, and what kind of launch it is.
+
+    features: its arguments that may be None and are not. aligned: rows start at 16 bytes, so that a
+    thread loads 16 at a time.
+    """
+    ir = kernel.asm["ttir"]
+    types = dict(re.findall(r"%(\w+): (!tt\.ptr<\w+>|f32)", ir[: ir.index("attributes")]))
+    logits = types.get("logits") or types["grad"]
+    size = 2 if "bf16" in logits else 4
+    main = [loop for loop in sass.loops(kernel.asm["cubin"]) if loop.loaded and not loop.masked]
+    per_logit = [loop.instructions * size / loop.loaded for loop in main]
+    return {
+        "logits": logits,
+        "grad": types.get("grad"),
+        "features": [name for name in ("softcap", "entropy_coef", "d_entropy") if name in types],
+        "aligned": bool(re.search(r"%stride: i32 {tt\.divisibility = 16", ir)),
+        "statistics": [n for n, loop in zip(per_logit, main, strict=True) if not loop.stored],
+        "gradient": [n for n, loop in zip(per_logit, main, strict=True) if loop.stored],
+    }
 
 
 if __name__ == "__main__":

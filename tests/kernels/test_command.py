@@ -109,7 +109,7 @@ def test_every_candidate_is_a_power_of_two_that_threads_can_hold() -> None:
         assert blocks
         for columns, warps in blocks:
             assert columns & (columns - 1) == 0
-            assert 4 <= columns // (32 * warps) <= 64
+            assert 2 <= columns // (32 * warps) <= 16
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="tune itself runs on a GPU")
