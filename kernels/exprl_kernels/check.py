@@ -2,7 +2,7 @@
 
 Shapes, dtypes, devices and settings are free to check and always are. Values (targets in 0..V-1,
 segments that tile, finite weights) live on the device. On a CPU they are checked eagerly. On a GPU
-the loss on hidden states reads them back with the count of rows that it drops for weight 0; with
+the loss on hidden states reads them back with the counts of rows that it leaves out; with
 `drop_zero_rows=False`, under torch.compile and from ready logits nothing is read back, and an
 offending row is left out and counted in `bad_rows` instead.
 """
@@ -171,8 +171,8 @@ def terms(rows: Rows, numbers: Terms) -> Terms:
     return numbers
 
 
-def values(rows: Rows, vocab: int) -> bool:
-    """Refuse wrong values, and tell whether a token has weight 0. One synchronization."""
+def values(rows: Rows, vocab: int, *counts: Tensor) -> list[int]:
+    """Refuse wrong values; return the counts, read in the same synchronization."""
     wrong = {
         "targets": _outside(rows.targets, vocab),
         "seg_id": _outside(rows.seg_id, len(rows.seg_adv)),
@@ -188,14 +188,13 @@ def values(rows: Rows, vocab: int) -> bool:
     if rows.temperatures is not None:
         wrong["temperature"] = ~(rows.temperatures > 0) | torch.isinf(rows.temperatures)
         expected["temperature"] = "finite numbers > 0"
-    some_zero = (rows.token_weight == 0).any()
-    *found, has_zero = torch.stack([*(mask.any() for mask in wrong.values()), some_zero]).tolist()
-    for (name, mask), is_wrong in zip(wrong.items(), found, strict=True):
+    read = torch.stack([*(mask.sum() for mask in wrong.values()), *counts]).tolist()
+    for (name, mask), is_wrong in zip(wrong.items(), read, strict=False):
         if is_wrong:
             tensor: Tensor = getattr(rows, "temperatures" if name == "temperature" else name)
             at = int(mask.nonzero()[0])
             raise ValueError(f"{name}[{at}] = {tensor[at].item()}; expected {expected[name]}")
-    return bool(has_zero)
+    return [int(count) for count in read[len(wrong) :]]
 
 
 def target_values(targets: Tensor, vocab: int) -> None:

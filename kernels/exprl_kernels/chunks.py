@@ -2,7 +2,8 @@
 
     logits [C, V] = x w^T in fp32          dx [C, H] = g w          dw [V, H] += g^T x in fp32
 
-bf16 operands, fp32 sums and fp32 results: cuBLAS has that product, CPUs get fp32 copies.
+bf16 operands, fp32 sums and fp32 results. dx is rounded once, from the fp32 result: asked for bf16,
+cuBLAS may split the sum over V and add its parts in bf16.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-CHUNK_TOKENS = 4096
+CHUNK_TOKENS = 8192
 WORKSPACE_BYTES = 4 << 30
 _TILE = 128  # rows of a GEMM tile
 
@@ -33,6 +34,16 @@ def chunk_size(n: int, bytes_per_token: int, chunk_tokens: int, workspace_bytes:
         return most
     equal = -(-n // -(-n // whole_tiles))
     return min(whole_tiles, -(-equal // _TILE) * _TILE)
+
+
+def fp32_product(a: Tensor, b: Tensor, out: Tensor, add: bool = False) -> Tensor:
+    """out = a b, or out += a b; out in fp32, a and b both in fp32 or both narrower."""
+    if not a.is_cuda:  # CPUs have no product with a wider result
+        a, b = a.float(), b.float()
+    kind = () if a.dtype == torch.float32 else (torch.float32,)
+    if add:
+        return torch.addmm(out, a, b, *kind, out=out)
+    return torch.mm(a, b, *kind, out=out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +65,7 @@ class Chunk:
 
     def logits(self) -> Tensor:
         """x @ weight.T in fp32, formed by this call."""
-        if self.x.dtype == torch.float32:
-            return torch.mm(self.x, self.weight.T, out=self._logits)
-        if self.x.is_cuda:
-            return torch.mm(self.x, self.weight.T, torch.float32, out=self._logits)
-        return torch.mm(self.x.float(), self.weight.T.float(), out=self._logits)
+        return fp32_product(self.x, self.weight.T, self._logits)
 
     def gradient(self) -> Tensor:
         """Room for the gradient of the logits; writing it may overwrite them."""
@@ -103,46 +110,37 @@ def part(values: Tensor | None, at: slice) -> Tensor | None:
     return None if values is None else values[at]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Gradients:
     """What the chunks add up to; a gradient that nobody needs is empty and costs no product.
 
-    dx: [N, H] in the operands' dtype.   dw: [V, H] fp32.
+    dx: [N, H] in the hidden states' dtype.   dw: [V, H] fp32.
     """
 
     dx: Tensor
     dw: Tensor
+    _started: bool = False  # dw holds a chunk's product
 
     @classmethod
-    def zeros(
-        cls, hidden: Tensor, weight: Tensor, dtype: torch.dtype, need_dx: bool, need_dw: bool
-    ) -> Self:
-        """Before the first chunk; dx is written whole, chunk by chunk."""
-        dx, dw = cls.like(hidden, weight, dtype, need_dx, need_dw)
-        return cls(dx, dw.zero_())
-
-    @staticmethod
-    def like(
-        hidden: Tensor, weight: Tensor, dtype: torch.dtype, need_dx: bool, need_dw: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Uninitialized dx and dw."""
-        dx = hidden.new_empty(hidden.shape if need_dx else (0,), dtype=dtype)
-        dw = hidden.new_empty(weight.shape if need_dw else (0,), dtype=torch.float32)
-        return dx, dw
+    def empty(cls, hidden: Tensor, weight: Tensor, need_dx: bool, need_dw: bool) -> Self:
+        """Before the first chunk, which writes dw; every chunk writes its own rows of dx."""
+        return cls(
+            hidden.new_empty(hidden.shape if need_dx else (0,)),
+            hidden.new_empty(weight.shape if need_dw else (0,), dtype=torch.float32),
+        )
 
     def add(self, chunk: Chunk, grad: Tensor) -> None:
         """Take in the gradient of a chunk's logits [C, V]."""
-        narrow = grad.dtype != torch.float32
         if self.dx.numel():
             out = self.dx[chunk.at]
-            if narrow and not grad.is_cuda:
-                out.copy_(torch.mm(grad.float(), chunk.weight.float()))
-            else:
-                torch.mm(grad, chunk.weight, out=out)
+            wide = out if out.dtype == torch.float32 else torch.empty_like(out, dtype=torch.float32)
+            fp32_product(grad, chunk.weight, wide)
+            if wide is not out:
+                out.copy_(wide)
         if self.dw.numel():
-            if not narrow:
-                self.dw.addmm_(grad.T, chunk.x)
-            elif grad.is_cuda:
-                torch.addmm(self.dw, grad.T, chunk.x, torch.float32, out=self.dw)
-            else:
-                self.dw.addmm_(grad.T.float(), chunk.x.float())
+            fp32_product(grad.T, chunk.x, self.dw, add=self._started)
+            self._started = True
+
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """dx and dw after the last chunk."""
+        return self.dx, self.dw if self._started else self.dw.zero_()

@@ -2,7 +2,8 @@
 
     z = x w^T / temperature     logp = z[target] - lse(z)     H = lse - sum_j p_j z_j
 
-The forward keeps lse and H per token, the backward forms each chunk's logits anew (4 GEMMs):
+The forward keeps the statistics of each token, and the backward forms each chunk's logits anew
+(4 GEMMs):
 
     dz_j = g_logp (1[j = target] - p_j) - g_H p_j (log p_j + H) + g_lse p_j
 """
@@ -61,40 +62,41 @@ def linear_logp(
         )
     check.kernel_dtype(dtype)
     limits = (dtype, chunk_tokens, workspace_bytes)
-    return LogpOutput(
-        *_linear_logp(hidden, weight, targets.contiguous(), temperatures, *numbers, *limits)
-    )
+    out = _linear_logp(hidden, weight, targets.contiguous(), temperatures, *numbers, *limits)
+    return LogpOutput(*out[:3])
 
 
 _INPUTS = f"Tensor hidden, Tensor weight, Tensor targets, Tensor? temperatures, {SHAPE_SCHEMA}"
 _LIMITS = "ScalarType dtype, int chunk_tokens, int workspace_bytes"
-_GRADIENTS = "Tensor lse, Tensor entropy, Tensor d_logp, Tensor? d_entropy, Tensor? d_lse"
+_STATISTICS = "Tensor top, Tensor log2_total, Tensor entropy"
+_GRADIENTS = "Tensor d_logp, Tensor? d_entropy, Tensor? d_lse"
 
 
 @torch.library.custom_op(
     "exprl::linear_logp",
     mutates_args=(),
-    schema=f"({_INPUTS}, {_LIMITS}) -> (Tensor, Tensor, Tensor)",
+    schema=f"({_INPUTS}, {_LIMITS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _linear_logp(
     hidden: Tensor, weight: Tensor, targets: Tensor, temperatures: Tensor | None, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    from exprl_kernels.rowstats import row_stats
+) -> tuple[Tensor, ...]:
+    from exprl_kernels.rowstats import Statistics, empty_statistics, row_stats
 
     shape, (dtype, *limits) = Shape(*rest[:3]), rest[3:]
-    out = LogpOutput(
-        *(torch.empty(len(hidden), dtype=torch.float32, device=hidden.device) for _ in range(3))
-    )
-    for chunk in chunks.over(hidden, weight, targets, dtype, *limits):
-        part = LogpOutput(*(value[chunk.at] for value in out))
+    out = empty_statistics(len(hidden), hidden.device)
+    for chunk in chunks.over(hidden, weight, targets, dtype, *limits, gradient=False):
+        part = Statistics(*(value[chunk.at] for value in out))
         row_stats(chunk.logits(), chunk.targets, chunks.part(temperatures, chunk.at), shape, part)
-    return out.logp, out.entropy, out.lse
+    return out
 
 
 @torch.library.custom_op(
     "exprl::linear_logp_backward",
     mutates_args=(),
-    schema=f"({_INPUTS}, {_LIMITS}, {_GRADIENTS}, bool need_dx, bool need_dw) -> (Tensor, Tensor)",
+    schema=(
+        f"({_INPUTS}, {_LIMITS}, {_STATISTICS}, {_GRADIENTS}, bool need_dx, bool need_dw)"
+        " -> (Tensor, Tensor)"
+    ),
 )
 def _backward(
     hidden: Tensor, weight: Tensor, targets: Tensor, temperatures: Tensor | None, *rest: Any
@@ -102,8 +104,8 @@ def _backward(
     from exprl_kernels.rowgrad import row_grad
 
     shape, (dtype, *limits) = Shape(*rest[:3]), rest[3:6]
-    lse, entropy, d_logp, d_entropy, d_lse, need_dx, need_dw = rest[6:]
-    total = chunks.Gradients.zeros(hidden, weight, dtype, need_dx, need_dw)
+    top, log2_total, entropy, d_logp, d_entropy, d_lse, need_dx, need_dw = rest[6:]
+    total = chunks.Gradients.empty(hidden, weight, need_dx, need_dw)
     for chunk in chunks.over(hidden, weight, targets, dtype, *limits):
         grad = chunk.gradient()
         row_grad(
@@ -111,7 +113,8 @@ def _backward(
             chunk.targets,
             chunks.part(temperatures, chunk.at),
             shape,
-            lse=lse[chunk.at],
+            top=top[chunk.at],
+            log2_total=log2_total[chunk.at],
             entropy=entropy[chunk.at],
             d_logp=d_logp[chunk.at],
             d_entropy=chunks.part(d_entropy, chunk.at),
@@ -119,30 +122,30 @@ def _backward(
             out=grad,
         )
         total.add(chunk, grad)
-    return total.dx, total.dw
+    return total.whole()
 
 
 @_linear_logp.register_fake
-def _(hidden: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    out = [hidden.new_empty(hidden.shape[0], dtype=torch.float32) for _ in range(3)]
-    return out[0], out[1], out[2]
+def _(hidden: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return tuple(hidden.new_empty(hidden.shape[0], dtype=torch.float32) for _ in range(5))
 
 
 @_backward.register_fake
 def _(hidden: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return chunks.Gradients.like(hidden, weight, rest[5], *rest[-2:])
+    total = chunks.Gradients.empty(hidden, weight, *rest[-2:])
+    return total.dx, total.dw
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     hidden, weight, targets, temperatures, *ctx.numbers = inputs
-    _, entropy, lse = output
-    ctx.save_for_backward(hidden, weight, targets, temperatures, lse, entropy)
+    _, entropy, _, top, log2_total = output
+    ctx.save_for_backward(hidden, weight, targets, temperatures, top, log2_total, entropy)
     ctx.set_materialize_grads(False)  # an entropy that nobody differentiates costs no work
 
 
 def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-    hidden, weight, targets, temperatures, lse, entropy = ctx.saved_tensors
-    d_logp, d_entropy, d_lse = (None if g is None else g.contiguous() for g in gradients)
+    hidden, weight, targets, temperatures, *statistics = ctx.saved_tensors
+    d_logp, d_entropy, d_lse = (None if g is None else g.contiguous() for g in gradients[:3])
     need_dx, need_dw = ctx.needs_input_grad[:2]
     dx, dw = _backward(
         hidden,
@@ -150,13 +153,15 @@ def _differentiate(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, 
         targets,
         temperatures,
         *ctx.numbers,
-        *(lse, entropy, torch.zeros_like(lse) if d_logp is None else d_logp, d_entropy, d_lse),
+        *statistics,
+        torch.zeros_like(statistics[0]) if d_logp is None else d_logp,
+        *(d_entropy, d_lse),
         need_dx,
         need_dw,
     )
     rest = (None,) * (2 + len(ctx.numbers))
     return (
-        dx.to(hidden.dtype) if need_dx else None,
+        dx if need_dx else None,
         dw.to(weight.dtype) if need_dw else None,
         *rest,
     )

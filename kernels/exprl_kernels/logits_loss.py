@@ -101,7 +101,7 @@ def grpo_loss_from_logits(
     if inplace_grad:
         return _in_place(logits, rows, shape, terms)
     given = logits if logits.stride(1) == 1 else logits.contiguous()
-    loss, *per_token, bad_rows, _, _, _ = _loss_from_logits(given, *rows, *shape, *terms)
+    loss, *per_token, bad_rows, _, _, _, _ = _loss_from_logits(given, *rows, *shape, *terms)
     return GrpoOutput.of(loss, (value.detach() for value in per_token), bad_rows)
 
 
@@ -111,7 +111,7 @@ _NUMBERS = f"{ROWS_SCHEMA}, {SHAPE_SCHEMA}, {TERMS_SCHEMA}"
 @torch.library.custom_op(
     "exprl::grpo_loss_from_logits",
     mutates_args=(),
-    schema=f"(Tensor logits, {_NUMBERS}) -> ({', '.join(['Tensor'] * 10)})",
+    schema=f"(Tensor logits, {_NUMBERS}) -> ({', '.join(['Tensor'] * 11)})",
 )
 def _loss_from_logits(logits: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return _run(logits, rest, None)
@@ -120,7 +120,7 @@ def _loss_from_logits(logits: Tensor, *rest: Any) -> tuple[Tensor, ...]:
 @torch.library.custom_op(
     "exprl::grpo_loss_from_logits_",
     mutates_args=("logits",),
-    schema=f"(Tensor(a!) logits, {_NUMBERS}) -> ({', '.join(['Tensor'] * 10)})",
+    schema=f"(Tensor(a!) logits, {_NUMBERS}) -> ({', '.join(['Tensor'] * 11)})",
 )
 def _loss_from_logits_(logits: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return _run(logits, rest, logits)
@@ -131,20 +131,21 @@ def _loss_from_logits_(logits: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     mutates_args=(),
     schema=(
         f"(Tensor logits, Tensor targets, Tensor? temperatures, {SHAPE_SCHEMA}, "
-        "Tensor lse, Tensor entropy, Tensor d_logp, Tensor? d_entropy) -> Tensor"
+        "Tensor top, Tensor log2_total, Tensor entropy, Tensor d_logp, Tensor? d_entropy) -> Tensor"
     ),
 )
 def _backward(logits: Tensor, targets: Tensor, temperatures: Tensor | None, *rest: Any) -> Tensor:
     from exprl_kernels.rowgrad import row_grad
 
     out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-    lse, entropy, d_logp, d_entropy = rest[3:]
+    top, log2_total, entropy, d_logp, d_entropy = rest[3:]
     row_grad(
         logits,
         targets,
         temperatures,
         Shape(*rest[:3]),
-        lse=lse,
+        top=top,
+        log2_total=log2_total,
         entropy=entropy,
         d_logp=d_logp,
         d_entropy=d_entropy,
@@ -161,7 +162,7 @@ def _run(logits: Tensor, rest: tuple[Any, ...], grad: Tensor | None) -> tuple[Te
     tokens = empty_tokens(len(logits), terms, logits.device)
     loss_rows(logits.detach(), rows, shape, terms, tokens, grad)
     seen = (tokens.logp, tokens.entropy, tokens.k3, tokens.clip_code, tokens.ratio)
-    kept = (tokens.lse, tokens.d_logp, tokens.d_entropy)
+    kept = (tokens.top, tokens.log2_total, tokens.d_logp, tokens.d_entropy)
     return tokens.loss.sum(), *seen, tokens.bad.sum(), *kept
 
 
@@ -174,7 +175,7 @@ def _(logits: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         logits.new_empty((), dtype=torch.float32),
         *(logits.new_empty(n, dtype=kind) for kind in kinds),
         logits.new_empty((), dtype=torch.int64),
-        *(logits.new_empty(size, dtype=torch.float32) for size in (n, n, n if bonus else 0)),
+        *(logits.new_empty(size, dtype=torch.float32) for size in (n, n, n, n if bonus else 0)),
     )
 
 
@@ -187,18 +188,21 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     rows = Rows(*inputs[1:9])
     ctx.shape, ctx.arguments = inputs[9:12], len(inputs)
     ctx.bonus = Terms(*inputs[12:]).entropy_coef != 0.0
-    entropy, kept = output[2], output[-3:]
+    entropy, kept = output[2], output[-4:]
     ctx.save_for_backward(inputs[0], rows.targets, rows.temperatures, entropy, *kept)
 
 
 def _differentiate(ctx: Any, d_loss: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    logits, targets, temperatures, entropy, lse, d_logp, d_entropy = ctx.saved_tensors
+    logits, targets, temperatures, *kept = ctx.saved_tensors
+    entropy, top, log2_total, d_logp, d_entropy = kept
     gradient = _backward(
         logits,
         targets,
         temperatures,
         *ctx.shape,
-        *(lse, entropy, d_logp * d_loss, d_entropy * d_loss if ctx.bonus else None),
+        *(top, log2_total, entropy),
+        d_logp * d_loss,
+        d_entropy * d_loss if ctx.bonus else None,
     )
     return gradient, *(None,) * (ctx.arguments - 1)
 

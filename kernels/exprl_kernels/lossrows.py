@@ -29,7 +29,8 @@ class Tokens(NamedTuple):
     clip_code: Tensor
     ratio: Tensor
     bad: Tensor
-    lse: Tensor
+    top: Tensor  # of Statistics
+    log2_total: Tensor
     d_logp: Tensor
     d_entropy: Tensor  # [0] where entropy_coef is 0
 
@@ -74,7 +75,8 @@ def loss_rows_kernel(
     out_clip_code,
     out_ratio,
     out_bad,
-    out_lse,
+    out_top,
+    out_log2_total,
     out_d_logp,
     out_d_entropy,
     grad,
@@ -89,9 +91,12 @@ def loss_rows_kernel(
     weight = tl.load(token_weight + row).to(tl.float32)
     logp = tl.full([], float("nan"), tl.float32)
     entropy = logp
-    lse = logp
+    top = logp
+    log2_total = logp
     if weight != 0.0:
-        logp, entropy, lse = row_statistics(x_row, vocab, target, scale, softcap, inverse, BLOCK)
+        logp, entropy, _, top, log2_total = row_statistics(
+            x_row, vocab, target, scale, softcap, inverse, BLOCK
+        )
 
     segment = tl.load(seg_id + row)
     known = (segment >= 0) & (segment < segments)
@@ -132,7 +137,8 @@ def loss_rows_kernel(
     tl.store(out_clip_code + row, code)
     tl.store(out_ratio + row, tl.where(used, ratio, nan))
     tl.store(out_bad + row, tl.where(weighed & (good == 0), 1, 0))
-    tl.store(out_lse + row, lse)
+    tl.store(out_top + row, top)
+    tl.store(out_log2_total + row, log2_total)
     tl.store(out_d_logp + row, d_logp)
     d_entropy = None
     if entropy_coef is not None:
@@ -141,7 +147,7 @@ def loss_rows_kernel(
     if grad is not None:
         row_gradient(
             x_row, grad + row * grad_stride, vocab, target, scale, softcap, inverse,
-            lse, entropy, d_logp, d_entropy, 0.0, BLOCK,
+            top, log2_total, entropy, d_logp, d_entropy, 0.0, BLOCK,
         )  # fmt: skip
 
 

@@ -26,7 +26,8 @@ def row_grad_kernel(
     temperature,
     scale,
     softcap,
-    lse,
+    top,
+    log2_total,
     entropy,
     d_logp,
     d_entropy,
@@ -35,12 +36,12 @@ def row_grad_kernel(
     grad_stride,
     BLOCK: tl.constexpr,
 ):
-    """One program a row; lse is NaN where the row is unsound."""
+    """One program a row; entropy is NaN where the row is unsound."""
     row = tl.program_id(0).to(tl.int64)
     inverse = inverse_temperature(temperatures, temperature, row)
-    row_lse = tl.load(lse + row)
-    sound = row_lse == row_lse
-    row_entropy = tl.where(sound, tl.load(entropy + row), 0.0)
+    row_entropy = tl.load(entropy + row)
+    sound = tl.abs(row_entropy) < float("inf")
+    row_entropy = tl.where(sound, row_entropy, 0.0)
     row_d_logp = tl.where(sound, tl.load(d_logp + row), 0.0)
     row_d_entropy = None
     if d_entropy is not None:
@@ -51,7 +52,8 @@ def row_grad_kernel(
     row_gradient(
         logits + row * stride, grad + row * grad_stride, vocab, tl.load(targets + row),
         scale, softcap, inverse,
-        row_lse, row_entropy, row_d_logp, row_d_entropy, row_d_lse, BLOCK,
+        tl.load(top + row), tl.load(log2_total + row), row_entropy,
+        row_d_logp, row_d_entropy, row_d_lse, BLOCK,
     )  # fmt: skip
 
 
@@ -61,7 +63,8 @@ def row_grad(
     temperatures: Tensor | None,
     shape: Shape,
     *,
-    lse: Tensor,
+    top: Tensor,
+    log2_total: Tensor,
     entropy: Tensor,
     d_logp: Tensor,
     d_entropy: Tensor | None,
@@ -82,7 +85,8 @@ def row_grad(
             shape.temperature,
             shape.logit_scale,
             shape.softcap,
-            lse,
+            top,
+            log2_total,
             entropy,
             d_logp,
             d_entropy,

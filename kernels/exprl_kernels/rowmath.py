@@ -8,7 +8,8 @@ Powers are of 2, for which GPUs have an instruction. With z = factor y and rate 
     m = max_j y_j    S = sum_j 2^(rate (y_j - m))    W = sum_j 2^(rate (y_j - m)) (y_j - m)
     lse = factor m + ln S        H = ln S - factor W / S        logp = factor (y_target - m) - ln S
 
-    dz_j = d_logp (1[j = target] - p_j) - d_H p_j (log p_j + H) + d_lse p_j,   p_j = e^(z_j - lse)
+    dz_j = d_logp (1[j = target] - p_j) - d_H p_j (log p_j + H) + d_lse p_j
+    p_j = e^(z_j - lse) = 2^(rate (y_j - m) - log2 S), which no rounding puts above 1
 
 The statistics are online (Milakov and Gimelshein 2018, arXiv 1805.02867): each lane keeps its own
 m, S and W, and moves them to a new maximum once for every SUB_BLOCKS blocks. W is about the
@@ -65,10 +66,8 @@ def to_y(x, scale, softcap):
 def load_block(x_row, at, vocab, TAIL: tl.constexpr):
     """Logits at the columns `at`; only a row's tail has columns that do not exist."""
     if TAIL:
-        x = tl.load(x_row + at, mask=at < vocab, other=float("-inf"))
-    else:
-        x = tl.load(x_row + at)
-    return x
+        return tl.load(x_row + at, mask=at < vocab, other=float("-inf"))
+    return tl.load(x_row + at)
 
 
 @triton.jit
@@ -100,7 +99,7 @@ def add_blocks(
 
 @triton.jit
 def row_statistics(x_row, vocab, target, scale, softcap, inverse, BLOCK: tl.constexpr):
-    """logp, entropy and lse; NaN where the row is unsound."""
+    """logp, entropy, lse, m and log2 S; the first three are NaN where the row is unsound."""
     factor = factor_of(inverse, scale, softcap)
     rate = factor * _LOG2E
     m = tl.full([BLOCK], _MASKED, tl.float32)
@@ -124,20 +123,20 @@ def row_statistics(x_row, vocab, target, scale, softcap, inverse, BLOCK: tl.cons
     y_target = to_y(tl.load(x_row + target, mask=inside, other=0.0), scale, softcap)
     # NaN or +inf among the logits makes the total NaN, which no comparison passes.
     sound = inside & (total > 0.0) & (total < float("inf")) & (top > _MASKED)
-    log_total = _LN2 * tl.log2(tl.where(sound, total, 1.0))
+    log2_total = tl.log2(tl.where(sound, total, 1.0))
+    log_total = _LN2 * log2_total
     lse = factor * top + log_total
     entropy = log_total - factor * (weighted / tl.where(sound, total, 1.0))
-    sound = sound & (tl.abs(lse * _LOG2E) < float("inf")) & (tl.abs(entropy) < float("inf"))
+    sound = sound & (tl.abs(lse) < float("inf")) & (tl.abs(entropy) < float("inf"))
     nan = float("nan")
     logp = tl.where(sound, factor * (y_target - top) - log_total, nan)
-    return logp, tl.where(sound, entropy, nan), tl.where(sound, lse, nan)
+    return logp, tl.where(sound, entropy, nan), tl.where(sound, lse, nan), top, log2_total
 
 
 @triton.jit
-def gradient_of(y, rate, lse2, pull, entropy_pull, softcap):
+def gradient_of(y, rate, top, log2_total, pull, entropy_pull, softcap):
     """-p (pull + entropy_pull log2 p), times dy/dx over scale: what every logit of a row gets."""
-    # Rounding of lse alone could put p above 1 where logits are large.
-    log2_p = tl.minimum(rate * y - lse2, 0.0)
+    log2_p = rate * (y - top) - log2_total
     p = tl.exp2(log2_p)
     if entropy_pull is None:
         d_x = -pull * p
@@ -152,14 +151,13 @@ def gradient_of(y, rate, lse2, pull, entropy_pull, softcap):
 @triton.jit
 def row_gradient(
     x_row, grad_row, vocab, target, scale, softcap, inverse,
-    lse, entropy, d_logp, d_entropy, d_lse, BLOCK: tl.constexpr,
+    top, log2_total, entropy, d_logp, d_entropy, d_lse, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Write dloss/dx of a row; grad_row may be x_row itself, and d_entropy may be None."""
     group: tl.constexpr = BLOCK * SUB_BLOCKS
     tail = vocab // group * group
     rate = factor_of(inverse, scale, softcap) * _LOG2E
     slope = inverse * scale
-    lse2 = lse * _LOG2E
     pull = d_logp - d_lse
     taught = (d_logp != 0.0) | (pull != 0.0)
     entropy_pull = None
@@ -175,17 +173,17 @@ def row_gradient(
         for start in range(0, tail, group):
             at = start + tl.arange(0, group)
             y = to_y(load_block(x_row, at, vocab, False), scale, softcap)
-            d_x = gradient_of(y, rate, lse2, pull, entropy_pull, softcap)
+            d_x = gradient_of(y, rate, top, log2_total, pull, entropy_pull, softcap)
             tl.store(grad_row + at, d_x.to(kind))
         for start in range(tail, vocab, BLOCK):
             at = start + tl.arange(0, BLOCK)
             y = to_y(load_block(x_row, at, vocab, True), scale, softcap)
-            d_x = gradient_of(y, rate, lse2, pull, entropy_pull, softcap)
+            d_x = gradient_of(y, rate, top, log2_total, pull, entropy_pull, softcap)
             tl.store(grad_row + at, d_x.to(kind), mask=at < vocab)
         d_target = d_logp * slope
         if softcap is not None:
             d_target *= 1.0 - (y_target / softcap) * (y_target / softcap)
-        d_target += gradient_of(y_target, rate, lse2, pull, entropy_pull, softcap)
+        d_target += gradient_of(y_target, rate, top, log2_total, pull, entropy_pull, softcap)
         d_target = tl.where(y_target > _MASKED, d_target, 0.0)
         tl.debug_barrier()  # and written after all others
         tl.store(grad_row + target, d_target.to(kind))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from exprl_kernels import tables
 from exprl_kernels.tables import Block
-from exprl_kernels.terms import LogpOutput, Rows, Shape, Terms
+from exprl_kernels.terms import Rows, Shape, Terms
 
 COLUMNS = (512, 1024, 2048, 4096, 8192)
 WARPS = (4, 8, 16, 32)
@@ -95,7 +95,7 @@ def launches(logits: Tensor) -> Iterator[tuple[str, Callable[[], None]]]:
     """Each kernel on logits, as the public functions launch it."""
     from exprl_kernels.lossrows import empty_tokens, loss_rows
     from exprl_kernels.rowgrad import row_grad
-    from exprl_kernels.rowstats import row_stats
+    from exprl_kernels.rowstats import empty_statistics, row_stats
 
     n, device = len(logits), logits.device
 
@@ -115,7 +115,7 @@ def launches(logits: Tensor) -> Iterator[tuple[str, Callable[[], None]]]:
         generator_logp=None,
         temperatures=None,
     )
-    stats = LogpOutput(numbers(), numbers(), numbers())
+    stats = empty_statistics(n, device)
     row_stats(logits, targets, None, _SHAPE, stats)
     yield "row_stats", lambda: row_stats(logits, targets, None, _SHAPE, stats)
     yield (
@@ -125,10 +125,11 @@ def launches(logits: Tensor) -> Iterator[tuple[str, Callable[[], None]]]:
             targets,
             None,
             _SHAPE,
-            lse=stats.lse,
+            top=stats.top,
+            log2_total=stats.log2_total,
             entropy=stats.entropy,
             d_logp=rows.token_weight,
-            d_entropy=rows.token_weight,
+            d_entropy=None,
             d_lse=None,
             out=gradient,
         ),

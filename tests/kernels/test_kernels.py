@@ -2,12 +2,22 @@
 
 import pytest
 import torch
+from loss_cases import (
+    BF16_UNIT,
+    DEVICE,
+    OTHER_SHAPE,
+    SETTINGS,
+    VOCABULARIES,
+    Case,
+    assert_same,
+    bf16_tolerance,
+    relative,
+)
 from torch import Tensor
 from torch.library import opcheck
 
 from exprl_kernels import (
     ClipCode,
-    GrpoOutput,
     grpo_loss_from_logits,
     linear_grpo_loss,
     linear_logp,
@@ -17,87 +27,6 @@ from exprl_kernels import (
 )
 from exprl_kernels.terms import Rows, Shape, Terms
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-H = 16
-# The interpreter truncates to bf16 where a GPU rounds: twice the error.
-BF16_TOLERANCE = 3e-3 if DEVICE.type == "cuda" else 6e-3
-VOCABULARIES = (1, 31, 4096, 5003, 151_936)
-SETTINGS = {
-    "defaults": {},
-    "reinforce": {"clip_low": None, "clip_high": None},
-    "dual clip": {"dual_clip": 1.5},
-    "kl": {"kl_coef": 0.3},
-    "entropy": {"entropy_coef": 0.2},
-    "importance": {"importance_cap": 1.1},
-    "temperature": {"temperature": 0.7},
-    "softcap": {"softcap": 8.0, "logit_scale": 0.5},
-    "all": {
-        "dual_clip": 1.5,
-        "kl_coef": 0.3,
-        "entropy_coef": -0.2,
-        "importance_cap": 1.1,
-        "temperature": 1.3,
-        "softcap": 8.0,
-        "logit_scale": 0.5,
-    },
-}
-SHAPING = ("temperature", "softcap", "logit_scale")
-
-
-class Case:
-    """Inputs of a loss: ragged segments, rows of weight 0, ratios on both sides of the clip."""
-
-    def __init__(self, n: int, vocab: int, dtype: torch.dtype = torch.float32, **settings) -> None:
-        random = torch.Generator().manual_seed(vocab + n)
-
-        def normal(*size: int) -> Tensor:
-            return torch.randn(*size, generator=random)
-
-        self.hidden = (2.0 * normal(n, H)).to(dtype).to(DEVICE)
-        self.weight = normal(vocab, H).to(dtype).to(DEVICE)
-        self.targets = torch.randint(0, vocab, (n,), generator=random).to(DEVICE)
-        self.settings = settings
-        shaping = {name: settings[name] for name in SHAPING if name in settings}
-        wide = (self.hidden.double(), self.weight.double())
-        logp = linear_logp(*wide, self.targets, **shaping, backend="reference").logp.float().cpu()
-        self.loss: dict[str, Tensor] = {
-            "seg_adv": torch.tensor([1.5, -2.0, 0.0, 0.7]),
-            "seg_id": torch.arange(n, dtype=torch.int32) * 4 // max(n, 1),
-            "token_weight": torch.rand(n, generator=random) * (torch.arange(n) % 5 != 4),
-            "trainer_logp": logp + 0.4 * normal(n),
-            "initial_logp": logp + 0.3 * normal(n),
-            "generator_logp": logp + 0.3 * normal(n),
-        }
-        self.loss = {name: value.to(DEVICE) for name, value in self.loss.items()}
-
-    def run(self, backend: str, dtype: torch.dtype | None = None, **more):
-        """Outputs, and gradients of hidden and weight, of three times the loss."""
-        hidden, weight = (
-            value.detach().clone().to(dtype or value.dtype).requires_grad_()
-            for value in (self.hidden, self.weight)
-        )
-        options = self.loss | self.settings | more
-        out = linear_grpo_loss(hidden, weight, self.targets, **options, backend=backend)
-        (3.0 * out.loss).backward()
-        return out, hidden.grad, weight.grad
-
-    def logits(self) -> Tensor:
-        return (self.hidden @ self.weight.T).detach()
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    """Frobenius norm of the difference over that of what is expected; NaN at the same places."""
-    assert torch.equal(found.isnan(), expected.isnan())
-    found, expected = (v.detach().double().nan_to_num() for v in (found, expected))
-    return float((found - expected).norm() / expected.norm().clamp(min=1e-9))
-
-
-def assert_same(found: GrpoOutput, expected: GrpoOutput, tolerance: float) -> None:
-    # The loss is a sum of both signs: its error is in proportion to its terms, which are about 1.
-    assert abs(float(found.loss.detach() - expected.loss.detach())) <= 10 * tolerance
-    for name, here, there in zip(found._fields[1:], found[1:], expected[1:], strict=True):
-        assert relative(here, there) <= tolerance, name
-
 
 @pytest.mark.parametrize("vocab", VOCABULARIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -106,10 +35,14 @@ def test_the_loss_and_its_gradients_are_those_of_fp64(vocab, dtype):
     expected, dx, dw = case.run("reference", torch.float64)
     found, found_dx, found_dw = case.run("triton", chunk_tokens=7)
     assert_same(found, expected, 2e-5)
-    tolerance = 1e-5 if dtype == torch.float32 else BF16_TOLERANCE
+    tolerance_dx = tolerance_dw = 1e-5
+    if dtype == torch.bfloat16:
+        dz = case.dlogits()
+        tolerance_dx = bf16_tolerance(dx, dz**2 @ case.weight.double() ** 2)
+        tolerance_dw = bf16_tolerance(dw, (dz**2).T @ case.hidden.double() ** 2)
     if vocab > 1:
-        assert relative(found_dx, dx) <= tolerance
-        assert relative(found_dw, dw) <= tolerance
+        assert relative(found_dx, dx) <= tolerance_dx
+        assert relative(found_dw, dw) <= tolerance_dw
     else:  # one token has probability 1, whatever the logits
         assert not found_dx.any() and not found_dw.any()
 
@@ -224,20 +157,20 @@ def test_inputs_need_not_be_contiguous():
     case.targets = torch.stack([case.targets, case.targets], 1)[:, 0]
     case.loss["trainer_logp"] = case.loss["trainer_logp"].repeat_interleave(2)[::2]
     found, found_dx, _ = case.run("triton")
-    assert_same(found, expected, 1e-6)
-    assert relative(found_dx, dx) <= 1e-6
+    assert_same(found, expected, OTHER_SHAPE, k3=1e-4)
+    assert relative(found_dx, dx) <= OTHER_SHAPE
     padded = torch.full((12, 40), torch.nan, device=DEVICE)
     padded[:, :31] = case.logits()
     ready = grpo_loss_from_logits(padded[:, :31], case.targets, **case.loss, backend="triton")
-    assert_same(ready, expected, 1e-5)
+    assert_same(ready, expected, OTHER_SHAPE, k3=1e-4)
 
 
 def test_rows_without_weight_cost_nothing_and_change_nothing():
     case = Case(20, 31)
     kept, dx, dw = case.run("triton")
     whole, dx_whole, dw_whole = case.run("triton", drop_zero_rows=False)
-    assert_same(whole, kept, 1e-6)
-    assert relative(dx_whole, dx) <= 1e-6 and relative(dw_whole, dw) <= 1e-6
+    assert_same(whole, kept, OTHER_SHAPE, k3=1e-4)
+    assert relative(dx_whole, dx) <= OTHER_SHAPE and relative(dw_whole, dw) <= OTHER_SHAPE
     assert not dx[case.loss["token_weight"] == 0].any()
 
 
@@ -349,8 +282,9 @@ def test_a_repeat_is_equal_bit_by_bit_and_chunks_change_rounding_only():
     assert torch.equal(dx, dx_again) and torch.equal(dw, dw_again)
     for chunk_tokens in (1, 3, 64):
         other, _, dw_other = case.run("triton", chunk_tokens=chunk_tokens)
-        assert_same(other, first, 1e-6)
-        assert relative(dw_other, dw) <= BF16_TOLERANCE
+        assert_same(other, first, OTHER_SHAPE, k3=1e-4)
+        # A last bit of a logit can move its gradient to the next bf16: two units apart at most.
+        assert relative(dw_other, dw) <= 2 * BF16_UNIT
 
 
 def test_a_frozen_head_gets_no_gradient_and_changes_none():
