@@ -42,7 +42,8 @@ def linear_logp(
         targets: [N] int64 or int32 in 0..V-1.
         temperature: positive scalar, or [N].
         logit_scale: factor of the raw logits (Cohere's logit_scale, 1 / Granite's logits_scaling).
-        softcap: raw logits x become softcap * tanh(x / softcap), after logit_scale (Gemma 2).
+        softcap: raw logits x become softcap * tanh(x / softcap), after logit_scale (Gemma 2). Then
+            -inf alone is a mask: the least float becomes -softcap, which has a probability.
         chunk_tokens, workspace_bytes: upper bounds of what lives of the logits at a time.
         backend: "auto" = Triton kernels on a GPU, plain torch elsewhere.
 

@@ -48,7 +48,8 @@ def grpo_loss_from_logits(
     Differentiable in logits; every other tensor is taken as data.
 
     Args:
-        logits: [N, V], float32 or bfloat16 on a GPU, any floating type on a CPU; -inf = masked.
+        logits: [N, V], float32 or bfloat16 on a GPU, any floating type on a CPU; -inf and
+            the least float = masked.
         targets: [N] int64 or int32 in 0..V-1.
         seg_adv: [S], the advantage of each segment.
         seg_id: [N] int64 or int32 in 0..S-1, the segment of each token; or
@@ -60,7 +61,8 @@ def grpo_loss_from_logits(
         generator_logp: [N], of the engine; with importance_cap, for the truncated weight.
         temperature: positive scalar, or [N].
         logit_scale: factor of the raw logits (Cohere's logit_scale, 1 / Granite's logits_scaling).
-        softcap: raw logits x become softcap * tanh(x / softcap), after logit_scale (Gemma 2).
+        softcap: raw logits x become softcap * tanh(x / softcap), after logit_scale (Gemma 2). Then
+            -inf alone is a mask: the least float becomes -softcap, which has a probability.
         clip_low, clip_high: the ratio is held in 1 - clip_low .. 1 + clip_high; both None =
             REINFORCE.
         dual_clip: c > 1, upper bound -c * A of the loss of a negative advantage.

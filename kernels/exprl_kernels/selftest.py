@@ -21,6 +21,9 @@ from exprl_kernels.terms import GrpoOutput, LogpOutput
 LARGE_VOCAB = 151_936
 LOGP_LIMIT = 1e-4  # absolute
 GRADIENT_LIMITS = {torch.float32: 1e-5, torch.bfloat16: 3e-3}  # relative Frobenius norm
+# A product that keeps one fp32 sum over K terms of both signs rounds each partial sum by at most
+# 2^-24 of it, sqrt(K / 6) 2^-24 of the whole in the mean; this many times that passes.
+SUMMATION = 3.0
 # Triton's interpreter cuts fp32 off to bf16 where a GPU rounds.
 CUT_OFF = 2.0
 
@@ -120,7 +123,8 @@ def _check_logp(case: Case, backend: Backend, label: str) -> Iterator[Finding]:
     for name in LogpOutput._fields:
         error = _distance(getattr(seen, name).detach(), getattr(wanted, name).detach())
         yield Finding(f"linear_logp, {label}: {name}", error, LOGP_LIMIT)
-    yield from _gradients(f"linear_logp, {label}", ("hidden", "weight"), leaves, exact)
+    what, vocab = f"linear_logp, {label}", len(case.weight)
+    yield from _gradients(what, ("hidden", "weight"), leaves, exact, vocab)
 
 
 def _check_loss(case: Case, backend: Backend, label: str) -> Iterator[Finding]:
@@ -134,7 +138,7 @@ def _check_loss(case: Case, backend: Backend, label: str) -> Iterator[Finding]:
     seen = differentiated(leaves, backend)
     what = f"linear_grpo_loss, {label}"
     yield from _outputs(what, seen, differentiated(exact, "reference"))
-    yield from _gradients(what, ("hidden", "weight"), leaves, exact)
+    yield from _gradients(what, ("hidden", "weight"), leaves, exact, len(case.weight))
     again, _ = _leaves(case.hidden, case.weight)
     differentiated(again, backend)
     pairs = zip(_grads(leaves), _grads(again), strict=True)
@@ -159,7 +163,7 @@ def _check_from_logits(case: Case, backend: Backend, label: str) -> Iterator[Fin
         seen = differentiated(given, backend, inplace_grad)
         what = f"grpo_loss_from_logits{mode}, {label}"
         yield from _outputs(what, seen, differentiated(exact, "reference"))
-        yield from _gradients(what, ("logits",), [leaf], [exact])
+        yield from _gradients(what, ("logits",), [leaf], [exact], 1)
 
 
 def _check_large(device: torch.device) -> Iterator[Finding]:
@@ -219,10 +223,11 @@ def _outputs(what: str, seen: GrpoOutput, wanted: GrpoOutput) -> Iterator[Findin
 
 
 def _gradients(
-    what: str, names: tuple[str, ...], leaves: list[Tensor], exact: list[Tensor]
+    what: str, names: tuple[str, ...], leaves: list[Tensor], exact: list[Tensor], terms: int
 ) -> Iterator[Finding]:
+    """terms: of the longest sum that an element of a gradient is."""
     for name, leaf, leaf64 in zip(names, leaves, exact, strict=True):
-        limit = GRADIENT_LIMITS[leaf.dtype]
+        limit = max(GRADIENT_LIMITS[leaf.dtype], SUMMATION * 2.0**-24 * (terms / 6) ** 0.5)
         if leaf.dtype == torch.bfloat16 and not leaf.is_cuda and _interpreted():
             limit *= CUT_OFF
         yield Finding(f"{what}: gradient of {name}", _relative(leaf.grad, leaf64.grad), limit)

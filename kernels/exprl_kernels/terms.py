@@ -29,7 +29,7 @@ class ClipCode(enum.IntEnum):
 class LogpOutput(NamedTuple):
     """logp, entropy, lse: [N], at the temperature.
 
-    A row without a finite maximum (all masked, NaN, +inf) has NaN in all three and gradient 0.
+    A row that is all masked, holds NaN or +inf, or overflows fp32 has NaN in all three, gradient 0.
     """
 
     logp: Tensor
