@@ -33,8 +33,8 @@ class Probe:
     that a resumed run measures what an uninterrupted one does.
 
     gap: mean |engine - trainer log-prob| of the last check, in nats per token; NaN before it.
-    limit: largest gap that passes, set by the first check; None before it. Trainer and engine have
-        then read the same checkpoint, so that what differs is rounding.
+    limit: largest gap that passes, set by the first check; None before it. Both sides then hold
+        what they read from one checkpoint, so that only rounding lies between them.
     """
 
     def __init__(self, token_ids: Int32Array, ceiling: float) -> None:
