@@ -62,6 +62,7 @@ SHAPES = {
     shape.name: shape
     for shape in (
         Shape("tiny", 64, 128, 2, 4, 2, head_dim=16, vocab=307, longest=96),
+        Shape("100m", 640, 1920, 17, 10, 2, head_dim=64, vocab=32_768, longest=256),
         Shape("0.6b", 1024, 3072, 28, 16, 8),
         Shape("1.7b", 2048, 6144, 28, 16, 8),
         Shape("4b", 2560, 9728, 36, 32, 8),

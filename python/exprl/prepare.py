@@ -106,9 +106,11 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
         state = checkpoint.load_state(folder) if folder else RunState()
         path = str(folder or cfg.model.path)
         set_threads(cfg.train.torch_threads)
-        if engine is None and samples(cfg):
+        probe = open_probe(problems, tokenizer, cfg.rollout) if engine or samples(cfg) else None
+        if engine is None and probe:
             engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=path)
             engine.policy_version = state.policy_version
+            probe.hear(engine)
         elif engine is not None:
             engine.policy_version = NO_POLICY  # what it holds is another run's
         if engine is not None:
@@ -127,7 +129,6 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
             check_base(state, policy, folder, cfg.model.path)
             policy.load_optimizer(folder / checkpoint.TRAINER, state.policy_version)
         state.base = policy.base()
-        probe = open_probe(problems, tokenizer, cfg.rollout) if engine else None
         if probe:
             probe.remember(policy)
         policy.to_host()

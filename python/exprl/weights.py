@@ -49,9 +49,22 @@ class Probe:
         self._ceiling = ceiling
         self._expected: Float32Array | None = None
         self._version: int | None = None
+        self._heard: Float32Array | None = None
+
+    def hear(self, engine: Engine) -> None:
+        """Have the engine score the row, while it holds the checkpoint that the policy will load.
+
+        It then sleeps to make room for the policy, and a sleeping engine drops its weights. What it
+        said is compared by the first `remember`.
+        """
+        self._heard = engine.logp(self._token_ids)
 
     def remember(self, policy: Policy) -> None:
-        """Have the policy score the row while it is on its device."""
+        """Have the policy score the row while it is on its device.
+
+        Raises:
+            EngineError: the engine said otherwise before (`hear`).
+        """
         n = len(self._token_ids)
         row = Packed(
             input_ids=self._token_ids.astype(np.int64),
@@ -61,6 +74,9 @@ class Probe:
         )
         self._expected = policy.logp(row, temperature=1.0).float().cpu().numpy()
         self._version = policy.version
+        if self._heard is not None:
+            self._compare(self._heard, self._expected)
+            self._heard = None
 
     def check(self, engine: Engine) -> None:
         """Compare the engine with what the policy was remembered to say.
@@ -74,7 +90,10 @@ class Probe:
                 f"the engine says that it samples with policy version {engine.policy_version}, the"
                 f" trainer is at version {self._version}"
             )
-        self.gap = float(np.abs(engine.logp(self._token_ids) - self._expected).mean())
+        self._compare(engine.logp(self._token_ids), self._expected)
+
+    def _compare(self, found: Float32Array, expected: Float32Array) -> None:
+        self.gap = float(np.abs(found - expected).mean())
         limit = self._ceiling if self.limit is None else self.limit
         if not self.gap <= limit:  # nor is NaN
             raise EngineError(

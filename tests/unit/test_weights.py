@@ -6,7 +6,7 @@ import pytest
 from exprl import config, weights
 from exprl.errors import EngineError
 from exprl.policy import Policy
-from exprl.rollout import load_tokenizer, open_engine
+from exprl.rollout import NO_POLICY, load_tokenizer, open_engine
 from exprl.types import Message, Problem, Prompt
 
 MODEL = config.Model(path="examples/division/base", dtype="float32")
@@ -97,6 +97,25 @@ def test_the_limit_is_ten_times_the_first_gap_up_to_the_ceiling(engine, policy, 
         one.remember(policy)
         one.check(engine)
         assert one.limit == pytest.approx(limit or 10 * one.gap) and one.gap > 1e-5
+
+
+def test_an_engine_that_must_sleep_before_the_policy_loads_is_heard_before(
+    engine, policy, tokenizer
+):
+    """So the limit is that of rounding, and not the ceiling, when its weights arrive anew."""
+    probe = weights.open_probe([PROBLEM], tokenizer, ROLLOUT)
+    probe.hear(engine)
+    engine.policy_version = NO_POLICY  # as after `sleep` on a GPU
+    probe.remember(policy)
+    assert probe.gap < 1e-5 and probe.limit == weights.FP32_NOISE
+    weights.awake(policy, engine, probe)
+    assert engine.policy_version == 0
+
+    other = weights.open_probe([PROBLEM], tokenizer, ROLLOUT)
+    other.hear(engine)
+    moved(policy, by=1.0)
+    with pytest.raises(EngineError, match=f"at most {CEILING} is rounding"):
+        other.remember(policy)
 
 
 def test_a_gap_that_is_no_number_stops_the_run(engine, policy, probe):
