@@ -86,9 +86,10 @@ def main() -> None:
     # As Ctrl-C does: the folder of weights is taken away.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: cut off by SIGTERM"))
     on_gpu = torch.cuda.is_available()
-    if not (on_gpu or args.smoke or args.shapes == "tiny"):
+    if not (on_gpu or args.smoke or args.shapes in ("tiny", "100m")):
         raise SystemExit(
-            "error: torch sees no GPU here; without one use --smoke, or --shapes tiny with the axes"
+            "error: torch sees no GPU here; without one use --smoke, or --shapes tiny or 100m with"
+            " the axes"
         )
     device = torch.device("cuda" if on_gpu else "cpu")
     failed = 0
