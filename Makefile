@@ -109,7 +109,7 @@ deny: ## Check the licences and sources of the Rust dependencies (needs cargo-de
 
 .PHONY: bench
 bench: setup ## Run the benchmarks; each prints a table and appends rows to bench/results/
-	@missed=0; for name in steps advantage step sandbox numerics loss; do \
+	@missed=0; for name in steps advantage host step sandbox numerics loss; do \
 	  printf '\n== %s\n' "$$name"; python "bench/$$name.py" || missed=1; done; exit $$missed
 
 .PHONY: bench-gpu

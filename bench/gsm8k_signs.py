@@ -22,14 +22,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path)
     found = list(items(parser.parse_args().source))
-    shares = np.array(
-        [
-            signs.overlap(x["trace"], signs.hidden_ngrams(x["reference"], x["problem"]))
-            for x in found
-        ]
+    shown = signs.find(
+        [x["trace"] for x in found], [signs.Hidden(x["reference"], x["problem"]) for x in found]
     )
+    shares = np.array([one.overlap for one in shown])
     right = np.array([x["is_correct"] for x in found])
-    spoke = sum(bool(signs.injections(x["trace"])) for x in found)
+    spoke = sum(bool(one.injections) for one in shown)
     known = ~np.isnan(shares)
     counted = {"answers": len(found), "without_ngrams": int((~known).sum())}
     report(

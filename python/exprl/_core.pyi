@@ -16,8 +16,10 @@ __all__ = [
     "RuleJudge",
     "Splitter",
     "advantages",
+    "injections",
     "judge_command",
     "split_text",
+    "text_signs",
 ]
 
 __version__: Final[str]
@@ -155,6 +157,11 @@ def advantages(
     One advantage per score; see `exprl.advantage.advantages`.
     """
 
+def injections() -> list[tuple[str, str]]:
+    """
+    The kinds of strings that speak to a judge, each with its pattern.
+    """
+
 def judge_command(arguments: SupportsGetItem[int, str]) -> int:
     """
     Runs the command line of exprl-judge; returns its exit code.
@@ -163,4 +170,13 @@ def judge_command(arguments: SupportsGetItem[int, str]) -> int:
 def split_text(text: str, delimiter: str) -> list[str]:
     """
     The steps of a text without tokens; joined, they are the text.
+    """
+
+def text_signs(
+    texts: list[str], hidden: list[tuple[str, str] | None]
+) -> list[tuple[float, list[str]]]:
+    """
+    Each text's overlap with its hidden reference and its kinds of injections; see `exprl.signs`.
+
+    `hidden`: of each text, reference and problem.
     """

@@ -148,17 +148,18 @@ def _texts(
     written = [s for s in scored if s.segments]
     wanted = {s.rollout.problem_id for s in written}
     hidden = {
-        p.id: signs.hidden_ngrams(reference, p.question)
+        p.id: signs.Hidden(reference, p.question)
         for p in problems
         if p.id in wanted and (reference := references.get(p.id)) is not None
     }
-    shares = [signs.overlap(s.text, hidden.get(s.rollout.problem_id, set())) for s in written]
-    kinds = [signs.injections(s.text) for s in written]
-    counts = Counter(kind for found in kinds for kind in found)
+    found = signs.find(
+        [s.text for s in written], [hidden.get(s.rollout.problem_id) for s in written]
+    )
+    counts = Counter(kind for one in found for kind in one.injections)
     return {
-        "text/reference_overlap": _mean([x for x in shares if not math.isnan(x)]),
-        "text/injections": sum(bool(found) for found in kinds),
-        "text/injection_rate": _mean([bool(found) for found in kinds]),
+        "text/reference_overlap": _mean([x.overlap for x in found if not math.isnan(x.overlap)]),
+        "text/injections": sum(bool(one.injections) for one in found),
+        "text/injection_rate": _mean([bool(one.injections) for one in found]),
         **{f"text/injection_{kind}": counts[kind] for kind in signs.INJECTIONS},
     }
 

@@ -55,7 +55,8 @@ def test_one_wheel_serves_every_python_from_3_11(wheel: Path, tree_wheel: Path) 
 
 def test_the_source_archive_holds_what_a_build_needs(sdist_names: set[str], repo: Path) -> None:
     assert {"Cargo.lock", "Cargo.toml", "pyproject.toml", "LICENSE", "README.md"} <= sdist_names
-    crates = {"exprl-steps", "exprl-rubric", "exprl-advantage", "exprl-judge", "exprl-python"}
+    crates = {path.parent.name for path in (repo / "rust").glob("*/Cargo.toml")}
+    assert "exprl-python" in crates
     for crate in crates:
         sources = {
             str(path.relative_to(repo)) for path in (repo / "rust" / crate / "src").rglob("*.rs")

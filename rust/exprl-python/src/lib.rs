@@ -3,6 +3,7 @@
 mod advantage;
 mod judge;
 mod steps;
+mod texts;
 
 use pyo3::prelude::*;
 
@@ -25,4 +26,7 @@ mod _core {
 
     #[pymodule_export]
     use crate::steps::{Splitter, split_text};
+
+    #[pymodule_export]
+    use crate::texts::{injections, text_signs};
 }
