@@ -3,9 +3,10 @@
     exprl train configs/division_lora.toml model.dtype=bfloat16 run_dir=RUN
     bench/lora_gap.py RUN
 
-The rollouts of the run's last step are read three times by the trainer, with the same packing and
-attention: with the merged checkpoint, which is what an engine holds; with base and adapter by
-exprl's forward, which rounds W + B A once; and by peft's, which adds B A x to the rounded W x.
+The rollouts of the run's last step are read by the trainer, with the same packing and attention:
+with the merged checkpoint, which is what an engine holds; with base and adapter by exprl's forward,
+which rounds W + B A once; by peft's, which adds B A x to the rounded W x; and, as a yardstick, in
+fp32.
 """
 
 from __future__ import annotations
@@ -40,19 +41,21 @@ def main() -> None:
     prompts = {p.id: prompt_ids(tokenizer, p.prompt) for p in prepare.load_problems(cfg, tokenizer)}
     batches = read(sorted((run / "rollouts").glob("step-*.parquet"))[-1], prompts)
 
-    def logps(lora: config.Lora, weights: Path, by_peft: bool = False) -> list[np.ndarray]:
+    def logps(lora: config.Lora, *, by_peft: bool = False, **model: str) -> list[np.ndarray]:
+        settings = cfg.model.model_copy(update=model)
         policy = Policy(
-            cfg.model, cfg.optim, lora, temperature=1.0, needs_initial=False, weights=str(weights)
+            settings, cfg.optim, lora, temperature=1.0, needs_initial=False, weights=str(folder)
         )
         for layer in policy.model.modules():
             if by_peft and isinstance(layer, LoraLayer):
                 del layer.forward  # back to the class's own
         return [policy.logp(batch).numpy() for batch in batches]
 
-    merged = logps(config.Lora(), folder)
+    merged = logps(config.Lora())
     rows = [
-        row("exprl's forward", logps(cfg.lora, folder), merged),
-        row("peft's forward", logps(cfg.lora, folder, by_peft=True), merged),
+        row("exprl's forward", logps(cfg.lora), merged),
+        row("peft's forward", logps(cfg.lora, by_peft=True), merged),
+        row("fp32", logps(cfg.lora, dtype="float32"), merged),
     ]
     report("lora_gap", rows, ("torch", "transformers", "peft"))
 
