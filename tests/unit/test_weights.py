@@ -90,7 +90,7 @@ def test_the_first_check_has_the_ceiling_for_a_limit(engine, policy, probe):
 
 
 def test_the_limit_is_ten_times_the_first_gap_up_to_the_ceiling(engine, policy, probe):
-    for by, limit in ((1e-4, None), (0.002, CEILING)):
+    for by, limit in ((1e-4, None), (0.01, CEILING)):
         one = weights.Probe(probe._token_ids, CEILING)
         moved(policy, by)
         policy.version = 0

@@ -91,7 +91,7 @@ class Rollout(Section):
     max_num_seqs: int = Field(256, gt=0, description="sequences that the engine runs at once")
     enforce_eager: bool = Field(False, description="vLLM without CUDA graphs and torch.compile")
     sync_gap_limit: float = Field(
-        0.1,
+        0.2,
         gt=0.0,
         description="largest mean |engine - trainer log-prob| per token of the probe after a weight"
         " update, in nats; the limit is 10 times the run's first, but never above this",
