@@ -8,18 +8,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import torch
 from rich.console import Console
 
-from exprl import config, hidden, metrics, panel, prepare
+from exprl import config, fit, hidden, memory, metrics, panel, prepare
 from exprl.errors import ConfigError, EngineError, JudgeError
 from exprl.judge import JudgeItem
 from exprl.rollout import NO_VLLM, load_tokenizer, prompt_ids
 from exprl.types import Problem, ReferenceProblem
 
-GIB = 2**30
-# What the trainer keeps per parameter: fp32 weight, gradient and two AdamW moments.
-TRAINER_BYTES = 16
 REFERENCES_TRIED = 8
 CONNECT_TIMEOUT_S = 10.0
 
@@ -53,7 +52,7 @@ def report(cfg: config.Config) -> int:
     if cfg.lora.rank:
         console.print(f"lora       {_lora(cfg)}")
     console.print(f"computes   {_computation(cfg)}")
-    console.print(f"memory     {_memory(cfg)}")
+    _show_memory(cfg, [*problems, *held_out], tokenizer, console)
     if cfg.asks_judge:
         for endpoint in cfg.judge.endpoints:
             console.print(f"server     {check_endpoint(endpoint, cfg.judge)}")
@@ -191,7 +190,6 @@ def _changed(cfg: config.Config) -> set[str]:
 
 def _lora(cfg: config.Config) -> str:
     """How many parameters learn, counted on a model without values; peft and targets are tried."""
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from exprl.lora import Adapter
@@ -208,38 +206,43 @@ def _lora(cfg: config.Config) -> str:
 
 def _computation(cfg: config.Config) -> str:
     """Attention, fused kernels and recomputation, as they would be on this machine."""
-    import torch
-
     from exprl.model import describe, read_config
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return describe(cfg.model, read_config(cfg.model), device)
 
 
-def _memory(cfg: config.Config) -> str:
-    """An estimate from the model's shapes; activations excepted."""
-    import torch
-    from transformers import AutoModelForCausalLM
+def _show_memory(
+    cfg: config.Config, problems: Sequence[Problem], tokenizer: Any, console: Console
+) -> None:
+    """Print what the run will need, phase by phase.
 
-    from exprl.model import read_config
-
-    shapes = read_config(cfg.model)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(shapes)
-    parameters = sum(p.numel() for p in model.parameters())
-    half = 2 if cfg.model.dtype == "bfloat16" else 4
-    frozen = half * parameters if prepare.needs_initial_policy(cfg) else 0
-    trainer = TRAINER_BYTES * parameters + frozen
-    text = (
-        f"{parameters / 1e6:,.2f} M parameters: trainer {trainer / GIB:.2f} GiB plus activations,"
-        f" engine weights {half * parameters / GIB:.2f} GiB plus KV cache"
-    )
-    if torch.cuda.is_available():
-        total = torch.cuda.get_device_properties(0).total_memory
-        text += f"; the GPU has {total / GIB:.0f} GiB"
-        if trainer > total:
-            raise ConfigError(f"{text}: the trainer alone does not fit")
-    return text
+    Raises:
+        ConfigError: there is a GPU, and the run will not fit it.
+    """
+    shapes = fit.shapes_of(cfg.model)
+    console.print(f"model      {shapes.total / 1e6:,.2f} M parameters")
+    sees_gpu = torch.cuda.is_available()
+    for gpu in (True,) if sees_gpu else (True, False):
+        setup = prepare.memory_setup(cfg, shapes, problems, tokenizer, gpu=gpu)
+        where = None if gpu and not sees_gpu else fit.machine(gpu)
+        prediction = memory.predict(shapes, setup, where.bytes if gpu and where else None)
+        needed = prediction.peak / memory.GIB
+        if where is None:
+            text = f"on a GPU needs a card of {needed / fit.WARN_ABOVE:.1f} GiB"
+        else:
+            text = f"on {where.name} {needed:.2f} of {where.bytes / memory.GIB:.1f} GiB"
+        host = f", host {prediction.host / memory.GIB:.1f} GiB" if prediction.host else ""
+        console.print(f"memory     {text}{host}; the most in: {prediction.peak_phase}")
+        console.print(fit.table(prediction))
+        for guess in prediction.guesses:
+            console.print(f"[yellow]warning[/]    {guess}")
+        if where is not None:
+            # The GPU may be in another machine: what does not fit this host is no error here.
+            lenient = cfg.train.ignore_memory or not gpu
+            warning = fit.check(shapes, setup, where, ignore=lenient)
+            if warning:
+                console.print(f"[yellow]warning[/]    {warning}")
 
 
 def _ask_judge(cfg: config.Config, problem: ReferenceProblem) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,9 +11,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-from exprl import checkpoint, config, data, hidden, mixture
+import torch
+
+from exprl import checkpoint, config, data, fit, hidden, mixture
 from exprl.checkpoint import RunState
 from exprl.errors import ConfigError
+from exprl.memory import Setup, Shapes
 from exprl.panel import Panel, open_panel
 from exprl.policy import Policy
 from exprl.rollout import NO_POLICY, Engine, load_tokenizer, open_engine, prompt_ids
@@ -23,6 +27,7 @@ from exprl.verifiers import Verifiers, needs_sandbox
 from exprl.verifiers import check as check_answers
 from exprl.weights import Probe, open_probe
 
+LOG = logging.getLogger(__name__)
 P = TypeVar("P", bound=Problem)
 
 # What may differ when a run goes on: where it lies, how long it is, how it is watched and by which
@@ -43,6 +48,7 @@ MAY_CHANGE = (
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.max_bad_steps",
+    "train.ignore_memory",
     "alarms",
     "logging",
     "eval",
@@ -98,6 +104,7 @@ def opened(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[P
         tokenizer = load_tokenizer(cfg.model)
         problems = load_problems(cfg, tokenizer)
         held_out = load_held_out(cfg, tokenizer)
+        check_memory(cfg, [*problems, *held_out], tokenizer)
         verifiers = open_verifiers(cfg, [*problems, *held_out])
         stack.callback(verifiers.close)
         judges = stack.enter_context(open_panel(cfg, run_dir)) if cfg.asks_judge else None
@@ -198,6 +205,40 @@ def imitates(cfg: config.Config) -> bool:
 def distills(cfg: config.Config) -> bool:
     """Whether a teacher reads the references (self-distillation)."""
     return cfg.loss.objective in ("reverse_kl", "sampled_reverse_kl")
+
+
+def check_memory(cfg: config.Config, problems: Sequence[Problem], tokenizer: Any) -> None:
+    """Warn where memory will be short.
+
+    Raises:
+        ConfigError: the run will not fit (see exprl.fit).
+    """
+    gpu = torch.cuda.is_available()
+    shapes = fit.shapes_of(cfg.model)
+    setup = memory_setup(cfg, shapes, problems, tokenizer, gpu=gpu)
+    warning = fit.check(shapes, setup, fit.machine(gpu), ignore=cfg.train.ignore_memory)
+    if warning:
+        LOG.warning("%s", warning)
+
+
+def memory_setup(
+    cfg: config.Config,
+    shapes: Shapes,
+    problems: Sequence[Problem],
+    tokenizer: Any,
+    *,
+    gpu: bool,
+) -> Setup:
+    """What the run's memory depends on, on a GPU or on a CPU."""
+    longest = max((len(prompt_ids(tokenizer, p.prompt)) for p in problems), default=0)
+    return fit.setup_of(
+        cfg,
+        shapes.config.model_type,
+        gpu=gpu,
+        longest=longest + cfg.rollout.max_response_tokens,
+        needs_initial=needs_initial_policy(cfg),
+        samples=samples(cfg),
+    )
 
 
 def needs_initial_policy(cfg: config.Config) -> bool:
