@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,3 +83,16 @@ def write_model(shape: Shape, folder: Path, device: torch.device) -> None:
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(shape.config(), dtype=torch.bfloat16)
     model.save_pretrained(folder, max_shard_size="2GB")
+
+
+@contextmanager
+def weights(shape: Shape, device: torch.device, scratch: Path | None) -> Iterator[Path]:
+    """A checkpoint of the shape, while it is needed; gone afterwards."""
+    size = 2 * shape.parameters()
+    memory = Path("/dev/shm")
+    if scratch is None and memory.is_dir() and shutil.disk_usage(memory).free > 2 * size:
+        scratch = memory
+    with tempfile.TemporaryDirectory(prefix=f"qwen3-{shape.name}-", dir=scratch) as folder:
+        write_model(shape, Path(folder), device)
+        gc.collect()
+        yield Path(folder)

@@ -7,7 +7,7 @@
 Weights are drawn on the device and written once per shape, so that the trainer loads them as it
 loads any model; nothing is downloaded. Lengths of prompt and rollout together are lognormal, with
 a median of 0.56 of the longest and a sigma of 0.5, clipped to the longest: at 16,384 tokens a mean
-of about 9,800. They are packed by exprl.batch.pack.
+of about 9,800 (_rollouts.py). They are packed by exprl.batch.pack.
 
 MFU counts what the model needs, not what is recomputed and not the initial policy:
     (6 N tokens + 3 sum over sequences of 2 L^2 heads head_dim layers) / seconds / peak of the card
@@ -25,12 +25,9 @@ import argparse
 import gc
 import itertools
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,19 +37,21 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 from _phases import peak_bytes, reset_peak, watched
+from _rollouts import packed
 from _row import RESULTS, Row, append, seconds
-from _shapes import SHAPES, Shape, write_model
+from _shapes import SHAPES, Shape, weights
 
-from exprl import config
-from exprl.batch import pack
+from exprl import config, fused
 from exprl.errors import ExprlError
+from exprl.memory import Setup, Shapes, predict
 from exprl.policy import Policy
-from exprl.types import Example, TrainBatch
+from exprl.types import TrainBatch
 
 PACKAGES = ("torch", "triton", "transformers", "peft", "torchao", "liger-kernel", "flash-attn")
-PROMPT_SHARE, MEDIAN_SHARE, SIGMA = 1 / 64, 0.56, 0.5
-SEGMENTS = 32  # of a rollout
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12}
+# Of a prediction: what torch does not count as allocated.
+UNCOUNTED = ("CUDA context", "allocator")
+MEMORY_BAR = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,7 @@ def main() -> None:
             " the axes"
         )
     device = torch.device("cuda" if on_gpu else "cpu")
-    failed = 0
+    failed, off = 0, list[str]()
     for name in ("tiny" if args.smoke else args.shapes).split(","):
         shape = SHAPES.get(name)
         if shape is None:
@@ -103,17 +102,22 @@ def main() -> None:
                 append("train_step", [row], PACKAGES, args.results)
                 print(line(row), flush=True)
                 failed += row.extra["status"].startswith("failed")
+                # Of a tiny model nearly all of the memory is Python's and torch's own.
+                if not row.extra["smoke"] and abs(row.extra["memory_error"] or 0.0) > MEMORY_BAR:
+                    off.append(row.name)
     if failed:
         raise SystemExit(f"error: {failed} settings failed")
+    if args.check_memory and off:
+        raise SystemExit(f"error: predicted peaks more than {MEMORY_BAR:.0%} off: {'; '.join(off)}")
 
 
 def settings(shape: str, args: argparse.Namespace) -> Iterator[Setting]:
     """The product of the axes."""
     axes = (args.ranks, args.optimizers, args.kl, args.attention, args.fused, args.recomputed)
-    for rank, optimizer, kl, attention, fused, recomputed in itertools.product(
+    for rank, optimizer, kl, attention, kernels, recomputed in itertools.product(
         *(axis.split(",") for axis in axes)
     ):
-        yield Setting(shape, int(rank), optimizer, float(kl), attention, fused, float(recomputed))
+        yield Setting(shape, int(rank), optimizer, float(kl), attention, kernels, float(recomputed))
 
 
 def measure(setting: Setting, shape: Shape, folder: Path, args: argparse.Namespace) -> Row:
@@ -134,6 +138,7 @@ def measure(setting: Setting, shape: Shape, folder: Path, args: argparse.Namespa
         micro_batch_tokens=args.micro_batch_tokens or shape.longest,
         seconds={},
         peak_bytes={},
+        predicted=predicted(setting, shape, max(int(b.cu_seqlens[-1]) for b in batches[0])),
     )
     taken = list[float]()
     try:
@@ -157,6 +162,7 @@ def measure(setting: Setting, shape: Shape, folder: Path, args: argparse.Namespa
         tokens_per_s=sum(lengths) / step if step else None,
         flops=flops,
         mfu=flops / step / peak if step and peak else None,
+        memory_error=memory_error(row),
     )
     return row
 
@@ -194,6 +200,38 @@ def _steps(
     return seconds(step, repeats, warmups=0)
 
 
+def predicted(setting: Setting, shape: Shape, tokens: int) -> dict[str, int]:
+    """Bytes by phase, as the dry run predicts them: of torch on a GPU, of the process on a CPU.
+
+    Args:
+        tokens: of the largest micro-batch.
+    """
+    on_gpu = torch.cuda.is_available()
+    setup = Setup(
+        gpu=on_gpu,
+        optimizer=setting.optimizer,  # type: ignore[arg-type]
+        micro_batch_tokens=tokens,
+        recomputed=setting.recomputed,
+        fused=on_gpu and fused.choose(setting.fused, "qwen3", torch.device("cuda")),
+        needs_initial=setting.kl_coef > 0,
+        lora_rank=setting.rank,
+    )
+    skipped = UNCOUNTED if on_gpu else ()
+    phases = predict(Shapes.of(shape.config()), setup).phases.items()
+    return {
+        phase: sum(size for part, size in parts.items() if part not in skipped)
+        for phase, parts in phases
+    }
+
+
+def memory_error(row: Row) -> float | None:
+    """By what share of the measured peak the predicted one is off; None = nothing was measured."""
+    measured = [size for size in row.extra["peak_bytes"].values() if size is not None]
+    if not measured or row.extra["status"] != "ok":
+        return None
+    return max(row.extra["predicted"].values()) / max(measured) - 1
+
+
 def open_policy(setting: Setting, folder: Path) -> Policy:
     """The trainer's own, of a setting."""
     model = config.Model(
@@ -212,58 +250,19 @@ def open_policy(setting: Setting, folder: Path) -> Policy:
     )
 
 
-def packed(shape: Shape, rollouts: int, micro_batch_tokens: int) -> list[list[TrainBatch]]:
-    """One mini-batch of rollouts whose lengths are distributed as the module says."""
-    rng = np.random.default_rng(0)
-    prompt = max(1, int(shape.longest * PROMPT_SHARE))
-    drawn = rng.lognormal(np.log(MEDIAN_SHARE * shape.longest), SIGMA, rollouts)
-    lengths = np.clip(drawn, prompt + SEGMENTS, shape.longest).astype(int)
-    examples = [_example(rng, shape.vocab, prompt, length - prompt) for length in lengths]
-    return pack(
-        examples,
-        mini_batches=1,
-        micro_batch_tokens=micro_batch_tokens,
-        aggregation="token_mean",
-        max_response_tokens=shape.longest,
-    )
-
-
-def _example(rng: np.random.Generator, vocab: int, prompt: int, tokens: int) -> Example:
-    borders = np.linspace(0, tokens, SEGMENTS + 1).astype(int)
-    return Example(
-        prompt_ids=rng.integers(0, vocab, prompt, dtype=np.int32),
-        token_ids=rng.integers(0, vocab, tokens, dtype=np.int32),
-        # About what a model of random weights gives any token.
-        generator_logp=np.full(tokens, -np.log(vocab), np.float32),
-        advantages=rng.normal(size=SEGMENTS),
-        segment_tokens=tuple(np.diff(borders).tolist()),
-    )
-
-
-@contextmanager
-def weights(shape: Shape, device: torch.device, scratch: Path | None) -> Iterator[Path]:
-    """A checkpoint of the shape, while it is needed; gone afterwards."""
-    size = 2 * shape.parameters()
-    memory = Path("/dev/shm")
-    if scratch is None and memory.is_dir() and shutil.disk_usage(memory).free > 2 * size:
-        scratch = memory
-    with tempfile.TemporaryDirectory(prefix=f"qwen3-{shape.name}-", dir=scratch) as folder:
-        write_model(shape, Path(folder), device)
-        gc.collect()
-        yield Path(folder)
-
-
 def line(row: Row) -> str:
     """What a reader wants of a row."""
     seen = row.extra
     if seen["status"] != "ok":
         return f"{row.name}: {seen['status']}"
     mfu = "" if seen["mfu"] is None else f", {seen['mfu']:.1%} MFU"
+    off = "" if seen["memory_error"] is None else f", {seen['memory_error']:+.1%} off"
     peaks = ", ".join(f"{k} {v / 1e9:.2f}" for k, v in seen["peak_bytes"].items() if v is not None)
     parts = ", ".join(f"{k} {v:.3g}" for k, v in seen["seconds"].items())
     return (
         f"{row.name}: {row.median:.3g} s for {seen['tokens']:,} tokens, "
-        f"{seen['tokens_per_s']:,.0f} tokens/s{mfu}\n    peak GB: {peaks}\n    seconds: {parts}"
+        f"{seen['tokens_per_s']:,.0f} tokens/s{mfu}\n    peak GB: {peaks}; predicted "
+        f"{max(seen['predicted'].values()) / 1e9:.2f}{off}\n    seconds: {parts}"
     )
 
 
@@ -295,6 +294,11 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--repeats", type=int, default=2, help="timed steps each (default 2)")
     parser.add_argument("--smoke", action="store_true", help="the tiny shape, on any machine")
+    parser.add_argument(
+        "--check-memory",
+        action="store_true",
+        help=f"exit with 1 if a predicted peak is more than {MEMORY_BAR:.0%} off, tiny ones aside",
+    )
     parser.add_argument(
         "--scratch",
         type=Path,

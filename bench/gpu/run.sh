@@ -5,7 +5,7 @@
 #   bench/gpu/run.sh parts train       these parts alone
 #   bench/gpu/run.sh --smoke           tiny sizes on a CPU: does every part still run?
 #
-# Parts: selftest tests parts loss policy train rivals miniature
+# Parts: selftest tests parts loss policy train rivals miniature memory
 # Environment: OUT = folder for rows and log (gpu-out), PYTHON = interpreter (python3), SECONDS_IN_ALL (480).
 #
 # Each part writes its rows to $OUT/*.jsonl before the next begins, so a visit that is cut off keeps what it has. A part that
@@ -14,7 +14,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-PARTS=(selftest tests parts loss policy train rivals miniature)
+PARTS=(selftest tests parts loss policy train rivals miniature memory)
 python=${PYTHON:-python3}
 out=${OUT:-gpu-out}
 in_all=${SECONDS_IN_ALL:-480}
@@ -60,6 +60,7 @@ limit() {
         train) echo 170 ;;
         rivals) echo 170 ;;
         miniature) echo 100 ;;
+        memory) echo 60 ;;
     esac
 }
 
@@ -122,6 +123,14 @@ print(f"pass@1 on held-out problems: {first:.3f}, after training {last:.3f}; at 
 sys.exit(not last >= 0.4)
 CHECK
     return $code
+}
+
+part_memory() {
+    if [[ $smoke ]]; then
+        train --smoke --kl 0 --repeats 1 --check-memory
+    else
+        train --shapes 1.7b --kl 0 --recomputed 0.5,1 --micro-batch-tokens 32768 --rollouts 4 --repeats 1 --check-memory
+    fi
 }
 
 tested() { # workers, then what to test

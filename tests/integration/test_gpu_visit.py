@@ -23,7 +23,7 @@ def visit(repo: Path, out: Path, *words: str, **variables: str) -> subprocess.Co
         env=environment,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=560,
         check=False,
     )
 
@@ -110,10 +110,10 @@ def test_attention_counts_the_pairs_of_a_causal_mask() -> None:
 @pytest.mark.usefixtures("bench")
 def test_the_bench_packs_rollouts_of_the_lengths_that_it_states() -> None:
     import numpy as np
-    import train_step
+    from _rollouts import packed
     from _shapes import SHAPES
 
-    (mini,) = train_step.packed(SHAPES["4b"], 600, 32_768)
+    (mini,) = packed(SHAPES["4b"], 600, 32_768)
     lengths = np.concatenate([np.diff(batch.cu_seqlens) for batch in mini])
     assert len(lengths) == 600
     assert lengths.max() == 16_384
