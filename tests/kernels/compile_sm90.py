@@ -173,6 +173,7 @@ def work(kernel) -> dict[str, object]:
         "features": [name for name in ("softcap", "entropy_coef", "d_entropy") if name in types],
         "aligned": bool(re.search(r"%stride: i32 {tt\.divisibility = 16", ir)),
         "statistics": [n for n, loop in zip(per_logit, main, strict=True) if not loop.stored],
+        "nan_seen": all(loop.nan_maxima * size >= loop.loaded for loop in main if not loop.stored),
         "gradient": [n for n, loop in zip(per_logit, main, strict=True) if loop.stored],
     }
 

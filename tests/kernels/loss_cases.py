@@ -9,8 +9,9 @@ from exprl_kernels import GrpoOutput, grpo_loss_from_logits, linear_grpo_loss, l
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 H = 16
-# A number that is rounded to bf16 is off by at most this part of itself; the interpreter truncates.
-BF16_UNIT = 2.0**-9 if DEVICE.type == "cuda" else 2.0**-8
+# A number that is rounded to bf16 is off by at most this part of itself. Triton's interpreter cuts
+# off, by up to twice that, and by no more than that in the mean.
+BF16_UNIT = 2.0**-9
 # Products of different shapes may sum in another order: a logit z is then off by 2^-23 |z|, here
 # 1e-6, logp and entropy by as much, and the ratio, which is exp of it, by that part of itself.
 OTHER_SHAPE = 1e-5

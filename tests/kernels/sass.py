@@ -29,6 +29,7 @@ class Loop(NamedTuple):
     loaded: int  # bytes
     stored: int  # bytes
     masked: bool  # its loads, or else its stores, are predicated
+    nan_maxima: int  # instructions that take a maximum and let NaN pass
 
 
 def loops(cubin: bytes) -> list[Loop]:
@@ -65,4 +66,10 @@ def _loop(code: list[tuple[str | None, str, str]]) -> Loop:
         if access := _ACCESS.match(name):
             moved[access[1]] += _BYTES[access[2]]
             masked[access[1]] |= predicate is not None
-    return Loop(len(code), moved["LDG"], moved["STG"], masked["LDG" if moved["LDG"] else "STG"])
+    return Loop(
+        len(code),
+        moved["LDG"],
+        moved["STG"],
+        masked["LDG" if moved["LDG"] else "STG"],
+        sum(name.startswith("FMNMX.NAN") for _, name, _ in code),
+    )
