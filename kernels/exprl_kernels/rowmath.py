@@ -143,7 +143,7 @@ def gradient_of(y, rate, top, log2_total, pull, entropy_pull, softcap):
     else:
         d_x = -p * (pull + entropy_pull * tl.maximum(log2_p, _MASKED))
     if softcap is not None:
-        tanh = y / softcap
+        tanh = y * (1.0 / softcap)
         d_x = tl.where(p > 0.0, d_x * (1.0 - tanh * tanh), 0.0)
     return d_x
 
@@ -154,7 +154,8 @@ def row_gradient(
     top, log2_total, entropy, d_logp, d_entropy, d_lse, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Write dloss/dx of a row; grad_row may be x_row itself, and d_entropy may be None."""
-    group: tl.constexpr = BLOCK * SUB_BLOCKS
+    # Under a softcap half as many logits at a time: its divisions take registers, too.
+    group: tl.constexpr = BLOCK * SUB_BLOCKS if softcap is None else BLOCK * 2
     tail = vocab // group * group
     rate = factor_of(inverse, scale, softcap) * _LOG2E
     slope = inverse * scale
