@@ -8,6 +8,13 @@ LIMIT_MB=60
 extension=python/exprl/_core.abi3.so
 
 [[ -e $extension ]] || { echo "error: $extension is missing; build it first: make setup" >&2; exit 1; }
+newer=$(find rust Cargo.toml Cargo.lock -newer "$extension" -name '*.[rt][so]*' -print -quit)
+[[ -z $newer ]] || { echo "error: $extension is older than $newer; build it again: make setup" >&2; exit 1; }
+# The pinned .venv has no pip.
+for python in "${PYTHON:-python3}" /usr/bin/python3 /usr/local/bin/python3 ''; do
+    [[ -n $python ]] || { echo 'error: no Python with pip; name one: PYTHON=/path/to/python3' >&2; exit 1; }
+    "$python" -m pip --version >/dev/null 2>&1 && break
+done
 rm -rf .whl
 mkdir .whl
 platforms=()
@@ -15,7 +22,7 @@ for name in 2_28 2_27 2_24 2_17 2014 1; do
     case $name in 2014 | 1) name=manylinux$name ;; *) name=manylinux_$name ;; esac
     platforms+=(--platform "${name}_x86_64")
 done
-"${PYTHON:-python3}" -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+"$python" -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
     --abi cp312 --abi abi3 --abi none "${platforms[@]}" --dest .whl --requirement "$here/requirements.txt"
 cp "$extension" .whl/
 
