@@ -1,6 +1,6 @@
 """What the host does in a step of the paper's size, while no GPU works: 576 rollouts of 48 steps.
 
-    python bench/host.py [--rollouts 576] [--sampling 20]
+    python bench/host.py [--rollouts 576] [--sampling 60]
 
 Each part is timed alone, then the sum of those that the GPU waits for; the bar is 1 s. The judge
 is not in it (bench/judge). Text is drawn from GSM8K's solutions where they are present, else made
@@ -163,11 +163,6 @@ def graded(work: Work) -> list[Scored]:
     return scored
 
 
-def scorer(work: Work, verifiers: Verifiers) -> Scorer:
-    cfg = settings("sparse-grpo")
-    return Scorer(work.problems, work.references, work.splitter, cfg, None, verifiers)
-
-
 def per_trace(kind: int) -> list[float]:
     """Seconds of the verifier for each of 64 fresh traces of one kind of ending, one by one."""
     verifiers, rng, taken = Verifiers(settings("sparse-grpo")), random.Random(kind), []
@@ -181,21 +176,30 @@ def per_trace(kind: int) -> list[float]:
     return taken[1:]  # the first one starts the process
 
 
-def waited(work: Work, rollouts: Sequence[Rollout], sampling: float) -> tuple[float, float]:
-    """Seconds of all pushes together, and seconds that the step waits for the verifier after.
+def waited(work: Work, sampling: float, note: str) -> list[Row]:
+    """All pushes together, and how long the step waits for the verifier after `sampling` seconds.
 
-    The rollouts come evenly over `sampling` seconds.
+    The rollouts come evenly over them.
     """
-    one = scorer(work, Verifiers(settings("sparse-grpo")))
-    begin, pushing = time.perf_counter(), 0.0
-    for i, rollout in enumerate(rollouts):
-        time.sleep(max(0.0, begin + sampling * i / len(rollouts) - time.perf_counter()))
-        start = time.perf_counter()
+    verifiers = Verifiers(settings("sparse-grpo"))
+    one = Scorer(
+        work.problems, work.references, work.splitter, settings("sparse-grpo"), None, verifiers
+    )
+    begin, pushing, cpu = time.perf_counter(), 0.0, 0.0
+    for i, rollout in enumerate(work.rollouts):
+        time.sleep(max(0.0, begin + sampling * i / len(work.rollouts) - time.perf_counter()))
+        start, start_cpu = time.perf_counter(), time.thread_time()
         one.push(rollout)
         pushing += time.perf_counter() - start
+        cpu += time.thread_time() - start_cpu
     start = time.perf_counter()
     one.finish(lambda done, of: None)
-    return pushing, time.perf_counter() - start
+    waiting = time.perf_counter() - start
+    after = f"after {sampling:g} s of sampling, {verifiers.workers} processes; {note}"
+    return [
+        Row("push: split into steps", [pushing], note=note, extra={"cpu_s": cpu}),
+        Row("wait for the verifier", [waiting], note=after),
+    ]
 
 
 def recorded(
@@ -244,11 +248,7 @@ def measure(work: Work, note: str, sampling: float, repeats: int) -> list[Row]:
     ]
     handing, writing = recorded(scored, values, repeats)
     rows.append(Row("parquet, handed to its thread", handing, note=note))
-    pushing, waiting = waited(work, work.rollouts, sampling)
-    rows += [
-        Row("push: split into steps", [pushing], note=note),
-        Row("wait for the verifier", [waiting], note=f"after {sampling:g} s of sampling; {note}"),
-    ]
+    rows += waited(work, sampling, note)
     total = sum(one.median for one in rows)
     rows.append(Row("on the critical path", [total], note=note, extra={"bar": BAR_S}))
     rows.append(Row("parquet, on its thread", writing, note=note))
@@ -258,13 +258,13 @@ def measure(work: Work, note: str, sampling: float, repeats: int) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rollouts", type=int, default=576)
-    parser.add_argument("--sampling", type=float, default=20.0, help="seconds that rollouts come")
+    parser.add_argument("--sampling", type=float, default=60.0, help="seconds that rollouts come")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--label", default="", help="kept in the rows, such as 'before'")
     arguments = parser.parse_args()
     work, note = workload(arguments.rollouts)
     rows = [
-        Row(f"verifier, {name}", per_trace(kind), note=f"seconds a trace, {SOURCE}")
+        Row(f"verifier, {name}", per_trace(kind), note=f"a trace, {SOURCE}")
         for kind, name in enumerate(("boxed as text", "boxed expression", "not marked"))
     ]
     rows += measure(work, note, arguments.sampling, arguments.repeats)
