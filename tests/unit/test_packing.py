@@ -115,19 +115,9 @@ def gradient(network, batches):
     """Of the whole loss, with every term, over the micro-batches of a mini-batch."""
     network.zero_grad()
     for batch in batches:
-        lengths = torch.from_numpy(batch.cu_seqlens)
-        states = network.base_model(
-            input_ids=torch.from_numpy(batch.input_ids)[None],
-            position_ids=torch.from_numpy(batch.position_ids)[None],
-            use_cache=False,
-            cu_seq_lens_q=lengths,
-            cu_seq_lens_k=lengths,
-            max_length_q=int(lengths.diff().max()),
-            max_length_k=int(lengths.diff().max()),
-        ).last_hidden_state[0]
         logp = torch.from_numpy(batch.generator_logp)
         linear_grpo_loss(
-            states[batch.target_pos - 1],
+            model.hidden_states(network, batch),
             model.head(network).weight,
             torch.from_numpy(batch.input_ids[batch.target_pos]),
             seg_adv=torch.from_numpy(batch.seg_adv),
