@@ -41,6 +41,7 @@ SLACK = 0.03
 # (measured: 9 to 12 % of small models; bench/memory.py).
 PROCESS_BYTES = int(0.8 * GIB)
 HEAP_SLACK = 0.1
+COMPILER_BYTES = 64 << 20  # what torch.compile keeps of torchao's steps
 
 # torchao quantizes moments in blocks, one fp32 scale each, with a table of 256 values per tensor;
 # small or odd tensors stay fp32.
@@ -419,4 +420,5 @@ def _overhead(parts: Mapping[str, int], setup: Setup) -> dict[str, int]:
     own = sum(size for part, size in parts.items() if part != "engine")
     if setup.gpu:
         return {"CUDA context": CONTEXT_BYTES, "allocator": int(SLACK * own)}
-    return {"process": PROCESS_BYTES, "allocator": int(HEAP_SLACK * own)}
+    compiler = COMPILER_BYTES if setup.optimizer == "adamw8bit" else 0
+    return {"process": PROCESS_BYTES + compiler, "allocator": int(HEAP_SLACK * own)}
