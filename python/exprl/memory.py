@@ -344,8 +344,9 @@ def _head(shapes: Shapes, setup: Setup) -> int:
     per_token = vocab * (FP32 + (narrow if narrow < FP32 else 0))
     size = chunks.chunk_size(n, per_token, chunks.CHUNK_TOKENS, chunks.WORKSPACE_BYTES)
     d_weight = vocab * hidden if trains_head else 0
-    forward = 2 * states + size * per_token + FP32 * d_weight
-    backward = 3 * states + (2 * FP32 + narrow) * d_weight
+    rows = size * (per_token + FP32 * hidden)  # logits, their gradients, fp32 rows of dx
+    forward = 2 * states + rows + FP32 * d_weight
+    backward = 3 * states + (FP32 + narrow) * d_weight  # scaled in one pass
     return max(forward, backward)
 
 
