@@ -256,7 +256,7 @@ def _trainable_sizes(shapes: Shapes, setup: Setup) -> list[int]:
     chosen = [
         size
         for name, size in shapes.linears.items()
-        if ends is None or name.rpartition(".")[2] in ends
+        if ends is None or any(f".{name}".endswith(f".{end}") for end in ends)
     ]
     return [setup.lora_rank * n for size in chosen for n in size]
 

@@ -188,7 +188,10 @@ def test_an_adapter_learns_alone_and_is_its_own_initial_policy(small):
     assert step["weights"] == 2 * small.total + 4 * learned
     assert "initial policy" not in parts(setup, small, "initial log-probs")
     some = recipe(lora_rank=8, lora_targets=("q_proj", "v_proj"))
-    assert parts(some, small, "optimizer step")["gradients"] < 4 * learned
+    h, q, v = 64, 4 * 16, 2 * 16
+    assert parts(some, small, "optimizer step")["gradients"] == 4 * 8 * 3 * (2 * h + q + v)
+    path = recipe(lora_rank=8, lora_targets=("self_attn.q_proj", "v_proj"))
+    assert parts(path, small, "optimizer step") == parts(some, small, "optimizer step")
 
 
 def test_an_offloaded_initial_policy_is_there_for_its_own_forwards_only(small):
