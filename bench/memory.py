@@ -28,7 +28,8 @@ import torch
 from _row import Row, report
 
 from exprl.batch import pack
-from exprl.memory import PROCESS_BYTES, Setup, Shapes, predict
+from exprl.memory import Setup, Shapes, predict
+from exprl.memory.prediction import PROCESS_BYTES
 from exprl.types import Example, TrainBatch
 
 GIB = 2**30

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from exprl import config, fit, hidden, memory, metrics, panel, prepare
+from exprl import config, hidden, memory, metrics, panel, prepare
 from exprl.errors import ConfigError, EngineError, JudgeError
 from exprl.judge import JudgeItem
+from exprl.memory import fit
 from exprl.rollout import NO_VLLM, load_tokenizer, prompt_ids
 from exprl.types import Problem, ReferenceProblem
 

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from exprl import checkpoint, config, data, fit, hidden, mixture
+from exprl import checkpoint, config, data, hidden, mixture
 from exprl.checkpoint import RunState
 from exprl.errors import ConfigError
-from exprl.memory import Setup, Shapes
+from exprl.memory import Setup, Shapes, fit
 from exprl.panel import Panel, open_panel
 from exprl.policy import Policy
 from exprl.rollout import NO_POLICY, Engine, load_tokenizer, open_engine, prompt_ids
@@ -211,7 +211,7 @@ def check_memory(cfg: config.Config, problems: Sequence[Problem], tokenizer: Any
     """Warn where memory will be short.
 
     Raises:
-        ConfigError: the run will not fit (see exprl.fit).
+        ConfigError: the run will not fit (see exprl.memory.fit).
     """
     gpu = torch.cuda.is_available()
     shapes = fit.shapes_of(cfg.model)

@@ -186,5 +186,5 @@ class Train(Section):
         None, gt=0, description="CPU threads of torch; 1 is fastest for models of a few MB"
     )
     ignore_memory: bool = Field(
-        False, description="start also where more memory is predicted than there is (exprl.fit)"
+        False, description="start also where more memory is predicted than there is"
     )

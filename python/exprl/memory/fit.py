@@ -14,7 +14,8 @@ from rich.table import Table
 
 from exprl import config, fused
 from exprl.errors import ConfigError
-from exprl.memory import GIB, Prediction, Setup, Shapes, predict
+from exprl.memory.prediction import Prediction, predict
+from exprl.memory.shapes import GIB, Setup, Shapes
 from exprl.model import read_config
 
 # Of the memory that there is. A prediction is good to 15 %.

@@ -1,11 +1,10 @@
-"""The memory that a run will need, predicted from shapes: part by part, phase by phase.
+"""The prediction: what is alive in each phase of a run, and the phase that needs most.
 
     peak = max over the phases of the sum of the parts that are alive in them
 
-Weights, masters, gradients and moments follow from the parameters; activations are counted by
-running the model's own code on fake tensors (activations.py); the head's room is what
-exprl_kernels.chunks allots. What no shape tells (a CUDA context, a sleeping engine, what the
-allocator loses) are the constants below.
+Weights, masters, gradients and moments follow from the parameters; activations are counted on fake
+tensors (activations.py), and the head's room is that of the loss (head.py). What no shape tells (a
+CUDA context, a sleeping engine, what the allocator loses) are the constants below.
 """
 
 from __future__ import annotations
@@ -16,20 +15,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
 
-from exprl import imitation
-from exprl.activations import Activations, Count, count, measure
-from exprl.loss import Head
-from exprl_kernels import chunks, reference
-from exprl_kernels.terms import Rows, Terms
-from exprl_kernels.terms import Shape as LogitShape
-
-GIB = 2**30
-FP32 = 4
+from exprl.memory import head
+from exprl.memory.activations import Activations, measure
+from exprl.memory.shapes import FP32, GIB, Setup, Shapes
 
 # Of a GPU, assumed and not yet measured by us: a CUDA context with its libraries, what a sleeping
 # vLLM keeps, and the share of its memory that torch's allocator cannot use.
@@ -50,104 +42,6 @@ _BLOCK, _SMALLEST_QUANTIZED = 256, 4096
 Phase = Literal[
     "load", "sampling", "weight sync", "initial log-probs", "loss", "backward", "optimizer step"
 ]
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Shapes:
-    """A model without its weights.
-
-    config: its transformers config.
-    parameters: numbers of elements by name; a tied head is not counted twice.
-    linears: (inputs, outputs) by the name of each linear layer but the head.
-    vocab, hidden: of the head. tied: the head is the embedding.
-    layers: how many there are.
-    kv_per_token: elements of a token's keys and values in all layers.
-    """
-
-    config: Any
-    parameters: Mapping[str, int]
-    linears: Mapping[str, tuple[int, int]]
-    vocab: int
-    hidden: int
-    tied: bool
-    layers: int
-    kv_per_token: int
-
-    @classmethod
-    def of(cls, config: Any, *, trust_remote_code: bool = False) -> Shapes:
-        """Build the model of a transformers config on the meta device and take its shapes."""
-        from transformers import AutoModelForCausalLM
-
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-        text = config.get_text_config()
-        vocab, hidden = model.get_output_embeddings().weight.shape
-        heads = text.num_attention_heads
-        head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-        kv_heads = getattr(text, "num_key_value_heads", None) or heads
-        return cls(
-            config=config,
-            parameters={name: p.numel() for name, p in model.named_parameters()},
-            linears={
-                name: (module.in_features, module.out_features)
-                for name, module in model.base_model.named_modules()
-                if isinstance(module, nn.Linear)
-            },
-            vocab=vocab,
-            hidden=hidden,
-            tied=bool(text.tie_word_embeddings),
-            layers=text.num_hidden_layers,
-            kv_per_token=2 * text.num_hidden_layers * kv_heads * head_dim,
-        )
-
-    @property
-    def total(self) -> int:
-        """Parameters."""
-        return sum(self.parameters.values())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """The settings that memory depends on.
-
-    micro_batch_tokens: tokens of one forward and backward.
-    longest: tokens of the longest prompt with its response; such a rollout goes alone.
-    recomputed: share of the layers that keep their input only (model.gradient_checkpointing).
-    fused: the layers use fused RMSNorm, RoPE and gated MLP.
-    needs_initial: a frozen initial policy is kept (loss.kl_coef > 0, or a teacher).
-    offload: the trainer lies in host memory while the engine samples.
-    lora_rank: 0 = all weights are trained. lora_targets: ends of names of the linear layers.
-    engine: None where nothing is sampled in this process.
-    engine_share: of the card, for vLLM while it samples (rollout.gpu_memory_utilization).
-    sequences: that the engine runs at once (rollout.max_num_seqs).
-    """
-
-    gpu: bool
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
-    objective: str = "policy_gradient"
-    micro_batch_tokens: int
-    longest: int = 0
-    recomputed: float = 0.0
-    fused: bool = False
-    needs_initial: bool = False
-    offload_initial: bool = True
-    offload: bool = False
-    lora_rank: int = 0
-    lora_targets: Sequence[str] | None = None
-    engine: Literal["vllm", "transformers"] | None = None
-    engine_share: float = 0.85
-    sequences: int = 256
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the largest micro-batch that can come."""
-        return max(self.micro_batch_tokens, self.longest)
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """Of weights and activations."""
-        return torch.float32 if self.dtype == "float32" else torch.bfloat16
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,12 +99,12 @@ def predict(
             | beside
             | {
                 "activations": body.inference + _merged(shapes, setup),
-                "head": _head_inference(shapes, setup),
+                "head": head.inference(shapes, setup),
             }
         )
     layers, moments = _backward(shapes, setup, body)
     alive = resident | teaches | gradients | beside | {"activations": layers}
-    phases["loss"] = alive | {"head": _head(shapes, setup)}
+    phases["loss"] = alive | {"head": head.training(shapes, setup)}
     phases["backward"] = resident | teaches | gradients | beside | moments
     phases["optimizer step"] = (
         resident | gradients | beside | {"temporaries": _step_temporaries(shapes, setup)}
@@ -314,12 +208,12 @@ def _backward(shapes: Shapes, setup: Setup, body: Activations) -> tuple[int, dic
         moments.append(
             {"activations": body.outside + inputs, "a layer's recompute": body.recompute + merged}
         )
-    head = shapes.vocab * shapes.hidden * setup.torch_dtype.itemsize
+    head_bytes = shapes.vocab * shapes.hidden * setup.torch_dtype.itemsize
     trains_head = not setup.lora_rank
     if shapes.tied and trains_head:  # the embedding's gradient comes last and is added to it
-        moments = [moment | {"tied head's gradient": head} for moment in moments]
+        moments = [moment | {"tied head's gradient": head_bytes} for moment in moments]
     if trains_head:
-        moments.append({"embedding's gradient": (1 + shapes.tied) * head})
+        moments.append({"embedding's gradient": (1 + shapes.tied) * head_bytes})
     return kept, max(moments, key=lambda moment: sum(moment.values()))
 
 
@@ -329,63 +223,6 @@ def _merged(shapes: Shapes, setup: Setup) -> int:
         return 0
     largest = max(inputs * outputs for inputs, outputs in shapes.linears.values())
     return (2 * FP32 + setup.torch_dtype.itemsize) * largest
-
-
-def _head(shapes: Shapes, setup: Setup) -> int:
-    """What the loss needs beside its inputs, forward and backward, at most."""
-    trains_head = not setup.lora_rank
-    n, vocab, hidden = setup.tokens, shapes.vocab, shapes.hidden
-    narrow = setup.torch_dtype.itemsize
-    states = n * hidden * narrow
-    if setup.objective == "reverse_kl":
-        return states + _reverse_kl(n, vocab, hidden, setup.torch_dtype).peak
-    if not setup.gpu:
-        return states + _reference_loss(n, vocab, hidden, setup.torch_dtype).peak
-    per_token = vocab * (FP32 + (narrow if narrow < FP32 else 0))
-    size = chunks.chunk_size(n, per_token, chunks.CHUNK_TOKENS, chunks.WORKSPACE_BYTES)
-    d_weight = vocab * hidden if trains_head else 0
-    rows = size * (per_token + FP32 * hidden)  # logits, their gradients, fp32 rows of dx
-    forward = 2 * states + rows + FP32 * d_weight
-    backward = 3 * states + (FP32 + narrow) * d_weight  # scaled in one pass
-    return max(forward, backward)
-
-
-def _head_inference(shapes: Shapes, setup: Setup) -> int:
-    """What log-probs without gradients need beside the body."""
-    states = setup.tokens * shapes.hidden * setup.torch_dtype.itemsize
-    per_token = FP32 * shapes.vocab
-    size = chunks.chunk_size(setup.tokens, per_token, chunks.CHUNK_TOKENS, chunks.WORKSPACE_BYTES)
-    copies = 1 if setup.gpu else 4  # plain torch: logits, z, log-probabilities, probabilities
-    return states + copies * size * per_token
-
-
-@lru_cache(maxsize=64)
-def _reference_loss(n: int, vocab: int, hidden: int, dtype: torch.dtype) -> Count:
-    """The loss in plain torch, as CPUs compute it."""
-    chunk = chunks.chunk_size(n, 8 * vocab, chunks.CHUNK_TOKENS, chunks.WORKSPACE_BYTES)
-
-    def loss(states: Tensor, weight: Tensor) -> Tensor:
-        each = torch.zeros(n)
-        index = torch.zeros(n, dtype=torch.int64)
-        rows = Rows(index, torch.zeros(1), index.int(), each, each, each, each, None)
-        shape, terms = LogitShape(1.0, 1.0, None), Terms(0.2, 0.2, None, 0.1, 0.0, None)
-        return reference.linear_grpo_loss(
-            states, weight, rows, shape, terms, dtype=dtype, chunk=chunk
-        ).loss
-
-    return count(loss, ((n, hidden), (vocab, hidden)), dtype)
-
-
-@lru_cache(maxsize=64)
-def _reverse_kl(n: int, vocab: int, hidden: int, dtype: torch.dtype) -> Count:
-    """The divergence over the whole vocabulary, one chunk of tokens at a time."""
-
-    def loss(states: Tensor, weight: Tensor) -> Tensor:
-        teacher, index = Head(weight.detach()), torch.zeros(len(states), dtype=torch.int64)
-        parts = imitation._reverse_kl(states, Head(weight), states.detach(), teacher, index, 1.0)
-        return parts[0].sum()
-
-    return count(loss, ((min(n, imitation.CHUNK_TOKENS), hidden), (vocab, hidden)), dtype)
 
 
 def _step_temporaries(shapes: Shapes, setup: Setup) -> int:
