@@ -83,9 +83,9 @@ def _linear_logp(
 ) -> tuple[Tensor, ...]:
     from exprl_kernels.rowstats import Statistics, empty_statistics, row_stats
 
-    shape, (dtype, *limits) = Shape(*rest[:3]), rest[3:]
+    shape, (dtype, tokens, size) = Shape(*rest[:3]), rest[3:]
     out = empty_statistics(len(hidden), hidden.device)
-    for chunk in chunks.over(hidden, weight, targets, dtype, *limits, gradient=False):
+    for chunk in chunks.over(hidden, weight, targets, dtype, tokens, size, gradient=False):
         part = Statistics(*(value[chunk.at] for value in out))
         row_stats(chunk.logits(), chunk.targets, chunks.part(temperatures, chunk.at), shape, part)
     return out

@@ -173,7 +173,9 @@ def loss_rows(
             rows.generator_logp,
             rows.temperatures,
             *shape,
-            *terms._replace(entropy_coef=terms.entropy_coef or None),
+            *terms[:4],
+            terms.entropy_coef or None,  # without it no entropy gradient is compiled
+            terms.importance_cap,
             *out,
             grad,
             0 if grad is None else grad.stride(0),

@@ -84,7 +84,7 @@ def add_blocks(
         # NaN has to pass, and -inf must not: -inf - m times 0 would be NaN in W.
         y = tl.maximum(y, _MASKED, propagate_nan=tl.PropagateNan.ALL)
         top = tl.maximum(top, y)
-        ys = ys + (y,)  # noqa: RUF005 (Triton has no star)
+        ys = ys + (y,)  # type: ignore[assignment]  # noqa: RUF005 (Triton has no star)
     moved = m - top
     shrink = tl.exp2(rate * moved)
     s = shrink * s
