@@ -162,11 +162,12 @@ def test_the_reference_never_reaches_the_policy(engine, tmp_path, monkeypatch):
     cfg = settings(tmp_path / "run", "train.steps=1")
     with metrics.Progress() as progress, prepare.opened(cfg, engine) as (parts, state):
         train.train(without_eval(cfg), without_held_out(parts), state, progress)
-    size = cfg.rollout.problems_per_step * cfg.rollout.group_size
-    assert len(seen) == size
+    probe, *sampled = seen
+    assert len(sampled) == cfg.rollout.problems_per_step * cfg.rollout.group_size
     encode = parts.tokenizer.encode
-    asked = {tuple(encode(f"<bos>{p.question}", add_special_tokens=False)) for p in parts.problems}
-    assert set(seen) == asked
+    asked = [tuple(encode(f"<bos>{p.question}", add_special_tokens=False)) for p in parts.problems]
+    assert set(sampled) == set(asked)
+    assert probe == sum(asked, ())[: len(probe)]  # bare prompts, one after the other
     assert len(parts.references) == len(parts.problems)
     for reference in parts.references.values():
         shown = tuple(encode(reference, add_special_tokens=False))

@@ -1,7 +1,7 @@
 """The model that the trainer computes with: its dtypes, its fused parts, what it recomputes."""
 
 import copy
-import importlib.util
+import sys
 import threading
 from pathlib import Path
 
@@ -179,10 +179,8 @@ def test_fused_kernels_that_cannot_run_are_refused_where_asked_for_and_left_out_
         built(fused="liger")
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("liger_kernel") is not None, reason="liger-kernel is installed"
-)
-def test_without_the_package_the_message_names_the_extra():
+def test_without_the_package_the_message_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "liger_kernel", None)  # as if it were not installed
     problem = fused.obstacle("qwen3", torch.device("cuda"))
     assert problem == "the package liger-kernel is not installed (extra `fused`)"
 
