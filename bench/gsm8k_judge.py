@@ -1,4 +1,4 @@
-"""How often the `numbers` rule judge misplaces real answers to GSM8K (method.md, Measures).
+"""How often the `numbers` rule judge misplaces real answers to GSM8K.
 
     python bench/gsm8k_judge.py GSM8K/example_model_solutions.jsonl [--items OUT.jsonl]
 

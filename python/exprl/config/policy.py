@@ -118,7 +118,7 @@ class Teacher(Section):
 
 
 class Loss(Section):
-    """The token-level objective (method.md, Objective)."""
+    """The token-level objective."""
 
     objective: Objective = Field(
         "policy_gradient",

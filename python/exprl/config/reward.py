@@ -105,7 +105,7 @@ class Reward(Section):
 
 
 class Advantage(Section):
-    """From scores to advantages (method.md, Advantages)."""
+    """From scores to advantages."""
 
     kind: AdvantageKind = "delta"
     single_segment: Literal["zero", "score", "group"] = Field(

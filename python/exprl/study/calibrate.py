@@ -1,6 +1,6 @@
 """Graded solutions whose truth is known, to how far a judge can be believed.
 
-    misplacement   (FPR + FNR) / 2, a grade >= 4 being "judged correct" (method.md, Measures), with
+    misplacement   (FPR + FNR) / 2, a grade >= 4 being "judged correct", with
                    the right reference, none, and another problem's
     AUC            chance that a right solution is graded above a wrong one, a tie counting one half
     agreement      of repeated grades of one solution: share of equal pairs, Krippendorff's alpha

@@ -10,7 +10,7 @@ pub enum Readout {
     Expected,
 }
 
-/// How a grade becomes a score (method.md, "Judge").
+/// How a grade becomes a score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ScoreMap {
     /// (grade - 1) / 4.

@@ -1,4 +1,4 @@
-//! The score maps, by hand from method.md.
+//! The score maps, by hand.
 
 use exprl_rubric::ScoreMap::{Binary, Extremes, ExtremesSoft, Linear};
 
