@@ -191,14 +191,15 @@ def _changed(cfg: config.Config) -> set[str]:
 
 def _lora(cfg: config.Config) -> str:
     """How many parameters learn, counted on a model without values; peft and targets are tried."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from exprl.lora import Adapter
+    from exprl.model import read_config
 
-    code = cfg.model.trust_remote_code
-    shapes = AutoConfig.from_pretrained(cfg.model.path, trust_remote_code=code)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(shapes, trust_remote_code=code)
+        model = AutoModelForCausalLM.from_config(
+            read_config(cfg.model), trust_remote_code=cfg.model.trust_remote_code
+        )
     whole = model.num_parameters()
     Adapter(model, cfg.lora, cfg.seed)
     learn = model.num_parameters(only_trainable=True)
