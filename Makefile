@@ -33,7 +33,7 @@ demo: setup ## Train a small policy with ExpRL on this machine and show what it 
 	@exprl demo $(ARGS)
 
 .PHONY: test
-test: rustfmt clippy rustdoc cargo-test ruff mypy stub-check pytest ## Prove that everything works: all checks and tests
+test: rustfmt clippy rustdoc cargo-test ruff mypy stub-check docs pytest ## Prove that everything works: all checks and tests
 
 .PHONY: setup
 setup: $(BUILT) ## Make .venv with the pinned packages and build the Rust extension into it
@@ -52,7 +52,7 @@ toolchain:
 	@scripts/check-toolchain.sh
 
 .PHONY: lint
-lint: rustfmt clippy rustdoc ruff mypy stub-check ## Run every check that is not a test
+lint: rustfmt clippy rustdoc ruff mypy stub-check docs ## Run every check that is not a test
 
 .PHONY: rustfmt
 rustfmt: | toolchain
@@ -82,6 +82,11 @@ mypy: $(PINNED)
 .PHONY: stub-check
 stub-check: $(BUILT)
 	$(call stage,scripts/stubs.sh --check)
+
+# Everything is read anew: a page that warned and did not change would pass the second time.
+.PHONY: docs
+docs: $(BUILT) ## Build the documentation's site into target/site; warnings are errors
+	$(call stage,sphinx-build -E -q -W --keep-going -d target/site-cache docs target/site)
 
 .PHONY: pytest
 pytest: $(BUILT) ## Run the Python tests alone (narrow them with ARGS='tests/unit -k name')

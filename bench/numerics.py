@@ -5,7 +5,7 @@
 
 Log-probs of every provider against fp64 from the same bf16 hidden states and head, on peaked rows
 (one token is 8 to 22 logits above the others) and flat ones; targets are drawn from the policy.
-Prints the tables of docs/numerics.md, and adds a JSON row for each line.
+Prints the tables of docs/project/numerics.md, and adds a JSON row for each line.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The figures of docs/paper.md, as SVG that comes out the same for the same rows."""
+"""The figures of docs/project/paper.md, as SVG that comes out the same for the same rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows, to docs/paper.md and its figures. Every number on the page is computed here."""
+"""The rows, to docs/project/paper.md and its figures. Every number on the page is computed here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paper.cells import PAPER_STARTS, STARTS
 from paper.rows import Row
 
 REPOSITORY = Path(__file__).parents[2]
-PAGE = REPOSITORY / "docs" / "paper.md"
+PAGE = REPOSITORY / "docs" / "project" / "paper.md"
 MAIN_SEEDS = (0, 1, 2)
 # Issue and design: what the miniature has to show, pass@1 after Stage I and after Stage II.
 BARS: dict[str, tuple[Callable[[float], bool], Callable[[float], bool], str]] = {
@@ -31,7 +31,7 @@ CAVEATS = """\
   sparse reward stays silent only because (its success rate) x (all rollouts of both stages) is far
   below 1.
 - **The teacher of self-distillation is no better than its student**
-  ([measured](../examples/division/README.md)): that this baseline fails is by design too. Its rank,
+  ([measured](miniature.md)): that this baseline fails is by design too. Its rank,
   and that of Process against Outcome, are no evidence.
 - **One latent skill, shared by all problems.** Exploration that is specific to a problem is not
   tested, nor is any real mathematics.
@@ -67,7 +67,7 @@ def text(
         "<!-- Written by bench/paper/run.py from bench/results/paper.jsonl;"
         " edit bench/paper/report.py instead. -->\n",
         "Long division by one digit, a policy of 0.28 M parameters, a rule as the judge"
-        " ([examples/division](../examples/division/README.md)). Stage I is 16 steps of the method"
+        " ([examples/division](miniature.md)). Stage I is 16 steps of the method"
         " in the row's name, Stage II 16 steps of sparse GRPO from where it ended. pass@1 is"
         " measured on 32 problems outside the training set, 64 samples each; in brackets the 95 %"
         " bootstrap interval over problems.\n",

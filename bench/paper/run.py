@@ -6,8 +6,8 @@
     python bench/paper/run.py --scale gpu --seeds 0             # 25 M parameters, on one GPU
 
 Kill it and start it again: finished cells are not repeated, an unfinished one goes on at its last
-checkpoint. At the end the rows go to bench/results/paper.jsonl, and docs/paper.md with its figures
-is written from them.
+checkpoint. At the end the rows go to bench/results/paper.jsonl, and docs/project/paper.md
+with its figures is written from them.
 """
 
 from __future__ import annotations

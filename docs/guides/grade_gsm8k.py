@@ -1,4 +1,4 @@
-"""Grade real model answers to GSM8K, cell by cell: `python docs/grade_gsm8k.py DATA`.
+"""Grade real model answers to GSM8K, cell by cell: `python docs/guides/grade_gsm8k.py DATA`.
 
 `python bench/gsm8k_judge.py SOLUTIONS --items DATA` makes DATA of the model solutions that are part
 of GSM8K (example_model_solutions.jsonl). Any JSONL file will do whose lines hold "id", "problem",

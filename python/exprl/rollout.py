@@ -17,7 +17,7 @@ from exprl.errors import ConfigError, DataError
 from exprl.types import Float32Array, Int32Array, Message, Prompt, Rollout
 
 NO_VLLM = (
-    "vLLM is not installed: install the extra `cpu` or `gpu` (docs/install.md), or set"
+    "vLLM is not installed: install the extra `cpu` or `gpu` (docs/start/install.md), or set"
     ' rollout.engine = "transformers", which is slow'
 )
 # No policy has this version: the engine holds the weights of another run, or none.

@@ -141,7 +141,7 @@ class Domain(Section):
 
     verifier: VerifierName | None = Field(
         None,
-        description="how answers are compared; None = as the domain's name says (docs/domains.md)",
+        description="how answers are compared; None = what the domain's name says",
     )
     source: RewardSource | None = Field(None, description="reward.source there")
     verifier_weight: float | None = Field(None, ge=0.0, le=1.0)

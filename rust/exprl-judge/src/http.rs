@@ -1,7 +1,7 @@
 //! One HTTP/1.1 connection, as a client uses it (RFC 9112): a request, its reply, the next request.
 //!
 //! The task that waits for the reply moves the bytes itself: with a task per connection and channels
-//! between them, as hyper has it, a request costs more time (docs/decisions.md). What a server
+//! between them, as hyper has it, a request costs more time (docs/project/decisions.md). What a server
 //! sends is bounded and checked; a connection whose end of reply is in doubt is not used again.
 
 use std::future::poll_fn;

@@ -1,0 +1,33 @@
+"""Settings of the site: Sphinx reads the Markdown pages of this folder (`make docs`)."""
+
+import importlib.metadata
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "extensions"))
+
+project = "exprl"
+project_copyright = "the exprl authors, Apache-2.0"
+release = importlib.metadata.version("exprl")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
+exclude_patterns = ["extensions"]
+
+# ```math is a formula here and on a forge alike; formulas become MathML, which needs no script.
+myst_enable_extensions = ["dollarmath"]
+myst_fence_as_directive = ["math"]
+myst_heading_anchors = 4
+html_math_renderer = "mathml"
+
+# Docstrings write code in single backticks, as Markdown does.
+default_role = "code"
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+python_use_unqualified_type_names = True
+
+html_theme = "furo"
+html_title = "exprl"
+html_show_sphinx = False
+html_copy_source = False
+html_show_sourcelink = False
+templates_path: list[str] = []
