@@ -25,7 +25,7 @@ LEAST_SHARE, MOST_BALANCE = 0.97, 1.15
 
 def main(arguments: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser("cache", description=__doc__.splitlines()[0]).parse_args(arguments)
-    command = "cargo run --quiet --locked --release -p exprl-judge --features rehearsal"
+    command = "cargo run --quiet --locked --release -p exprl-rehearsal"
     command += " --example cache_simulator"
     lines = subprocess.run(command.split(), cwd=ROOT, check=True, capture_output=True, text=True)
     runs: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)

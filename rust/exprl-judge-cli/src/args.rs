@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use exprl_judge::rehearsal::{self, Rule};
 use exprl_judge::{Prices, Readout, ScoreMap, Settings, Task, View};
+use exprl_rehearsal::{self as rehearsal, Rule};
 
 use crate::Error;
 

@@ -30,7 +30,7 @@ enum Error {
     #[error(transparent)]
     Judge(#[from] exprl_judge::Error),
     #[error(transparent)]
-    Serve(#[from] exprl_judge::rehearsal::Error),
+    Serve(#[from] exprl_rehearsal::Error),
     #[error("standard input or output: {0}")]
     Io(#[from] std::io::Error),
 }

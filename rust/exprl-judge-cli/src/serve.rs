@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use exprl_judge::rehearsal::{self, Config, Faults};
+use exprl_rehearsal::{self as rehearsal, Config, Faults};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Error;

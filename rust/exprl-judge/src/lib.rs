@@ -42,14 +42,10 @@ mod metrics;
 mod metrics_server;
 mod policy;
 mod prometheus;
-#[cfg(feature = "rehearsal")]
-pub mod rehearsal;
 mod reply;
 mod request;
-mod schedule;
+pub mod schedule;
 mod settings;
-#[cfg(feature = "rehearsal")]
-pub mod simulation;
 pub mod sse;
 mod stream;
 mod transport;

@@ -15,15 +15,16 @@ use std::time::Instant;
 
 use lane::{Lane, Unit};
 
-pub(crate) use lane::Need;
+pub use lane::Need;
 
 /// No lane is handed more than this many times the mean load when a rollout is placed.
 const LOAD_BOUND: f64 = 1.25;
 
 /// A place in a server's window, from `next` or `spare` until `finish`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Pass {
-    pub(crate) lane: usize,
+pub struct Pass {
+    /// The number of the server.
+    pub lane: usize,
     /// Its rollout's number there; none for a hedge.
     rollout: Option<u64>,
 }
@@ -41,13 +42,13 @@ pub(crate) struct LaneState {
 }
 
 /// The queues of all servers.
-pub(crate) struct Schedule<R> {
+pub struct Schedule<R> {
     lanes: Vec<Lane<R>>,
 }
 
 impl<R> Schedule<R> {
     /// One lane per seed, each with at most `concurrency` requests in flight.
-    pub(crate) fn new(seeds: impl IntoIterator<Item = u64>, concurrency: usize) -> Self {
+    pub fn new(seeds: impl IntoIterator<Item = u64>, concurrency: usize) -> Self {
         let lanes = seeds.into_iter().map(|seed| Lane::new(seed, concurrency));
         Self {
             lanes: lanes.collect(),
@@ -55,18 +56,12 @@ impl<R> Schedule<R> {
     }
 
     /// So many tokens fit a server's KV cache; `None` if that is not known.
-    pub(crate) fn set_capacity(&mut self, lane: usize, tokens: Option<u64>) {
+    pub fn set_capacity(&mut self, lane: usize, tokens: Option<u64>) {
         self.lanes[lane].capacity = tokens;
     }
 
     /// Queues one rollout's requests on the lane that `affinity` (a hash of its problem) prefers.
-    pub(crate) fn push(
-        &mut self,
-        affinity: u64,
-        need: Need,
-        requests: Vec<R>,
-        now: Instant,
-    ) -> usize {
+    pub fn push(&mut self, affinity: u64, need: Need, requests: Vec<R>, now: Instant) -> usize {
         let lane = self.place(affinity, need, now);
         self.lanes[lane].push(Unit::new(affinity, need, requests));
         lane
@@ -91,7 +86,7 @@ impl<R> Schedule<R> {
     }
 
     /// The next request that may leave; it counts as in flight until `finish`.
-    pub(crate) fn next(&mut self, now: Instant) -> Option<(Pass, R)> {
+    pub fn next(&mut self, now: Instant) -> Option<(Pass, R)> {
         (0..self.lanes.len()).find_map(|lane| {
             if !self.lanes[lane].has_room(now) {
                 return None;
@@ -120,7 +115,7 @@ impl<R> Schedule<R> {
     }
 
     /// What left with this pass came back.
-    pub(crate) fn finish(&mut self, pass: Pass) {
+    pub fn finish(&mut self, pass: Pass) {
         let lane = &mut self.lanes[pass.lane];
         lane.in_flight -= 1;
         if let Some(rollout) = pass.rollout {
@@ -129,7 +124,7 @@ impl<R> Schedule<R> {
     }
 
     /// The server answered: its window may grow.
-    pub(crate) fn answered(&mut self, lane: usize) {
+    pub fn answered(&mut self, lane: usize) {
         self.lanes[lane].window.grow();
     }
 
@@ -215,7 +210,8 @@ impl<R> Schedule<R> {
 }
 
 /// The finalizer of `SplitMix64` (Steele, Lea, Flood 2014): spreads one bit over all 64.
-pub(crate) fn mix(seed: u64) -> u64 {
+#[must_use]
+pub fn mix(seed: u64) -> u64 {
     let z = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)

@@ -10,11 +10,11 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use exprl_judge::rehearsal::{self, Faults, Rule};
 use exprl_judge::{
     Burst, Checklist, Checklists, Checkpoint, Error, Graded, Item, MetricsServer, Prices, Readout,
     ScoreMap, Settings, Status, Task, Verdict, View,
 };
+use exprl_rehearsal::{self as rehearsal, Faults, Rule};
 use pyo3::conversion::FromPyObjectOwned;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;

@@ -8,11 +8,11 @@ use crate::policy::Window;
 
 /// Tokens that a rollout takes in a server's KV cache while it is judged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Need {
+pub struct Need {
     /// The head, which the rollouts of one problem share.
-    pub(crate) shared: u64,
+    pub shared: u64,
     /// Its trace and the replies.
-    pub(crate) own: u64,
+    pub own: u64,
 }
 
 /// A rollout's requests that have not left yet, in the order of its prefixes.

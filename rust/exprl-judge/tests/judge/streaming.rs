@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use exprl_judge::{Readout, Settings, Status, View, rehearsal};
+use exprl_judge::{Readout, Settings, Status, View};
+use exprl_rehearsal as rehearsal;
 
 use crate::support::{Answer, Server, Then, grade, judge, score, settings};
 

@@ -1,7 +1,6 @@
 //! The rehearsal judge, over the wire.
-#![cfg(feature = "rehearsal")]
 
-use exprl_judge::rehearsal::{Config, Error, Faults, Handle, Rule, Stats, serve};
+use exprl_rehearsal::{Config, Error, Faults, Handle, Rule, Stats, serve};
 use exprl_rubric::{FenceKey, Reading, Rubric, View, read_grade};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;

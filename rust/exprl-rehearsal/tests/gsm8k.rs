@@ -1,9 +1,8 @@
 //! How well the `numbers` rule judges real answers: 1,319 problems, an answer by each of four models.
-#![cfg(feature = "rehearsal")]
 
 use std::path::Path;
 
-use exprl_judge::rehearsal::Rule;
+use exprl_rehearsal::Rule;
 use exprl_rubric::{ParsedRequest, View};
 use serde_json::Value;
 

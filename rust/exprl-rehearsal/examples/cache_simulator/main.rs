@@ -1,9 +1,13 @@
 //! Replays the scheduler, and what others do, on the load of one training step; prints JSON lines.
 //!
-//!     cargo run --release -p exprl-judge --features rehearsal --example cache_simulator
+//!     cargo run --release -p exprl-rehearsal --example cache_simulator
 
-use exprl_judge::simulation::{Client, Hardware, Layout, Load, Outcome, replay};
+mod replay;
+mod server;
+
+use replay::{Client, Layout, Load, Outcome, replay};
 use serde_json::json;
+use server::Hardware;
 
 const SEEDS: std::ops::Range<u64> = 0..3;
 const USUAL_KV: usize = 200_000;

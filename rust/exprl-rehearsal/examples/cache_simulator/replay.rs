@@ -1,17 +1,13 @@
 //! The scheduler replayed on servers that are simulated: how much of the prompts comes from their
 //! prefix caches, and how evenly they are loaded. For benchmarks; no socket, no clock.
 
-mod server;
-
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use server::{BLOCK, Server};
+use exprl_judge::schedule::{Need, Pass, Schedule, mix};
 
-use crate::schedule::{Need, Pass, Schedule};
-
-pub use server::Hardware;
+use crate::server::{BLOCK, Hardware, Server};
 
 /// Tokens of each part of the prompts, by problem and rollout.
 #[derive(Debug, Clone)]
@@ -31,8 +27,8 @@ pub struct Load {
 /// One problem's part of a load.
 #[derive(Debug, Clone)]
 pub struct Problem {
-    /// Tokens of the problem.
-    pub problem: usize,
+    /// Tokens of its statement.
+    pub statement: usize,
     /// Tokens of the reference.
     pub reference: usize,
     /// Tokens of each step of each rollout.
@@ -53,7 +49,7 @@ impl Load {
         };
         let problems: Vec<Problem> = (0..problems)
             .map(|_| Problem {
-                problem: about(200.0, 0.5),
+                statement: about(200.0, 0.5),
                 reference: about(1000.0, 0.6),
                 rollouts: (0..rollouts)
                     .map(|_| {
@@ -189,16 +185,16 @@ fn rollout(load: &Load, layout: Layout, p: usize, r: usize, completion: usize) -
     let problem = &load.problems[p];
     let (head, after) = match layout {
         Layout::TraceLast => (
-            load.rubric + problem.problem + problem.reference,
+            load.rubric + problem.statement + problem.reference,
             load.instruction,
         ),
         Layout::ReferenceAfterTrace => (
-            load.rubric + problem.problem,
+            load.rubric + problem.statement,
             problem.reference + load.instruction,
         ),
         Layout::StepFirst => (
             0,
-            load.rubric + problem.problem + problem.reference + load.instruction,
+            load.rubric + problem.statement + problem.reference + load.instruction,
         ),
     };
     let mut trace = 0;
@@ -402,5 +398,5 @@ fn run(load: &Load, rollouts: Vec<Rollout>, queue: &mut Queue, hardware: Hardwar
 }
 
 fn hash(number: u64) -> u64 {
-    crate::schedule::mix(number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    mix(number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
