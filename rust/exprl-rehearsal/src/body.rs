@@ -11,14 +11,14 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 
-use super::Shared;
+use crate::state::State;
 
 /// What is written gets so long to leave before the connection breaks.
 const FLUSH: Duration = Duration::from_millis(5);
 
 /// How an answer ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// As it should.
     Whole,
     /// Half-way, with the connection.
@@ -28,20 +28,20 @@ pub(super) enum End {
 }
 
 /// Counts a request as being answered until it is dropped.
-pub(super) struct Presence {
-    shared: Arc<Shared>,
+pub(crate) struct Presence {
+    state: Arc<State>,
     answered: bool,
 }
 
 impl Presence {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let mut book = shared.book();
+    pub(crate) fn new(state: Arc<State>) -> Self {
+        let mut book = state.book();
         book.stats.requests += 1;
         book.stats.in_flight += 1;
         book.stats.most_in_flight = book.stats.most_in_flight.max(book.stats.in_flight);
         drop(book);
         Self {
-            shared,
+            state,
             answered: false,
         }
     }
@@ -49,7 +49,7 @@ impl Presence {
 
 impl Presence {
     /// Ends with a short answer.
-    pub(super) fn answer<T>(mut self, answer: T) -> T {
+    pub(crate) fn answer<T>(mut self, answer: T) -> T {
         self.answered = true;
         answer
     }
@@ -57,14 +57,14 @@ impl Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        let mut book = self.shared.book();
+        let mut book = self.state.book();
         book.stats.in_flight -= 1;
         book.stats.abandoned += u64::from(!self.answered);
     }
 }
 
 /// An answer's pieces. It keeps its request's presence until the last one is handed over.
-pub(super) struct Pieces {
+pub(crate) struct Pieces {
     left: VecDeque<Bytes>,
     pace: Duration,
     /// Until the next piece is due; `None` if it is due now.
@@ -77,7 +77,7 @@ pub(super) struct Pieces {
 
 impl Pieces {
     /// One piece.
-    pub(super) fn whole(text: String, end: End, presence: Presence) -> Self {
+    pub(crate) fn whole(text: String, end: End, presence: Presence) -> Self {
         let length = Some(text.len() as u64);
         let mut bytes = Bytes::from(text);
         if end != End::Whole {
@@ -90,7 +90,7 @@ impl Pieces {
     }
 
     /// Server-sent events, one every `pace`.
-    pub(super) fn events(
+    pub(crate) fn events(
         events: Vec<String>,
         pace: Duration,
         end: End,

@@ -9,7 +9,7 @@ const MOST: usize = 5;
 const QUOTED: usize = 300;
 
 /// The reply to a request for a checklist.
-pub(super) fn write(reference: &str) -> String {
+pub(crate) fn write(reference: &str) -> String {
     let lines: Vec<&str> = reference
         .split(['\n', '\r'])
         .flat_map(|line| line.split("###"))

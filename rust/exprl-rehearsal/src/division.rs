@@ -6,7 +6,7 @@
 
 use exprl_rubric::{ParsedRequest, View};
 
-use super::rule::Judgement;
+use crate::judgement::Judgement;
 
 /// Three or more `#` are one delimiter.
 const DELIMITER: &str = "###";
@@ -14,7 +14,7 @@ const DELIMITER: &str = "###";
 /// Equals no segment, because segments hold no delimiter.
 const IMPOSSIBLE: &str = DELIMITER;
 
-pub(super) fn judge(request: &ParsedRequest<'_>, reference: &str) -> Judgement {
+pub(crate) fn judge(request: &ParsedRequest<'_>, reference: &str) -> Judgement {
     let Some(chain) = right_chain(request.problem, reference) else {
         return Judgement::new(
             1,

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::Error;
+use crate::error::Error;
 
 /// How often the judge misbehaves, as shares of the distinct contents asked about, and how slow it is.
 ///
@@ -63,7 +63,7 @@ impl Default for Faults {
 
 /// A fault that passes: the next attempt meets the next one, or an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outage {
+pub(crate) enum Outage {
     RateLimit,
     Error,
     Cut,
@@ -75,18 +75,18 @@ pub(super) enum Outage {
 
 /// What a content meets, whenever and however often it is asked about.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Fate {
+pub(crate) struct Fate {
     /// In the order in which they are met.
-    pub(super) outages: [Option<Outage>; 4],
-    pub(super) no_grade: bool,
-    pub(super) prose: bool,
-    pub(super) random_grade: Option<u8>,
-    pub(super) delay_ms: u64,
+    pub(crate) outages: [Option<Outage>; 4],
+    pub(crate) no_grade: bool,
+    pub(crate) prose: bool,
+    pub(crate) random_grade: Option<u8>,
+    pub(crate) delay_ms: u64,
 }
 
 impl Faults {
     /// Refuses rates that are no shares.
-    pub(super) fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         [
             ("rate_limit_rate", self.rate_limit_rate),
             ("error_rate", self.error_rate),
@@ -102,7 +102,7 @@ impl Faults {
         .map_or(Ok(()), |(name, rate)| Err(Error::Rate { name, rate }))
     }
 
-    pub(super) fn fate(&self, content: &[u8; 32]) -> Fate {
+    pub(crate) fn fate(&self, content: &[u8; 32]) -> Fate {
         let draw = |kind| uniform(self.seed, kind, content);
         let hang = if draw("hang half-way") < 0.5 {
             Outage::Stall

@@ -7,9 +7,9 @@
 
 use exprl_rubric::{ParsedRequest, View};
 
-use super::rule::Judgement;
+use crate::judgement::Judgement;
 
-pub(super) fn judge(request: &ParsedRequest<'_>, reference: &str) -> Judgement {
+pub(crate) fn judge(request: &ParsedRequest<'_>, reference: &str) -> Judgement {
     let Some(answer) =
         stated_answer(reference).or_else(|| numbers(reference).last().map(|n| n.value))
     else {

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::wire::ChatRequest;
+use crate::wire::ChatRequest;
 
 /// Letters of a token, at most.
 const LONGEST_WORD: usize = 6;
@@ -12,9 +12,9 @@ const LONGEST_WORD: usize = 6;
 const NEVER: f64 = -9999.0;
 
 /// What the judge says.
-pub(super) struct Reply {
+pub(crate) struct Reply {
     tokens: Vec<String>,
-    pub(super) prompt_tokens: usize,
+    pub(crate) prompt_tokens: usize,
     finish_reason: &'static str,
     /// The grade's token and the probabilities of 1..5 there.
     digit: Option<(usize, [f64; 5])>,
@@ -26,7 +26,7 @@ pub(super) struct Reply {
 impl Reply {
     /// The answer to a request, cut at its `max_tokens`; `doubt` is the probability of the grades
     /// next to `grade`.
-    pub(super) fn new(request: &ChatRequest, text: &str, grade: Option<u8>, doubt: f64) -> Self {
+    pub(crate) fn new(request: &ChatRequest, text: &str, grade: Option<u8>, doubt: f64) -> Self {
         let mut tokens = tokens(text);
         let limit = request.most_tokens().unwrap_or(usize::MAX);
         let finish_reason = if tokens.len() > limit {
@@ -52,12 +52,12 @@ impl Reply {
         }
     }
 
-    pub(super) fn completion_tokens(&self) -> usize {
+    pub(crate) fn completion_tokens(&self) -> usize {
         self.tokens.len()
     }
 
     /// One JSON object.
-    pub(super) fn completion(&self) -> String {
+    pub(crate) fn completion(&self) -> String {
         let message = json!({"role": "assistant", "content": self.tokens.concat()});
         let all = 0..self.tokens.len();
         let mut body = self.object(
@@ -72,7 +72,7 @@ impl Reply {
     }
 
     /// The same as server-sent events, one token in each.
-    pub(super) fn events(&self, include_usage: bool) -> Vec<String> {
+    pub(crate) fn events(&self, include_usage: bool) -> Vec<String> {
         let chunk = |delta, tokens, finish| {
             self.object("chat.completion.chunk", "delta", delta, tokens, finish)
         };

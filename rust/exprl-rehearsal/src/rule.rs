@@ -1,28 +1,20 @@
-//! What a rule judge knows: which rule, and what a rule answers.
+//! Which rule the judge grades by.
 
 use std::fmt;
 use std::str::FromStr;
 
 use exprl_rubric::ParsedRequest;
 
-use super::{division, numbers};
+use crate::judgement::Judgement;
+use crate::{division, numbers};
 
-/// By which rule the judge grades.
+/// Which rule the judge grades by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
     /// Long division by one digit (the miniature), strict: a wrong digit spoils every later prefix.
     Division,
     /// Values that the reference computes (GSM8K's `<<a*b=c>>`, numbers after `=`) and its final answer.
     Numbers,
-}
-
-/// A grade and the reason for it, in the judge's words.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judgement {
-    /// 1..=5.
-    pub grade: u8,
-    /// One line, without a score in it.
-    pub reason: String,
 }
 
 impl Rule {
@@ -65,14 +57,5 @@ impl FromStr for Rule {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
-    }
-}
-
-impl Judgement {
-    pub(super) fn new(grade: u8, reason: impl Into<String>) -> Self {
-        Self {
-            grade,
-            reason: reason.into(),
-        }
     }
 }

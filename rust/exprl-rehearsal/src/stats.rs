@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::faults::{Fate, Outage};
+use crate::faults::{Fate, Outage};
 
 /// Counts since the start. Faults are counted once per distinct content, requests each time.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -52,7 +52,7 @@ pub struct Stats {
 
 impl Stats {
     /// Prometheus text, version 0.0.4. What vLLM counts too has vLLM's name.
-    pub(super) fn metrics(&self, model: &str) -> String {
+    pub(crate) fn metrics(&self, model: &str) -> String {
         let rows = [
             ("vllm:num_requests_running", "gauge", self.in_flight),
             ("vllm:prompt_tokens_total", "counter", self.prompt_tokens),
@@ -107,14 +107,14 @@ impl Stats {
 
 /// The counts, and the attempts at each content.
 #[derive(Debug, Default)]
-pub(super) struct Book {
-    pub(super) stats: Stats,
+pub(crate) struct Book {
+    pub(crate) stats: Stats,
     attempts: HashMap<[u8; 32], u32>,
 }
 
 impl Book {
     /// Writes down an attempt at a content; returns the transient fault that it meets.
-    pub(super) fn attempt(&mut self, content: [u8; 32], fate: &Fate) -> Option<Outage> {
+    pub(crate) fn attempt(&mut self, content: [u8; 32], fate: &Fate) -> Option<Outage> {
         let attempts = self.attempts.entry(content).or_default();
         let attempt = *attempts;
         *attempts = attempt.saturating_add(1);

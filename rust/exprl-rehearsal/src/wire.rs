@@ -10,8 +10,8 @@ const MOST_TOP_LOGPROBS: u8 = 20;
 
 /// A request; fields that a rule has no use for are ignored.
 #[derive(Deserialize)]
-pub(super) struct ChatRequest {
-    pub(super) model: String,
+pub(crate) struct ChatRequest {
+    pub(crate) model: String,
     messages: Vec<Message>,
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
@@ -79,7 +79,7 @@ impl Message {
 
 /// How a reply may look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form<'a> {
+pub(crate) enum Form<'a> {
     /// Anything.
     Free,
     /// The rest of a reply that ends with `Score:`.
@@ -92,7 +92,7 @@ pub(super) enum Form<'a> {
 
 impl ChatRequest {
     /// Reads a body; the error says what is wrong with it.
-    pub(super) fn read(body: &[u8]) -> Result<Self, String> {
+    pub(crate) fn read(body: &[u8]) -> Result<Self, String> {
         let request: Self = serde_json::from_slice(body)
             .map_err(|e| format!("the body is not a chat completion request: {e}"))?;
         let wrong = if request.messages.is_empty() {
@@ -115,32 +115,32 @@ impl ChatRequest {
         Err(wrong.into())
     }
 
-    pub(super) fn wants_stream(&self) -> bool {
+    pub(crate) fn wants_stream(&self) -> bool {
         self.stream == Some(true)
     }
 
     /// Whether a stream ends with the token counts.
-    pub(super) fn wants_usage(&self) -> bool {
+    pub(crate) fn wants_usage(&self) -> bool {
         let options = self.stream_options.as_ref();
         options.is_some_and(|options| options.include_usage == Some(true))
     }
 
     /// How many alternatives to list at each token; `None` without log-probabilities.
-    pub(super) fn top_logprobs(&self) -> Option<usize> {
+    pub(crate) fn top_logprobs(&self) -> Option<usize> {
         (self.logprobs == Some(true)).then(|| usize::from(self.top_logprobs.unwrap_or(0)))
     }
 
-    pub(super) fn most_tokens(&self) -> Option<usize> {
+    pub(crate) fn most_tokens(&self) -> Option<usize> {
         self.max_completion_tokens.or(self.max_tokens)
     }
 
-    pub(super) fn prompt_tokens(&self) -> usize {
+    pub(crate) fn prompt_tokens(&self) -> usize {
         let bytes: usize = self.messages.iter().map(Message::len).sum();
         bytes.div_ceil(BYTES_PER_TOKEN)
     }
 
     /// The first user message: what is to be judged.
-    pub(super) fn question(&self) -> Option<String> {
+    pub(crate) fn question(&self) -> Option<String> {
         let mut messages = self.messages.iter();
         messages
             .find(|message| message.role == "user")
@@ -148,7 +148,7 @@ impl ChatRequest {
     }
 
     /// Whether the reply is begun already and wants its digit.
-    pub(super) fn is_re_ask(&self) -> bool {
+    pub(crate) fn is_re_ask(&self) -> bool {
         let last = self
             .messages
             .last()
@@ -156,7 +156,7 @@ impl ChatRequest {
         last.is_some_and(|message| message.text().trim_end().ends_with("Score:"))
     }
 
-    pub(super) fn form(&self) -> Form<'_> {
+    pub(crate) fn form(&self) -> Form<'_> {
         if let Some(choice) = self
             .structured_outputs
             .as_ref()
