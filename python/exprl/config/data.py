@@ -16,39 +16,41 @@ BOXED = "boxed"
 class Columns(Section):
     """Which column of the data holds what. None = the data has no such column."""
 
-    problem: str = Field("problem", description="text, or a list of {role, content} messages")
-    reference: str | None = Field("reference", description="step-by-step solution, hidden")
+    problem: str = Field(
+        "problem", description="problem: text, or a list of {role, content} messages"
+    )
+    reference: str | None = Field("reference", description="hidden solution, step by step")
     answer: str | None = Field(
-        "answer", description="final answer, for the verifier; of code, its unit tests"
+        "answer", description="final answer for the verifier; for code the unit tests"
     )
     entry_point: str | None = Field(
-        None, description="code: function that the tests' `check(candidate)` is called with"
+        None, description="for code: name of the function that `check(candidate)` tests"
     )
     setup: str | None = Field(
-        None, description="code: what stands before the program, e.g. HumanEval's 'prompt'"
+        None, description="for code: text before the program, e.g. HumanEval's 'prompt'"
     )
-    domain: str | None = Field(None, description="domain of each row; None = data.domain")
-    id: str | None = Field(None, description="unique id of each row; None = the row number")
+    domain: str | None = Field(None, description="domain of each row; none = data.domain")
+    id: str | None = Field(None, description="unique id of each row; none = the row number")
 
 
 class Source(Section):
     """One dataset."""
 
-    path: str = Field("", description="jsonl, parquet or csv file, or a hub id of a dataset")
+    path: str = Field("", description="jsonl, json, parquet or csv file, a folder, or a hub id")
     split: str = Field("train", description="split of a hub dataset")
     subset: str | None = Field(
         None, description="configuration of a hub dataset, e.g. 'main' of openai/gsm8k"
     )
     columns: Columns = Columns()
-    domain: str = Field("math", description="rubric and verifier of rows without a domain column")
+    domain: str = Field("math", description="domain of rows that name none")
     system: str | None = Field(None, description="system message before every problem")
-    template: str = Field("{problem}", description="user message; {problem} is the row's text")
+    template: str = Field("{problem}", description="user message; {problem} is the problem's text")
     answer_pattern: str | None = Field(
         None,
-        description=r"its first group is the answer in the column, e.g. '####\s*(.+)' (GSM8K);"
-        r" 'boxed' takes what the last \boxed{} holds",
+        description=r"regular expression whose first group is the answer in the answer column, e.g."
+        r" '####\s*(.+)' for GSM8K; 'boxed' takes what the last \boxed{} holds",
     )
-    limit: int | None = Field(None, gt=0, description="take the first n problems only")
+    limit: int | None = Field(None, gt=0, description="use only the first n problems")
 
     @field_validator("template")
     @classmethod
@@ -83,7 +85,7 @@ class Data(Source):
     """Where the problems come from: one dataset, or several with weights."""
 
     sources: tuple[MixedSource, ...] = Field(
-        (), description="[[data.sources]], instead of data.path"
+        (), description="several datasets, as [[data.sources]], instead of data.path"
     )
 
     @model_validator(mode="before")

@@ -21,47 +21,51 @@ class Model(Section):
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "bfloat16",
-        description="of weights and activations in trainer and engine; the optimizer steps fp32"
-        " masters of the weights",
+        description="number format of weights and activations in trainer and engine; the optimizer"
+        " always updates fp32 copies of the weights",
     )
     attention: Literal[
         "auto", "torch", "flash_attention_2", "flash_attention_3", "flash_attention_4"
     ] = Field(
         "auto",
-        description="auto = the best flash-attn kernel that is installed and made for the GPU, else"
-        " torch's own",
+        description="attention kernel; auto takes the best flash-attn that is installed and made"
+        " for the GPU, else torch's own",
     )
     fused: Literal["auto", "liger", "none"] = Field(
         "auto",
-        description="RMSNorm, RoPE and SwiGLU by Liger's kernels; auto = where liger-kernel is"
-        " installed, the device is a GPU and it knows the model",
+        description="whether Liger's kernels compute RMSNorm, RoPE and SwiGLU; auto uses them where"
+        " liger-kernel is installed, the device is a GPU and it knows the model",
     )
     gradient_checkpointing: bool | Share = Field(
         False,
-        description="recompute activations in the backward: less memory, ~30 % slower; true = of"
-        " all layers, 0.5 = of the first half of them",
+        description="which layers recompute their activations in the backward pass: true = all"
+        " (least memory, about 30 % slower), 0.5 = the first half of them, false = none",
     )
     offload: bool = Field(
         False, description="keep the trainer in host memory while the engine samples (one GPU)"
     )
     offload_initial: bool = Field(
         True,
-        description="keep the initial policy in host memory, and bring it to the GPU once per step",
+        description="keep the initial policy in host memory and bring it to the GPU once per step",
     )
     chat_template: str | None = Field(
-        None, description="Jinja file, for tokenizers that bring no chat template"
+        None, description="Jinja file with a chat template, for tokenizers that have none"
     )
-    trust_remote_code: bool = Field(False, description="run Python code that the model ships")
+    trust_remote_code: bool = Field(
+        False, description="run the Python code that comes with the model"
+    )
 
 
 class Lora(Section):
     """LoRA: the model's weights stay frozen, and two small matrices per layer learn (lora.py)."""
 
-    rank: int = Field(0, ge=0, description="of the adapter; 0 = off, all weights learn")
-    alpha: int = Field(32, gt=0, description="the adapter's product counts alpha / rank times")
+    rank: int = Field(0, ge=0, description="rank of the adapter; 0 = no adapter, all weights learn")
+    alpha: int = Field(
+        32, gt=0, description="scale: the adapter's product is multiplied by alpha / rank"
+    )
     targets: Literal["all-linear"] | tuple[str, ...] = Field(
         "all-linear",
-        description='layers to adapt: all but the head, or names such as ["q_proj", "v_proj"]',
+        description='linear layers to adapt: all but the head, or names like ["q_proj", "v_proj"]',
     )
 
     @field_validator("targets", mode="before")
@@ -77,24 +81,30 @@ class Rollout(Section):
 
     engine: Literal["vllm", "transformers"] = Field(
         "vllm",
-        description="what samples: vLLM; or transformers' own generate, which is slow and runs"
-        " wherever the trainer does",
+        description="program that samples: vLLM, or transformers' own generate, which is slow and"
+        " runs wherever the trainer does",
     )
-    problems_per_step: int = Field(36, gt=0, description="prompts of one training step")
-    group_size: int = Field(16, gt=0, description="rollouts per problem")
-    temperature: float = Field(0.8, gt=0.0, description="log-probs are taken at it too")
-    max_prompt_tokens: int = Field(4096, gt=0, description="longer problems are left out, counted")
-    max_response_tokens: int = Field(16384, gt=0, description="past it a rollout is overlong")
+    problems_per_step: int = Field(36, gt=0, description="problems in one training step")
+    group_size: int = Field(16, gt=0, description="rollouts sampled for each problem")
+    temperature: float = Field(
+        0.8, gt=0.0, description="sampling temperature; log-probs are taken at it too"
+    )
+    max_prompt_tokens: int = Field(
+        4096, gt=0, description="problems with a longer prompt are left out and counted"
+    )
+    max_response_tokens: int = Field(
+        16384, gt=0, description="a rollout that reaches this length is cut (reward.overlong)"
+    )
     gpu_memory_utilization: float = Field(
         0.85, gt=0.0, le=1.0, description="share of the GPU for vLLM while it samples"
     )
     max_num_seqs: int = Field(256, gt=0, description="sequences that the engine runs at once")
-    enforce_eager: bool = Field(False, description="vLLM without CUDA graphs and torch.compile")
+    enforce_eager: bool = Field(False, description="run vLLM without CUDA graphs and torch.compile")
     sync_gap_limit: float = Field(
         0.2,
         gt=0.0,
-        description="largest mean |engine - trainer log-prob| per token of the probe after a weight"
-        " update, in nats; the limit is 10 times the run's first, but never above this",
+        description="highest limit of the probe after a weight update: mean |engine - trainer"
+        " log-prob| per token, in nats. The run stops past 10 times its first gap, or past this",
     )
 
 
@@ -104,8 +114,8 @@ class Teacher(Section):
     prompt: str = Field(
         "{problem}\n\nA correct solution, which you alone can see:\n{reference}\n\n"
         "Now solve the problem yourself, step by step.",
-        description="its user message; {problem} is the policy's own, {reference} the hidden"
-        " solution",
+        description="user message of the teacher; {problem} is the policy's own message,"
+        " {reference} the hidden solution",
     )
 
     @field_validator("prompt")
@@ -122,17 +132,28 @@ class Loss(Section):
 
     objective: Objective = Field(
         "policy_gradient",
-        description="advantages of rewards; cross-entropy on the references (SFT); or"
-        " self-distillation from the teacher, over the whole vocabulary or the sampled tokens",
+        description="policy_gradient learns from rewards, cross_entropy from the references (SFT),"
+        " reverse_kl from the teacher over the whole vocabulary, sampled_reverse_kl from the"
+        " teacher at the sampled tokens",
     )
-    clip_low: float | None = Field(0.2, gt=0.0, lt=1.0, description="null = REINFORCE, no clip")
-    clip_high: float | None = Field(0.26, gt=0.0)
-    kl_coef: float = Field(0.001, ge=0.0, description="of the k3 estimator to the initial policy")
-    entropy_coef: float = Field(0.0, description="of the entropy bonus")
+    clip_low: float | None = Field(
+        0.2, gt=0.0, lt=1.0, description="the ratio is clipped below 1 - clip_low; none = REINFORCE"
+    )
+    clip_high: float | None = Field(
+        0.26, gt=0.0, description="the ratio is clipped above 1 + clip_high; none = REINFORCE"
+    )
+    kl_coef: float = Field(
+        0.001, ge=0.0, description="weight of the KL to the initial policy (estimator k3)"
+    )
+    entropy_coef: float = Field(0.0, description="weight of the entropy bonus")
     importance_cap: float | None = Field(
-        None, gt=0.0, description="cap c of the truncated weight min(trainer/engine prob, c)"
+        None, gt=0.0, description="tokens weigh min(trainer / engine probability, this)"
     )
-    aggregation: Literal["token_mean", "sequence_mean", "sequence_sum"] = "token_mean"
+    aggregation: Literal["token_mean", "sequence_mean", "sequence_sum"] = Field(
+        "token_mean",
+        description="how token losses add up: mean over the optimizer step's tokens; mean over"
+        " rollouts of their token means; or sums divided by a constant (Dr. GRPO)",
+    )
 
     @model_validator(mode="after")
     def _clip_pair(self) -> Self:
@@ -153,38 +174,44 @@ class Optim(Section):
 
     kind: Literal["adamw", "adamw8bit"] = Field(
         "adamw",
-        description="adamw8bit holds the two moments in 8 bits (torchao): 2 bytes a parameter and"
-        " not 8",
+        description="optimizer; adamw8bit holds the two moments in 8 bits (torchao): 2 bytes per"
+        " parameter instead of 8",
     )
-    lr: float = Field(1e-6, gt=0.0, description="learning rate, the highest of the schedule")
+    lr: float = Field(1e-6, gt=0.0, description="highest learning rate of the schedule")
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant",
-        description="of the learning rate after warm-up; linear and cosine fall to 0 at the last"
-        " of train.steps, which then may not change",
+        description="learning rate after warm-up; linear and cosine fall to 0 at the last of"
+        " train.steps, which then may not change",
     )
-    warmup_steps: int = Field(0, ge=0, description="optimizer steps of linear warm-up")
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0.0)
-    weight_decay: float = Field(0.0, ge=0.0)
-    max_grad_norm: float = Field(1.0, gt=0.0)
+    warmup_steps: int = Field(
+        0, ge=0, description="optimizer steps in which the learning rate rises"
+    )
+    betas: tuple[Decay, Decay] = Field(
+        (0.9, 0.999), description="decay of the mean and of the mean square of gradients"
+    )
+    eps: float = Field(1e-8, gt=0.0, description="added to the divisor of AdamW")
+    weight_decay: float = Field(0.0, ge=0.0, description="decoupled weight decay of AdamW")
+    max_grad_norm: float = Field(
+        1.0, gt=0.0, description="a gradient with a larger norm is scaled down to it"
+    )
     mini_batches: int = Field(1, gt=0, description="optimizer steps per training step")
     micro_batch_tokens: int = Field(
-        32768, gt=0, description="tokens of one forward and backward; longer rollouts go alone"
+        32768, gt=0, description="tokens per forward and backward; a longer rollout goes alone"
     )
 
 
 class Train(Section):
     """The loop."""
 
-    steps: int = Field(230, gt=0)
-    checkpoint_every: int = Field(10, gt=0, description="steps; the last step is always saved")
-    keep_checkpoints: int = Field(2, gt=0, description="older ones are deleted")
+    steps: int = Field(230, gt=0, description="training steps of the run")
+    checkpoint_every: int = Field(10, gt=0, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, gt=0, description="newest checkpoints that are kept")
     max_bad_steps: int = Field(
-        3, gt=0, description="non-finite optimizer steps in a row that stop the run"
+        3, gt=0, description="optimizer steps in a row with a non-finite loss that stop the run"
     )
     torch_threads: int | None = Field(
         None, gt=0, description="CPU threads of torch; 1 is fastest for models of a few MB"
     )
     ignore_memory: bool = Field(
-        False, description="start also where more memory is predicted than there is"
+        False, description="start even where more memory is predicted than there is"
     )

@@ -92,47 +92,59 @@ class Reward(Section):
 
     source: RewardSource = Field(
         "judge",
-        description="the judge's grades, 0/1 by the verifier (sparse reward), the larger of the"
-        " two, their mean weighted by verifier_weight, or none (SFT and self-distillation)",
+        description="where scores come from: the judge's grades; the verifier's 0 or 1 (sparse"
+        " reward); the larger of both; their weighted mean; none (SFT and self-distillation)",
     )
     verifier_weight: float = Field(
-        0.5, ge=0.0, le=1.0, description="of source = 'weighted'; the judge has the rest"
+        0.5, ge=0.0, le=1.0, description="weight of the verifier with source = 'weighted'"
     )
     overlong: Literal["zero", "mask", "none"] = Field(
-        "zero", description="a rollout cut by length: scores 0, out of the loss, or judged as it is"
+        "zero",
+        description="a rollout cut by length scores 0, is masked out of the loss, or is judged as"
+        " it is (none)",
     )
-    delimiter: str = Field("###", min_length=1, description="starts a step")
+    delimiter: str = Field("###", min_length=1, description="text that starts a new step")
 
 
 class Advantage(Section):
     """From scores to advantages."""
 
-    kind: AdvantageKind = "delta"
+    kind: AdvantageKind = Field(
+        "delta",
+        description="delta, end and group need a score per step; the others one per rollout",
+    )
     single_segment: Literal["zero", "score", "group"] = Field(
-        "zero", description="what `delta` gives a rollout of one segment"
+        "zero",
+        description="advantage by `delta` of a rollout of one step: 0, its score, or its score"
+        " minus the group's mean",
     )
     compat: Literal["published"] | None = Field(
-        None, description="reproduce the published code where it deviates from the paper"
+        None, description="published = as the paper's code where it deviates from the paper"
     )
 
 
 class Sandbox(Section):
     """What a program that the policy wrote may use, and what it must be kept from."""
 
-    timeout_s: float = Field(10.0, gt=0.0, description="wall clock of a program with its tests")
-    cpu_s: int = Field(5, gt=0, description="CPU seconds of each of its processes")
-    memory_mb: int = Field(1024, ge=64, description="of one process, and of all together")
-    disk_mb: int = Field(32, gt=0, description="of the files that it writes, gone afterwards")
-    processes: int = Field(16, gt=0, description="processes and threads at a time")
-    open_files: int = Field(64, ge=16)
-    output_kb: int = Field(256, gt=0, description="of each output stream; more stops it")
-    workers: int | None = Field(None, gt=0, description="programs at a time; None = one per core")
+    timeout_s: float = Field(
+        10.0, gt=0.0, description="seconds that a program and its tests may take"
+    )
+    cpu_s: int = Field(5, gt=0, description="CPU seconds of each process")
+    memory_mb: int = Field(1024, ge=64, description="memory of one process, and of all together")
+    disk_mb: int = Field(32, gt=0, description="size of all files that a program writes")
+    processes: int = Field(16, gt=0, description="processes and threads at the same time")
+    open_files: int = Field(64, ge=16, description="files that a process may have open")
+    output_kb: int = Field(256, gt=0, description="longest output stream; more ends the program")
+    workers: int | None = Field(
+        None, gt=0, description="programs at the same time; none = one per core"
+    )
     python: str | None = Field(
-        None, description="interpreter with the packages that programs may import; None = none"
+        None, description="interpreter with the packages that programs may import"
     )
     require: tuple[Confinement, ...] = Field(
         CONFINEMENTS,
-        description="what must hold, or a run with code does not start (exprl doctor shows it)",
+        description="kinds of confinement without which a run with code does not start; `exprl"
+        " doctor` shows which of them hold",
     )
 
 
@@ -141,13 +153,15 @@ class Domain(Section):
 
     verifier: VerifierName | None = Field(
         None,
-        description="how answers are compared; None = what the domain's name says",
+        description="how answers are compared; none = the domain's own verifier",
     )
-    source: RewardSource | None = Field(None, description="reward.source there")
-    verifier_weight: float | None = Field(None, ge=0.0, le=1.0)
-    view: View | None = Field(None, description="judge.view there")
-    rubric: str | None = Field(None, description="judge.rubric there")
-    advantage: AdvantageKind | None = Field(None, description="advantage.kind there")
+    source: RewardSource | None = Field(None, description="reward.source of the domain")
+    verifier_weight: float | None = Field(
+        None, ge=0.0, le=1.0, description="reward.verifier_weight of the domain"
+    )
+    view: View | None = Field(None, description="judge.view of the domain")
+    rubric: str | None = Field(None, description="judge.rubric of the domain")
+    advantage: AdvantageKind | None = Field(None, description="advantage.kind of the domain")
 
 
 @dataclass(frozen=True, slots=True)

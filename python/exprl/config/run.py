@@ -28,15 +28,19 @@ from exprl.config.watch import Alarms, Evaluation, Logging
 class Config(Section):
     """One run."""
 
-    method: methods.MethodName = Field("exprl-process", description="preset (exprl.methods)")
-    seed: int = Field(0, ge=0, lt=2**31)
+    method: methods.MethodName = Field(
+        "exprl-process", description="preset of settings that the run starts from"
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="the same seed gives the same problems and samples"
+    )
     init_from: str | None = Field(
         None,
-        description="start from this run's last checkpoint (a run folder), or from a checkpoint,"
-        " instead of model.path, and keep the KL to it; Stage II names its Stage I here",
+        description="a run folder (its last checkpoint) or a checkpoint to start from instead of"
+        " model.path; the KL term compares with it too. Stage II names its Stage I here",
     )
     run_dir: str = Field(
-        "runs/default", min_length=1, description="the run's folder; an existing run resumes"
+        "runs/default", min_length=1, description="folder of the run; a run that is there goes on"
     )
     model: Model
     lora: Lora = Lora()
@@ -45,7 +49,7 @@ class Config(Section):
     judge: Judge = Judge()
     reward: Reward = Reward()
     domains: dict[str, Domain] = Field(
-        {}, description="[domains.NAME]: what is different for the rows of a domain"
+        {}, description="settings that differ for the rows of a domain, as [domains.NAME]"
     )
     advantage: Advantage = Advantage()
     sandbox: Sandbox = Sandbox()

@@ -11,37 +11,44 @@ from exprl.config.section import Section
 class Evaluation(Section):
     """pass@k on held-out problems, before and after training."""
 
-    data: Data | None = Field(None, description="problems with answers; None = no evaluation")
-    samples: int = Field(16, gt=0, description="n, rollouts per problem")
-    temperature: float = Field(1.0, gt=0.0)
+    data: Data | None = Field(None, description="problems with answers; none = no evaluation")
+    samples: int = Field(16, gt=0, description="rollouts per problem, the n of pass@k")
+    temperature: float = Field(1.0, gt=0.0, description="sampling temperature")
     max_response_tokens: int | None = Field(
-        None, gt=0, description="None = rollout.max_response_tokens"
+        None, gt=0, description="longest rollout; none = rollout.max_response_tokens"
     )
-    every: int | None = Field(None, gt=0, description="training steps between evaluations")
+    every: int | None = Field(
+        None, gt=0, description="training steps between evaluations; none = before and after only"
+    )
 
 
 class Alarms(Section):
     """Limits past which a run warns (exprl.alarms). "none" switches an alarm off."""
 
-    window: int = Field(20, gt=1, description="steps of a mean, where a trend is looked at")
-    repeat_after: int = Field(20, gt=0, description="steps without it that end an alarm's episode")
+    window: int = Field(20, gt=1, description="steps in the means that a trend compares")
+    repeat_after: int = Field(
+        20, gt=0, description="steps without the alarm after which it is told again"
+    )
     score_rise: float | None = Field(
-        0.1, gt=0.0, description="rise of the mean score that should show in right answers, too"
+        0.1, gt=0.0, description="rise of the mean score that right answers should follow"
     )
     accuracy_rise: float = Field(
-        0.02, description="rise of the share of right rollouts that counts as showing"
+        0.02, description="rise of the share of right rollouts that counts as following"
     )
     single_rate: float | None = Field(
-        0.5, ge=0.0, le=1.0, description="share of rollouts of one step, where these learn nothing"
+        0.5,
+        ge=0.0,
+        le=1.0,
+        description="share of rollouts of one step, which `delta` teaches nothing",
     )
     delimiter_factor: float | None = Field(
-        3.0, gt=1.0, description="steps per token, against the start of the run"
+        3.0, gt=1.0, description="factor by which steps per token may grow since the start"
     )
     reference_overlap: float | None = Field(
-        0.4, ge=0.0, le=1.0, description="mean share of a reference's 8-word runs in a rollout"
+        0.4, ge=0.0, le=1.0, description="mean share of a reference's 8-word runs in rollouts"
     )
     injection_rate: float | None = Field(
-        0.01, ge=0.0, le=1.0, description="share of rollouts with words to the judge (exprl.signs)"
+        0.01, ge=0.0, le=1.0, description="share of rollouts that speak to the judge"
     )
     missing_rate: float | None = Field(
         0.05, ge=0.0, le=1.0, description="share of rollouts without a grade"
@@ -54,7 +61,7 @@ class Alarms(Section):
 class Logging(Section):
     """Where metrics go beside RUN/metrics.jsonl."""
 
-    tensorboard: bool = False
-    wandb_project: str | None = None
-    trackio_project: str | None = None
-    save_rollouts: bool = Field(True, description="RUN/rollouts/step-NNNNN.parquet")
+    tensorboard: bool = Field(False, description="write RUN/tensorboard")
+    wandb_project: str | None = Field(None, description="Weights & Biases project")
+    trackio_project: str | None = Field(None, description="trackio project")
+    save_rollouts: bool = Field(True, description="write RUN/rollouts/step-NNNNN.parquet")
