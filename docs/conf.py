@@ -10,7 +10,7 @@ project = "exprl"
 project_copyright = "the exprl authors, Apache-2.0"
 release = importlib.metadata.version("exprl")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "from_code", "mathml"]
 exclude_patterns = ["extensions"]
 
 # ```math is a formula here and on a forge alike; formulas become MathML, which needs no script.
@@ -23,10 +23,18 @@ html_math_renderer = "mathml"
 default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+napoleon_use_ivar = True
+napoleon_attr_annotations = False
+maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 
 html_theme = "furo"
 html_title = "exprl"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+# Texts of settings and commands keep their straight quotes.
+smartquotes = False
 html_show_sphinx = False
 html_copy_source = False
 html_show_sourcelink = False

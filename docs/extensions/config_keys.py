@@ -39,9 +39,9 @@ class Key:
         return ", ".join([" or ".join(dict.fromkeys(words)), *bounds])
 
     @property
-    def default(self) -> str:
-        """As one would write it in TOML."""
-        return "required" if self.field.is_required() else _toml(self.field.default)
+    def default(self) -> str | None:
+        """As one would write it in TOML; None where the file must say it."""
+        return None if self.field.is_required() else _toml(self.field.default)
 
 
 def keys(section: type[BaseModel] = Config, above: str = "") -> Iterator[Key]:

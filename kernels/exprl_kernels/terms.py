@@ -38,14 +38,18 @@ class LogpOutput(NamedTuple):
 
 
 class GrpoOutput(NamedTuple):
-    """The scalar loss, differentiable; and per token [N], detached, what was seen on the way.
+    """The loss, and what was measured on the way for each token, [N] and detached.
 
-    logp, entropy: at the temperature; NaN where token_weight is 0, as such rows are left out.
-    k3, ratio: NaN where the row was left out, be it for weight 0 or as a bad row.
-        k3 is 0 without initial_logp.
-    clip_code: int8, a `ClipCode`.
-    bad_rows: number of tokens with a weight that were left out because a value was not finite,
-        an index was out of range, or a log-ratio lay beyond MAX_LOG_RATIO.
+    Attributes:
+        loss: a differentiable scalar.
+        logp: log-probs at the temperature; NaN where token_weight is 0.
+        entropy: entropy at the temperature, in nats; NaN where token_weight is 0.
+        k3: KL estimate to the initial policy, 0 without initial_logp; NaN where the row was left
+            out, be it for weight 0 or as a bad row.
+        clip_code: int8, a `ClipCode`.
+        ratio: probability ratio; NaN where k3 is.
+        bad_rows: number of tokens with a weight that were left out because a value was not finite,
+            an index was out of range, or a log-ratio lay beyond MAX_LOG_RATIO.
     """
 
     loss: Tensor
