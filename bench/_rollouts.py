@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from _shapes import Shape
 
-from exprl.batch import pack
+from exprl.learn.batch import pack
 from exprl.types import Example, TrainBatch
 
 # Prompt and rollout together are lognormal, clipped; shares of the longest that is allowed.

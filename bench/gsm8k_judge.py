@@ -19,8 +19,8 @@ from typing import Any
 
 from _row import Row, report
 
-from exprl import grade
 from exprl.judge import JudgeSettings, RuleJudge
+from exprl.study import grade
 
 
 def items(source: Path) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ import numpy as np
 from _row import Row, report
 from gsm8k_judge import items
 
-from exprl import signs
+from exprl.monitor import text_signs as signs
 
 
 def main() -> None:

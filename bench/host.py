@@ -22,14 +22,16 @@ import numpy as np
 from _row import Row, report, seconds
 from steps import train_tokenizer, words
 
-from exprl import config, measures, record
-from exprl.batch import fill, from_rollouts, pack
-from exprl.checkpoint import RunState
-from exprl.reward import Scorer
+from exprl import config
+from exprl.learn.batch import fill, from_rollouts, pack
+from exprl.monitor import rollout_file as record
+from exprl.monitor import step_metrics as measures
+from exprl.reward.scorer import Scorer
+from exprl.run.checkpoint import RunState
 from exprl.steps import Splitter
 from exprl.train import segment_advantages
 from exprl.types import Message, Problem, Prompt, Rollout, Scored
-from exprl.verifiers import Verifiers
+from exprl.verify.verifiers import Verifiers
 
 GSM8K = Path(__file__).resolve().parents[2] / "shared" / "data" / "gsm8k"
 GROUP, STEPS, TOKENS, LONGEST, LIMIT = 16, 48, 10_400, 16_384, 24_576

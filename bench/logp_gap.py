@@ -23,10 +23,11 @@ import torch  # noqa: E402
 from _row import Row, report  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
-from exprl import config, data  # noqa: E402
-from exprl.batch import from_rollouts, pack  # noqa: E402
-from exprl.policy import Policy  # noqa: E402
-from exprl.rollout import load_tokenizer, open_engine  # noqa: E402
+from exprl import config  # noqa: E402
+from exprl.data import problems as data  # noqa: E402
+from exprl.learn.batch import from_rollouts, pack  # noqa: E402
+from exprl.learn.policy import Policy  # noqa: E402
+from exprl.rollout.engine import load_tokenizer, open_engine  # noqa: E402
 from exprl.types import Rollout, Scored, Segment  # noqa: E402
 
 

@@ -25,10 +25,12 @@ from _row import Row, report
 from peft.tuners.lora import LoraLayer
 from pyarrow import parquet
 
-from exprl import checkpoint, config, prepare
-from exprl.batch import pack
-from exprl.policy import Policy
-from exprl.rollout import load_tokenizer, prompt_ids
+from exprl import config
+from exprl.learn.batch import pack
+from exprl.learn.policy import Policy
+from exprl.rollout.engine import load_tokenizer, prompt_ids
+from exprl.run import checkpoint
+from exprl.run import open as prepare
 from exprl.types import Example, TrainBatch
 
 

@@ -1,4 +1,4 @@
-"""Peak memory of small trainings on the CPU, measured beside what exprl.memory predicts.
+"""Peak memory of small trainings on the CPU, measured beside what exprl.learn.memory predicts.
 
     bench/memory.py        rows in results/memory.jsonl; exit 1 where one is more than 15 % off
 
@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from _row import Row, report
 
-from exprl.batch import pack
-from exprl.memory import Setup, Shapes, predict
-from exprl.memory.prediction import PROCESS_BYTES
+from exprl.learn.batch import pack
+from exprl.learn.memory import Setup, Shapes, predict
+from exprl.learn.memory.prediction import PROCESS_BYTES
 from exprl.types import Example, TrainBatch
 
 GIB = 2**30
@@ -115,7 +115,7 @@ def train(setting: Setting) -> int:
     from transformers import Qwen3ForCausalLM
 
     from exprl import config
-    from exprl.policy import Policy
+    from exprl.learn.policy import Policy
 
     batches = packed(setting)
     with tempfile.TemporaryDirectory() as folder:

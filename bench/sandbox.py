@@ -22,7 +22,7 @@ from pathlib import Path
 from _row import Row, report, seconds
 
 from exprl import config
-from exprl.sandbox import Sandbox
+from exprl.verify.sandbox.sandbox import Sandbox
 
 PROGRAM = "def f(x):\n    return x + 1\n"
 TESTS = "def check(candidate):\n    assert candidate(1) == 2\n\ncheck(f)\n"

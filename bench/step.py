@@ -25,9 +25,10 @@ from _row import Row, report  # noqa: E402
 from division import HARD_DIGITS, chain, draw_problem  # noqa: E402
 from transformers import AttentionInterface, AutoTokenizer  # noqa: E402
 
-from exprl import attention, config  # noqa: E402
-from exprl.batch import from_rollouts, pack  # noqa: E402
-from exprl.policy import Policy  # noqa: E402
+from exprl import config  # noqa: E402
+from exprl.learn import attention  # noqa: E402
+from exprl.learn.batch import from_rollouts, pack  # noqa: E402
+from exprl.learn.policy import Policy  # noqa: E402
 from exprl.types import Rollout, Scored, Segment, TrainBatch  # noqa: E402
 
 ROLLOUTS, REPEATS = 256, 7

@@ -41,10 +41,11 @@ from _rollouts import packed
 from _row import RESULTS, Row, append, seconds
 from _shapes import SHAPES, Shape, weights
 
-from exprl import config, fused
+from exprl import config
 from exprl.errors import ExprlError
-from exprl.memory import Setup, Shapes, predict
-from exprl.policy import Policy
+from exprl.learn import fused
+from exprl.learn.memory import Setup, Shapes, predict
+from exprl.learn.policy import Policy
 from exprl.types import TrainBatch
 
 PACKAGES = ("torch", "triton", "transformers", "peft", "torchao", "liger-kernel", "flash-attn")

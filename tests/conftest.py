@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:  # the packages are tested without it
-    from exprl.sandbox import Sandbox
+    from exprl.verify.sandbox.sandbox import Sandbox
 
 REPO = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("EXPRL_SHARED_DATA", REPO.parent / "shared" / "data"))
@@ -75,7 +75,7 @@ def confined() -> Callable[..., Sandbox]:
     """A sandbox with these limits, in which everything holds; skips where this machine cannot."""
     from exprl import config
     from exprl.errors import ConfigError
-    from exprl.sandbox import Sandbox
+    from exprl.verify.sandbox.sandbox import Sandbox
 
     def opened(**limits: Any) -> Sandbox:
         try:

@@ -15,9 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from exprl import checkpoint, config, examine, metrics, prepare, train
-from exprl.evaluate import Evaluation
-from exprl.rollout import Engine, load_tokenizer, open_engine
+from exprl import config, train
+from exprl.evaluate import during_training as examine
+from exprl.evaluate.pass_at_k import Evaluation
+from exprl.monitor import metrics_log as metrics
+from exprl.rollout.engine import Engine, load_tokenizer, open_engine
+from exprl.run import checkpoint
+from exprl.run import open as prepare
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SPENT = "spent.jsonl"  # what each run cost, kept in its folder

@@ -15,9 +15,9 @@ from typing import Any
 from _row import RESULTS, machine
 from pyarrow import parquet
 
-from exprl.grade import Condition, Line
 from exprl.judge import JudgeItem, JudgeSettings, RuleJudge
 from exprl.study.calibrate import calibrate, to_json
+from exprl.study.grade import Condition, Line
 
 FILE = RESULTS / "paper_judge.jsonl"
 CONDITIONS: tuple[Condition, ...] = ("right", "none", "wrong")

@@ -9,7 +9,8 @@ from typing import Any
 
 from _row import RESULTS, machine
 
-from exprl import examine, metrics
+from exprl.evaluate import during_training as examine
+from exprl.monitor import metrics_log as metrics
 from paper.cells import SPENT, STARTS, Cell, is_done, run_dir, settings
 
 FILE = RESULTS / "paper.jsonl"

@@ -14,8 +14,8 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from exprl import grade
 from exprl.judge import JudgeSettings, RuleJudge
+from exprl.study import grade
 
 path = Path(sys.argv[1] if len(sys.argv) > 1 else "answers.jsonl")
 if not path.exists():

@@ -1,7 +1,7 @@
 """The loop: sample, judge, advantages, pack, update, sync.
 
 Read `train` first: a step is its `while` body, one line for each noun of types.py. What a run
-works with is opened in prepare.py.
+works with is opened in run/open.py.
 """
 
 from __future__ import annotations
@@ -10,19 +10,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from exprl import checkpoint, config, examine, measures, metrics, mixture, record, weights
+from exprl import config
 from exprl.advantage import advantages
-from exprl.alarms import Watch
-from exprl.batch import fill, from_rollouts, from_solutions, pack
-from exprl.checkpoint import RunState
+from exprl.data import mixture
 from exprl.errors import JudgeError, NumericsError
-from exprl.interrupt import interruptible
-from exprl.measures import Clock
-from exprl.metrics import MetricsLog, Progress
-from exprl.model import describe
-from exprl.prepare import Parts
-from exprl.reward import Scorer, score_arrays
-from exprl.rollout import step_seed
+from exprl.evaluate import during_training as examine
+from exprl.learn.batch import fill, from_rollouts, from_solutions, pack
+from exprl.learn.model import describe
+from exprl.monitor import metrics_log as metrics
+from exprl.monitor import rollout_file as record
+from exprl.monitor import step_metrics as measures
+from exprl.monitor.alarms import Watch
+from exprl.monitor.metrics_log import MetricsLog, Progress
+from exprl.monitor.step_metrics import Clock
+from exprl.reward.scorer import Scorer, score_arrays
+from exprl.rollout import weight_sync as weights
+from exprl.rollout.engine import step_seed
+from exprl.run import checkpoint
+from exprl.run.checkpoint import RunState
+from exprl.run.interrupt import interruptible
+from exprl.run.open import Parts
 from exprl.types import Float64Array, Problem, Scored
 
 INTERRUPTED = 130

@@ -7,7 +7,10 @@ import os
 import signal
 import sys
 
-from exprl import cli, policy, reward, train, vllm_engine
+from exprl import cli, train
+from exprl.learn import policy
+from exprl.reward import scorer as reward
+from exprl.rollout import vllm_engine
 
 place, deadly_step = sys.argv[1], int(sys.argv[2])
 steps = [0]

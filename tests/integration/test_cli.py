@@ -91,7 +91,8 @@ def test_the_version_is_told(exprl):
 
 @pytest.mark.parametrize("name", ["division_sft", "division_distill", "division_sparse"])
 def test_the_dry_run_of_a_shipped_config_warns_of_nothing(name, repo):
-    from exprl import config, dryrun
+    from exprl import config
+    from exprl.cli import dry_run as dryrun
 
     cfg = config.load(repo / f"configs/{name}.toml")
     assert list(dryrun.warnings(cfg)) == []
@@ -132,7 +133,8 @@ def test_a_judge_that_does_not_answer_fails_the_dry_run_with_its_address(exprl, 
 
 
 def test_a_judge_server_that_serves_another_model_fails_the_dry_run_with_its_models():
-    from exprl import config, dryrun
+    from exprl import config
+    from exprl.cli import dry_run as dryrun
     from exprl.errors import JudgeError
     from exprl.judge import RuleJudge
 
@@ -260,7 +262,8 @@ def test_eval_of_a_model_folder_asks_for_a_config(exprl):
 
 
 def test_the_dry_run_wants_the_engine_that_the_config_names(tmp_path, monkeypatch):
-    from exprl import config, dryrun
+    from exprl import config
+    from exprl.cli import dry_run as dryrun
     from exprl.errors import EngineError
 
     path = "configs/division_sparse.toml"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from exprl import checkpoint
 from exprl.errors import ConfigError
+from exprl.run import checkpoint
 
 pytestmark = pytest.mark.engine
 
@@ -116,7 +116,8 @@ def test_ctrl_c_finishes_the_step_saves_and_exits_with_130(repo, tmp_path):
 
 
 def test_a_run_may_be_moved_and_graded_by_other_servers(repo, tmp_path):
-    from exprl import config, prepare
+    from exprl import config
+    from exprl.run import open as prepare
 
     run_dir = tmp_path / "moved"
     (run_dir / "checkpoints" / "step-00001").mkdir(parents=True)
@@ -132,7 +133,8 @@ def test_a_run_may_be_moved_and_graded_by_other_servers(repo, tmp_path):
 
 
 def test_a_run_may_be_made_longer_unless_its_learning_rate_falls_to_the_end(repo, tmp_path):
-    from exprl import config, prepare
+    from exprl import config
+    from exprl.run import open as prepare
 
     (tmp_path / "checkpoints" / "step-00001").mkdir(parents=True)
     path, here = repo / "configs/division_process.toml", f"run_dir={tmp_path}"

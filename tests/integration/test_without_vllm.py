@@ -4,7 +4,9 @@ import sys
 
 import pytest
 
-from exprl import config, metrics, prepare, train
+from exprl import config, train
+from exprl.monitor import metrics_log as metrics
+from exprl.run import open as prepare
 
 CONFIG = "configs/division_process.toml"
 

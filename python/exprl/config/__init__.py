@@ -1,7 +1,7 @@
 """TOML and dotted overrides, into a frozen, strict tree.
 
 run.py is the file to read first. Each section belongs to the room of the same name, and a room
-receives its own section only. `method` names a preset (methods.py) whose values fill in whatever
+receives its own section only. `method` names a preset (presets.py) whose values fill in whatever
 the file leaves open.
 Imports neither torch nor vllm.
 """

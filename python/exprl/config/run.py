@@ -9,18 +9,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from exprl import methods
+from exprl.config import presets as methods
 from exprl.config.data import Data, Source
 from exprl.config.policy import Lora, Loss, Model, Optim, Rollout, Teacher, Train
-from exprl.config.reward import (
-    VERIFIERS,
-    Advantage,
-    Domain,
-    Judge,
-    Reward,
-    Sandbox,
-    Treatment,
-)
+from exprl.config.reward import VERIFIERS, Advantage, Domain, Judge, Reward, Sandbox, Treatment
 from exprl.config.section import Section
 from exprl.config.watch import Alarms, Evaluation, Logging
 

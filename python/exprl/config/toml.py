@@ -11,8 +11,8 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from exprl import methods
 from exprl.config import mistakes
+from exprl.config import presets as methods
 from exprl.config.run import Config
 from exprl.config.section import laid_over
 from exprl.errors import ConfigError

@@ -20,9 +20,9 @@ import numpy as np
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from exprl.grade import grade
+from exprl.evaluate.estimates import Rate, difference_interval, percentiles, resampled_means
 from exprl.judge import JudgeSettings, Verdict
-from exprl.study.estimates import Rate, difference_interval, percentiles, resampled_means
+from exprl.study.grade import grade
 from exprl.study.solutions import Solution
 from exprl.types import Float64Array
 

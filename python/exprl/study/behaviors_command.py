@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exprl import examine
 from exprl.errors import ConfigError, DataError, JudgeError
+from exprl.evaluate import during_training as examine
 from exprl.judge import JudgeSettings
 from exprl.study import behaviors, calibrate, compare, plots, solutions, targets
 from exprl.study.behaviors import Annotated, Change

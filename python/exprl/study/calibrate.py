@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from exprl import grade
 from exprl.errors import DataError, JudgeError
-from exprl.grade import CORRECT_FROM, Condition, Line
+from exprl.evaluate import estimates
+from exprl.evaluate.estimates import Rate, percentiles, resampled_counts
 from exprl.judge import JudgeSettings, Verdict
-from exprl.study import estimates
-from exprl.study.estimates import Rate, percentiles, resampled_counts
+from exprl.study import grade
+from exprl.study.grade import CORRECT_FROM, Condition, Line
 from exprl.types import Float64Array, Int64Array
 
 GRADES = 5

@@ -16,14 +16,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from exprl import config, examine, panel
+from exprl import config
 from exprl.errors import ConfigError, DataError
-from exprl.grade import Condition, Line
+from exprl.evaluate import during_training as examine
+from exprl.evaluate.estimates import Rate
 from exprl.judge import JudgeSettings, RuleJudge, View
+from exprl.reward import judges as panel
 from exprl.study import calibrate, plots, solutions, targets
 from exprl.study.calibrate import Agreement, Calibration
 from exprl.study.continuations import Continued
-from exprl.study.estimates import Rate
+from exprl.study.grade import Condition, Line
 from exprl.study.solutions import Solution
 
 LEDGER = "ledger"
@@ -233,8 +235,8 @@ def _continue(request: Request, chosen: Sequence[Solution], settings: JudgeSetti
             f"{request.source} is a file: --continuations needs a run folder, whose rollouts have"
             " prompts and token ids"
         )
-    from exprl import prepare
-    from exprl.rollout import load_tokenizer, open_engine
+    from exprl.rollout.engine import load_tokenizer, open_engine
+    from exprl.run import open as prepare
     from exprl.steps import Splitter
     from exprl.study import continuations
 

@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exprl import config, examine
+from exprl import config
 from exprl.errors import ConfigError
-from exprl.evaluate import Evaluation, Outcome
+from exprl.evaluate import during_training as examine
+from exprl.evaluate.estimates import LEVEL, difference_interval, percentiles, resampled_means
+from exprl.evaluate.pass_at_k import Evaluation, Outcome
 from exprl.study import targets
-from exprl.study.estimates import LEVEL, difference_interval, percentiles, resampled_means
 
 Change = Literal["gained", "lost", "even"]
 

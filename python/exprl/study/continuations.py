@@ -13,14 +13,14 @@ from typing import Protocol
 
 import numpy as np
 
-from exprl import grade
 from exprl.errors import DataError
+from exprl.evaluate import estimates
+from exprl.evaluate.estimates import Rate, percentiles, resampled_counts
 from exprl.judge import JudgeSettings
-from exprl.study import estimates
-from exprl.study.estimates import Rate, percentiles, resampled_counts
+from exprl.study import grade
 from exprl.study.solutions import Solution
 from exprl.types import Float64Array, Int32Array, Prompt, Rollout
-from exprl.verifiers import Verifiers
+from exprl.verify.verifiers import Verifiers
 
 RESAMPLINGS = 500
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exprl.evaluate import Curve, Evaluation
+from exprl.evaluate.estimates import Rate
+from exprl.evaluate.pass_at_k import Curve, Evaluation
 from exprl.study.calibrate import Calibration
 from exprl.study.continuations import Continued
-from exprl.study.estimates import Rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

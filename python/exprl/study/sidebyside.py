@@ -21,11 +21,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exprl import config, data, evaluate, examine
+from exprl import config
+from exprl.data import problems as data
+from exprl.data.references import taken_away
 from exprl.errors import ConfigError, DataError, EngineError
-from exprl.evaluate import Curve, Evaluation
-from exprl.hidden import taken_away
-from exprl.metrics import Progress
+from exprl.evaluate import during_training as examine
+from exprl.evaluate import pass_at_k as evaluate
+from exprl.evaluate.pass_at_k import Curve, Evaluation
+from exprl.monitor.metrics_log import Progress
 from exprl.study import compare, plots, targets
 from exprl.study.compare import Comparison
 from exprl.study.targets import Target
@@ -146,8 +149,8 @@ def plan(
 
 def measure(job: Measurement) -> Evaluation:
     """Sample and verify in this process; the JSON form reports every k up to n."""
-    from exprl.prepare import fitting, open_verifiers, set_threads
-    from exprl.rollout import load_tokenizer, open_engine
+    from exprl.rollout.engine import load_tokenizer, open_engine
+    from exprl.run.open import fitting, open_verifiers, set_threads
     from exprl.steps import Splitter
 
     cfg = job.cfg

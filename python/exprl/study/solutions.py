@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from exprl import config, data
+from exprl import config
+from exprl.data import problems as data
+from exprl.data.files import kind, read_rows
 from exprl.errors import DataError
 from exprl.judge import JudgeItem, split
-from exprl.rows import kind, read_rows
 from exprl.study import targets
 from exprl.types import Int32Array, Problem
 

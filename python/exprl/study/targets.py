@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from exprl import checkpoint, config
+from exprl import config
 from exprl.errors import ConfigError
+from exprl.run import checkpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-//! `Judge`, `Job` and `RuleJudge`: exprl-judge for python/exprl/judge.py.
+//! `Judge`, `Job` and `RuleJudge`: exprl-judge for python/exprl/judge/.
 //!
 //! Requests run on a tokio runtime of the judge's own, whose threads never touch Python: so the
 //! interpreter can exit at any time. A child made by fork has the handles but not the threads: every

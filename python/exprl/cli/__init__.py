@@ -1,0 +1,5 @@
+"""The command line `exprl`."""
+
+from exprl.cli.app import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,277 @@
+"""`exprl train --dry-run`: everything that can fail later, tried now; the engine stays off."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from exprl import config
+from exprl.data import references as hidden
+from exprl.errors import ConfigError, EngineError, JudgeError
+from exprl.judge import JudgeItem
+from exprl.learn import memory
+from exprl.learn.memory import fit
+from exprl.monitor import metrics_log as metrics
+from exprl.reward import judges as panel
+from exprl.rollout.engine import NO_VLLM, load_tokenizer, prompt_ids
+from exprl.run import open as prepare
+from exprl.types import Problem, ReferenceProblem
+
+REFERENCES_TRIED = 8
+CONNECT_TIMEOUT_S = 10.0
+
+
+def report(cfg: config.Config) -> int:
+    """Print what the run would do and return the exit code: 0, or raise what would stop it.
+
+    Raises:
+        ConfigError, DataError: as the run would.
+        JudgeError: no judge answered, or its reply holds no grade.
+    """
+    console = Console()
+    cfg = prepare.started(cfg)
+    prepare.check_same_run(cfg)
+    _check_run_dir(cfg)
+    metrics.check_trackers(cfg.logging)
+    tokenizer = load_tokenizer(cfg.model)
+    problems = prepare.load_problems(cfg, tokenizer)
+    held_out = prepare.load_held_out(cfg, tokenizer)
+    rollouts = cfg.rollout.problems_per_step * cfg.rollout.group_size
+    lengths = [len(prompt_ids(tokenizer, p.prompt)) for p in problems]
+    console.print(f"[bold]{cfg.method}[/] into {cfg.run_dir}: {cfg.train.steps} steps")
+    console.print(
+        f"data       {_counted(problems)}, prompts of at most {max(lengths)} tokens;"
+        f" {len(held_out)} held out"
+    )
+    console.print(
+        f"a step     {cfg.rollout.problems_per_step} problems x {cfg.rollout.group_size} ="
+        f" {rollouts} rollouts, {cfg.optim.mini_batches} optimizer step(s)"
+    )
+    if cfg.lora.rank:
+        console.print(f"lora       {_lora(cfg)}")
+    console.print(f"computes   {_computation(cfg)}")
+    _show_memory(cfg, [*problems, *held_out], tokenizer, console)
+    if cfg.asks_judge:
+        for endpoint in cfg.judge.endpoints:
+            console.print(f"server     {check_endpoint(endpoint, cfg.judge)}")
+        for name, treatment in cfg.treatments.items():
+            asked = next((p for p in problems if p.domain == name), None)
+            if treatment.judged and asked:
+                own = panel.looking(cfg, panel.look_of(treatment), 1, Path())
+                console.print(f"judge      {name}: {_ask_judge(own, asked)}")
+    for line in _check_programs(cfg, problems, held_out):
+        console.print(f"sandbox    {line}")
+    if prepare.samples(cfg) and cfg.rollout.engine == "vllm" and not find_spec("vllm"):
+        raise EngineError(NO_VLLM)
+    for warning in warnings(cfg):
+        console.print(f"[yellow]warning[/]    {warning}")
+    console.print("ready: nothing was trained or written")
+    return 0
+
+
+def _check_run_dir(cfg: config.Config) -> None:
+    """The folder, or the nearest one above it that there is, must take files."""
+    path = Path(cfg.run_dir).absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise ConfigError(
+            f"run_dir = {cfg.run_dir!r}: {there} is no folder that can be written; choose another"
+            " run_dir"
+        )
+
+
+def _counted(problems: Sequence[Problem]) -> str:
+    """How many problems, and of which domains."""
+    domains = Counter(p.domain for p in problems)
+    parts = ", ".join(f"{name} {count}" for name, count in domains.items())
+    return f"{len(problems)} problems" + (f" ({parts})" if len(domains) > 1 else "")
+
+
+def _check_programs(
+    cfg: config.Config, problems: Sequence[ReferenceProblem], held_out: Sequence[ReferenceProblem]
+) -> Iterator[str]:
+    """What the sandbox holds, and whether the first references pass their own unit tests."""
+    verifiers = prepare.open_verifiers(cfg, [*problems, *held_out])
+    if verifiers.sandbox is None:
+        return
+    yield verifiers.sandbox.summary()
+    code = [
+        p
+        for p in problems
+        if p.answer and p.reference and cfg.treatment(p.domain).verifier == "code"
+    ][:REFERENCES_TRIED]
+    failed = [p.id for p in code if not verifiers.correct(str(p.reference), p)]
+    yield f"{len(code) - len(failed)} of the first {len(code)} references pass their unit tests"
+    if failed:
+        yield (
+            f"these do not: {', '.join(failed)}; are data.columns.setup and entry_point right, and"
+            " are the references programs?"
+        )
+
+
+def check_endpoint(endpoint: str, judge: config.Judge) -> str:
+    """Ask one judge server which models it serves.
+
+    Raises:
+        JudgeError: it does not answer, or serves other models.
+    """
+    import httpx
+
+    key = os.environ.get(judge.api_key_env) if judge.api_key_env else None
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    url = f"{endpoint.rstrip('/')}/models"
+    try:
+        reply = httpx.get(url, headers=headers, timeout=CONNECT_TIMEOUT_S).raise_for_status()
+        served = [str(model["id"]) for model in reply.json()["data"]]
+    except httpx.HTTPError as error:
+        raise JudgeError(f"judge.endpoints: {url} does not answer: {error}") from None
+    except (ValueError, KeyError, TypeError):
+        raise JudgeError(
+            f"judge.endpoints: {url} does not list models; is it an OpenAI-compatible server?"
+        ) from None
+    if judge.model not in served:
+        raise JudgeError(
+            f"judge.model = {judge.model!r}, but {endpoint} serves {', '.join(served) or 'nothing'}"
+        )
+    return f"{endpoint} serves {judge.model}"
+
+
+def warnings(cfg: config.Config) -> Iterator[str]:
+    """Settings that have no effect, or that speak against each other."""
+    changed = _changed(cfg)
+
+    def ignored(prefix: str, why: str) -> Iterator[str]:
+        keys = sorted(key for key in changed if key.startswith(prefix))
+        if keys:
+            yield f"{', '.join(keys)} {'has' if len(keys) == 1 else 'have'} no effect: {why}"
+
+    if not cfg.asks_judge:
+        yield from ignored("judge.", f"reward.source = {cfg.reward.source!r} asks no judge")
+    elif cfg.judge.kind == "rules":
+        for key in ("judge.endpoints", "judge.model", "judge.api_key_env"):
+            yield from ignored(key, 'judge.kind = "rules" starts a server of its own')
+    else:
+        yield from ignored("judge.rules", 'judge.kind = "server"')
+        yield from ignored("judge.fault_", 'judge.kind = "server"')
+    if cfg.advantage.kind != "delta":
+        yield from ignored("advantage.single_segment", 'only advantage.kind = "delta" looks at it')
+    if cfg.eval.data is None:
+        yield from ignored("eval.", "eval.data is not set")
+    if cfg.rollout.engine == "transformers":
+        why = "it is vLLM's, and rollout.engine = 'transformers'"
+        yield from ignored("rollout.gpu_memory_utilization", why)
+        yield from ignored("rollout.enforce_eager", why)
+        yield 'rollout.engine = "transformers" is slow; use vLLM where it is installed'
+    if cfg.rollout.group_size == 1 and cfg.advantage.kind in ("grpo", "dr_grpo", "rloo"):
+        yield (
+            f"rollout.group_size = 1 makes every {cfg.advantage.kind} advantage 0: the policy will"
+            " not move"
+        )
+    if cfg.judge.readout == "expected" and cfg.judge.kind == "rules":
+        yield 'judge.readout = "expected" needs log-probs, which the rule judge may not give'
+    if cfg.judge.condition != "right" and cfg.asks_judge:
+        yield f"judge.condition = {cfg.judge.condition!r} is for calibration: rewards mislead"
+
+
+def _changed(cfg: config.Config) -> set[str]:
+    """Dotted keys whose value is neither the default nor the method's preset."""
+    plain = {
+        "method": cfg.method,
+        "model": {"path": "-"},
+        "data": {"path": "-"},
+        "judge": {"kind": "rules"},
+    }
+    changed = set(config.differences(config.build(plain), cfg))
+    default = config.Judge().kind  # which a config without endpoints may not have
+    return changed - {"judge.kind"} if cfg.judge.kind == default else changed | {"judge.kind"}
+
+
+def _lora(cfg: config.Config) -> str:
+    """How many parameters learn, counted on a model without values; peft and targets are tried."""
+    from transformers import AutoModelForCausalLM
+
+    from exprl.learn.lora import Adapter
+    from exprl.learn.model import read_config
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            read_config(cfg.model), trust_remote_code=cfg.model.trust_remote_code
+        )
+    whole = model.num_parameters()
+    Adapter(model, cfg.lora, cfg.seed)
+    learn = model.num_parameters(only_trainable=True)
+    return f"{learn:,} parameters learn, beside {whole:,} frozen ones"
+
+
+def _computation(cfg: config.Config) -> str:
+    """Attention, fused kernels and recomputation, as they would be on this machine."""
+    from exprl.learn.model import describe, read_config
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return describe(cfg.model, read_config(cfg.model), device)
+
+
+def _show_memory(
+    cfg: config.Config, problems: Sequence[Problem], tokenizer: Any, console: Console
+) -> None:
+    """Print what the run will need, phase by phase.
+
+    Raises:
+        ConfigError: there is a GPU, and the run will not fit it.
+    """
+    shapes = fit.shapes_of(cfg.model)
+    console.print(f"model      {shapes.total / 1e6:,.2f} M parameters")
+    sees_gpu = torch.cuda.is_available()
+    for gpu in (True,) if sees_gpu else (True, False):
+        setup = prepare.memory_setup(cfg, shapes, problems, tokenizer, gpu=gpu)
+        where = None if gpu and not sees_gpu else fit.machine(gpu)
+        prediction = memory.predict(shapes, setup, where.bytes if gpu and where else None)
+        needed = prediction.peak / memory.GIB
+        if where is None:
+            text = f"on a GPU needs a card of {needed / fit.WARN_ABOVE:.1f} GiB"
+        else:
+            text = f"on {where.name} {needed:.2f} of {where.bytes / memory.GIB:.1f} GiB"
+        host = f", host {prediction.host / memory.GIB:.1f} GiB" if prediction.host else ""
+        console.print(f"memory     {text}{host}; the most in: {prediction.peak_phase}")
+        console.print(fit.table(prediction))
+        for guess in prediction.guesses:
+            console.print(f"[yellow]warning[/]    {guess}")
+        if where is not None:
+            # The GPU may be in another machine: what does not fit this host is no error here.
+            lenient = cfg.train.ignore_memory or not gpu
+            warning = fit.check(shapes, setup, where, ignore=lenient)
+            if warning:
+                console.print(f"[yellow]warning[/]    {warning}")
+
+
+def _ask_judge(cfg: config.Config, problem: ReferenceProblem) -> str:
+    """Have the reference itself graded: the judge must answer, and its reply hold a grade."""
+    item = JudgeItem(
+        id="dry-run",
+        problem=problem.question,
+        reference=hidden.references(cfg, [problem])[problem.id] if _one(cfg) else None,
+        segments=(problem.reference or problem.question,),
+        domain=problem.domain,
+    )
+    with tempfile.TemporaryDirectory() as folder, panel.open_judge(cfg, Path(folder)) as judge:
+        job = judge.submit([item])
+        job.close()
+        verdict = job.result()[0].verdicts[0]
+    if verdict.grade is None:
+        where = ", ".join(cfg.judge.endpoints) or "the rule judge"
+        reason = verdict.error or f"its reply ends {verdict.reply[-300:]!r}"
+        raise JudgeError(f"{where} gave no grade: {verdict.status}: {reason}")
+    return f"answers: the reference itself is graded {verdict.grade} ({verdict.latency_s:.2f} s)"
+
+
+def _one(cfg: config.Config) -> bool:
+    """A wrong reference needs a second problem; the dry run shows none instead."""
+    return cfg.judge.condition == "right"

@@ -1,0 +1,1 @@
+"""Rows to Problems: files, columns, tokenizer, mixture, and the hidden references."""

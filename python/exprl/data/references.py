@@ -1,0 +1,68 @@
+"""The hidden references, and who is shown what of them. The policy never is.
+
+judge      the reference of the problem, none, or another problem's      `references`
+SFT        the reference as tokens to imitate                            `solutions`
+teacher    the reference in its prompt (self-distillation)               `teacher_prompts`
+Stage II   nothing: the column is not even read                          `taken_away`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from exprl import config
+from exprl.data import problems as data
+from exprl.rollout.engine import chat_ids, prompt_ids
+from exprl.types import Int32Array, Message, ReferenceProblem
+
+
+def references(cfg: config.Config, problems: Sequence[ReferenceProblem]) -> dict[str, str | None]:
+    """What the judge is shown, by judge.condition."""
+    match cfg.judge.condition:
+        case "right":
+            return {p.id: p.reference for p in problems}
+        case "none":
+            return dict.fromkeys((p.id for p in problems), None)
+        case "wrong":
+            return dict(data.wrong_references(problems, cfg.seed))
+
+
+def solutions(
+    problems: Sequence[ReferenceProblem], tokenizer: Any
+) -> dict[str, tuple[Int32Array, Int32Array]]:
+    """Prompts and references as if the policy had sampled them: tokens, then the stop token."""
+
+    def pair(problem: ReferenceProblem) -> tuple[Int32Array, Int32Array]:
+        tokens = tokenizer.encode(problem.reference, add_special_tokens=False)
+        prompt = prompt_ids(tokenizer, problem.prompt)
+        stop = tokenizer.eos_token_id
+        return np.array(prompt, dtype=np.int32), np.array([*tokens, stop], dtype=np.int32)
+
+    return {problem.id: pair(problem) for problem in problems}
+
+
+def teacher_prompts(
+    template: str, problems: Sequence[ReferenceProblem], tokenizer: Any
+) -> dict[str, Int32Array]:
+    """What the teacher reads before the student's tokens: `template` as the last user message."""
+    prompts = {}
+    for problem in problems:
+        *before, last = problem.prompt.messages
+        # Filled from the outside in: a problem that contains "{reference}" stays as it is.
+        around = [part.replace("{problem}", last.content) for part in template.split("{reference}")]
+        shown = Message("user", str(problem.reference).join(around))
+        prompts[problem.id] = np.array(chat_ids(tokenizer, [*before, shown]), dtype=np.int32)
+    return prompts
+
+
+def taken_away(settings: config.Data) -> config.Data:
+    """The same data without its columns of references."""
+
+    def columns(source: config.Source) -> dict[str, config.Columns]:
+        return {"columns": source.columns.model_copy(update={"reference": None})}
+
+    sources = tuple(one.model_copy(update=columns(one)) for one in settings.sources)
+    return settings.model_copy(update={"sources": sources} | columns(settings))

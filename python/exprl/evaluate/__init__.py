@@ -1,0 +1,1 @@
+"""How often a policy is right: pass@k and majority votes, with intervals."""

@@ -1,0 +1,110 @@
+"""Evaluations of a run while it trains: held-out problems, to pass@k in RUN/eval.jsonl."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exprl import config
+from exprl.evaluate import pass_at_k as evaluate
+from exprl.evaluate.pass_at_k import Evaluation
+from exprl.monitor.metrics_log import Progress
+from exprl.steps import Splitter
+from exprl.types import Rollout
+
+if TYPE_CHECKING:  # they load torch, which the readers of eval.jsonl do without
+    from exprl.rollout.engine import Engine
+    from exprl.run.open import Parts
+
+FILE_NAME = "eval.jsonl"
+# Evaluations at different steps see the same seeds, so that they differ by the policy alone.
+EVAL_SEED_OFFSET = 1 << 32
+
+
+def run_if_due(cfg: config.Config, parts: Parts, step: int, progress: Progress) -> None:
+    """Evaluate before training, every so often, and at the end."""
+    every = cfg.eval.every
+    if step in (0, cfg.train.steps) or (every is not None and step % every == 0):
+        run(cfg, parts, step, progress)
+
+
+def run(cfg: config.Config, parts: Parts, step: int, progress: Progress) -> None:
+    """Evaluate the policy after `step` steps, unless RUN/eval.jsonl has it already."""
+    if not parts.held_out or any(e.step == step for e in read(parts.run_dir)):
+        return
+    from exprl.rollout.weight_sync import awake
+
+    result = evaluate.evaluate(
+        watched(awake(parts.policy, parts.engine, parts.probe), progress),
+        parts.held_out,
+        cfg.eval,
+        decode=lambda rollout: decode(parts.splitter, rollout),
+        max_response_tokens=cfg.rollout.max_response_tokens,
+        seed=cfg.seed + EVAL_SEED_OFFSET,
+        step=step,
+        ks=default_ks(cfg.eval.samples),
+        verifiers=parts.verifiers,
+    )
+    append(parts.run_dir, result)
+    rates = "  ".join(f"pass@{k} {result.at(k):.3f}" for k in result.ks)
+    progress.note(f"after {step} steps, on {len(parts.held_out)} held-out problems: {rates}")
+    domains = result.by_domain()
+    for name, own in domains.items() if len(domains) > 1 else ():
+        rates = "  ".join(f"pass@{k} {own.at(k):.3f}" for k in own.ks)
+        progress.note(f"  {name}, {len(own.outcomes)} problems: {rates}")
+
+
+def append(run_dir: Path, result: Evaluation) -> None:
+    """Add a line to RUN/eval.jsonl, after its last whole one."""
+    path = run_dir / FILE_NAME
+    if path.exists():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(result.to_json()) + "\n")
+
+
+def read(run_dir: Path) -> list[Evaluation]:
+    """The evaluations of a run, by step; a line that a kill cut short is left out."""
+    path = run_dir / FILE_NAME
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    found = {e.step: e for e in (Evaluation.from_json(json.loads(line)) for line in lines)}
+    return [found[step] for step in sorted(found)]
+
+
+def decode(splitter: Splitter, rollout: Rollout) -> str:
+    """The text of a rollout, as judge and verifier see it."""
+    return "".join(segment.text for segment in splitter.split(rollout.token_ids))
+
+
+def default_ks(samples: int) -> tuple[int, ...]:
+    """Powers of two up to the number of samples."""
+    return tuple(2**i for i in range(samples.bit_length()) if 2**i <= samples)
+
+
+def watched(engine: Engine, progress: Progress) -> evaluate.Sampler:
+    """An engine whose sampling shows on the terminal."""
+    return _Watched(engine, progress)
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Write a JSON file at once or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+class _Watched:
+    """An engine whose sampling shows on the terminal."""
+
+    def __init__(self, engine: Engine, progress: Progress) -> None:
+        self._engine = engine
+        self._progress = progress
+
+    def sample(self, prompts: Any, n: int, *rest: Any) -> Any:
+        for done, rollout in enumerate(self._engine.sample(prompts, n, *rest), 1):
+            self._progress.phase("evaluate", done, len(prompts) * n)
+            yield rollout

@@ -1,0 +1,327 @@
+"""Problems with answers, to pass@k and majority vote with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from exprl import config
+from exprl.errors import ConfigError
+from exprl.evaluate import votes
+from exprl.evaluate.estimates import (
+    LEVEL,
+    MOST_VOTES,
+    bootstrap_interval,
+    majority_curve,
+    pass_at_k,
+    pass_curve,
+    percentiles,
+    resampled_means,
+)
+from exprl.types import Float64Array, Int64Array, Problem, Prompt, Rollout
+from exprl.verify.verifiers import Verifiers
+
+
+class Sampler(Protocol):
+    """The one word of the engine that an evaluation needs."""
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        seed: int,
+        temperature: float,
+        max_response_tokens: int,
+    ) -> Iterator[Rollout]:
+        """Yield n rollouts of each prompt, in any order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the samples of one problem came to.
+
+    n: samples that count: crashed and unverifiable ones are not among them, overlong ones are.
+    c: right ones; an overlong sample is wrong.
+    overlong: samples cut by length.
+    wrong_votes: samples of each distinct wrong answer, largest first; samples beyond c and these
+        name no answer. None where answers cannot be compared with each other (code).
+    """
+
+    problem_id: str
+    n: int
+    c: int
+    overlong: int
+    wrong_votes: tuple[int, ...] | None = None
+    domain: str = ""
+
+    @property
+    def blank(self) -> int:
+        """Wrong samples that name no answer, and so do not vote."""
+        return self.n - self.c - sum(self.wrong_votes or ())
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A rate for k = 1..K with its interval, and over how many problems it is taken.
+
+    values, low, high: [K]; NaN where no problem has k samples.   problems: [K].
+    """
+
+    values: Float64Array
+    low: Float64Array
+    high: Float64Array
+    problems: Int64Array
+
+    @classmethod
+    def of(cls, values: Float64Array, level: float = LEVEL) -> Self:
+        """Means over problems of `values` [P, K], NaN where a problem has fewer than k samples."""
+        low, high = percentiles(resampled_means(values), level)
+        known = (~np.isnan(values)).sum(axis=0)
+        with np.errstate(invalid="ignore"):
+            means = np.nansum(values, axis=0) / known
+        return cls(means, low, high, known)
+
+    def at(self, k: int) -> dict[str, float | int] | None:
+        """One point as plain JSON values; None where no problem has k samples."""
+        if not 1 <= k <= len(self.values) or self.problems[k - 1] == 0:
+            return None
+        return {
+            "value": float(self.values[k - 1]),
+            "low": float(self.low[k - 1]),
+            "high": float(self.high[k - 1]),
+            "problems": int(self.problems[k - 1]),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """pass@k and majority vote of one checkpoint on held-out problems.
+
+    step: training steps behind the weights.
+    samples: rollouts asked for per problem; a problem with n below it had crashes.
+    ks: the k that `to_json` reports.
+    """
+
+    step: int
+    seed: int
+    samples: int
+    temperature: float
+    ks: tuple[int, ...]
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def failed(self) -> int:
+        """Rollouts that the engine gave up on."""
+        return sum(self.samples - outcome.n for outcome in self.outcomes)
+
+    @property
+    def overlong_rate(self) -> float:
+        """Share of the counted rollouts that were cut by length; NaN if none counts."""
+        return self._share([o.overlong for o in self.outcomes])
+
+    @property
+    def blank_rate(self) -> float:
+        """Share of the counted rollouts that name no answer, where answers are compared; or NaN."""
+        voting = [o for o in self.outcomes if o.wrong_votes is not None]
+        counted = sum(o.n for o in voting)
+        return sum(o.blank for o in voting) / counted if counted else math.nan
+
+    def pass_values(self) -> Float64Array:
+        """pass@k of each problem, [P, samples]; NaN where a problem has fewer than k samples."""
+        return self._values([pass_curve(o.n, o.c) for o in self.outcomes])
+
+    def majority_values(self) -> Float64Array | None:
+        """maj@k of each problem, [P, samples]; NaN where a problem has fewer than k samples.
+
+        NaN throughout for a problem whose answers are not compared; None if that is so of all.
+        """
+        voting = [o.wrong_votes is not None and o.n <= MOST_VOTES for o in self.outcomes]
+        if not any(voting):
+            return None
+        return self._values(
+            [
+                majority_curve(o.c, o.wrong_votes or (), o.blank) if votes_known else np.empty(0)
+                for o, votes_known in zip(self.outcomes, voting, strict=True)
+            ]
+        )
+
+    def by_domain(self) -> dict[str, Self]:
+        """The same evaluation, of each domain's problems alone."""
+        names = sorted({outcome.domain for outcome in self.outcomes})
+        return {
+            name: replace(self, outcomes=tuple(o for o in self.outcomes if o.domain == name))
+            for name in names
+        }
+
+    def values(self, k: int) -> list[float]:
+        """pass@k of each problem that has at least k counted samples.
+
+        Raises:
+            ValueError: k exceeds the samples per problem, or crashes left no problem with k.
+        """
+        if not 1 <= k <= self.samples:
+            raise ValueError(f"pass@k with k = {k}: only {self.samples} samples per problem")
+        values = [pass_at_k(o.n, o.c, k) for o in self.outcomes if o.n >= k]
+        if not values:
+            raise ValueError(
+                f"pass@k with k = {k}: no problem has {k} samples, because {self.failed} crashed"
+            )
+        return values
+
+    def at(self, k: int) -> float:
+        """Mean pass@k over the problems of `values`."""
+        return float(np.mean(self.values(k)))
+
+    def interval(self, k: int, level: float = LEVEL) -> tuple[float, float]:
+        """Bootstrap interval of `at(k)` over problems."""
+        return bootstrap_interval(self.values(k), level=level)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain JSON values; `problems` of a k counts those it is taken over.
+
+        A k for which crashes left no problem is null; so is all that answers were not compared for.
+        """
+        passed, voted = Curve.of(self.pass_values()), self.majority_values()
+        majority = None if voted is None else Curve.of(voted)
+        measured = {
+            "pass_at": {str(k): passed.at(k) for k in self.ks},
+            "maj_at": {str(k): majority.at(k) if majority else None for k in self.ks},
+            "failed": self.failed,
+            "overlong_rate": _known(self.overlong_rate),
+            "blank_rate": _known(self.blank_rate),
+        }
+        domains = self.by_domain()
+        if len(domains) > 1:
+            measured["domains"] = {
+                name: {str(k): Curve.of(own.pass_values()).at(k) for k in self.ks}
+                for name, own in domains.items()
+            }
+        fields = asdict(self)
+        outcomes = fields.pop("outcomes")
+        return fields | measured | {"ks": list(self.ks), "outcomes": list(outcomes)}
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(
+            step=tree["step"],
+            seed=tree["seed"],
+            samples=tree["samples"],
+            temperature=tree["temperature"],
+            ks=tuple(tree["ks"]),
+            outcomes=tuple(_outcome(outcome) for outcome in tree["outcomes"]),
+        )
+
+    def _values(self, curves: Sequence[Float64Array]) -> Float64Array:
+        values = np.full((len(curves), self.samples), np.nan)
+        for row, curve in zip(values, curves, strict=True):
+            row[: len(curve)] = curve
+        return values
+
+    def _share(self, counts: Sequence[int]) -> float:
+        counted = sum(outcome.n for outcome in self.outcomes)
+        return sum(counts) / counted if counted else math.nan
+
+
+def evaluate(
+    engine: Sampler,
+    problems: Sequence[Problem],
+    settings: config.Evaluation,
+    *,
+    decode: Callable[[Rollout], str],
+    max_response_tokens: int,
+    seed: int,
+    step: int,
+    ks: Sequence[int],
+    verifiers: Verifiers,
+    keep: Callable[[Problem, Rollout, str, bool], object] | None = None,
+) -> Evaluation:
+    """Sample every problem and verify the answers.
+
+    Args:
+        problems: with answers (data.require_answers).
+        decode: the text of a rollout.
+        max_response_tokens: where settings.max_response_tokens leaves it open.
+        seed: of the sampling.
+        step: training steps behind the engine's weights.
+        ks: k of the report, each at most settings.samples.
+        verifiers: say which are right; where they cannot, the rollout does not count.
+        keep: told of every rollout that counts, with its text and whether it is right.
+
+    Raises:
+        ConfigError: a k exceeds settings.samples.
+    """
+    for k in ks:
+        if not 1 <= k <= settings.samples:
+            raise ConfigError(
+                f"pass@{k} needs eval.samples >= {max(k, 1)} and k >= 1, but eval.samples ="
+                f" {settings.samples}"
+            )
+    by_id = {problem.id: problem for problem in problems}
+    unanswered = next((p.id for p in problems if p.answer is None), None)
+    if unanswered is not None:
+        raise ConfigError(f"problem {unanswered!r} has no answer to evaluate against")
+    taken: list[tuple[Rollout, str, Future[bool | None] | None]] = []
+    with ThreadPoolExecutor(verifiers.workers, thread_name_prefix="verify") as threads:
+        for rollout in engine.sample(
+            [problem.prompt for problem in problems],
+            settings.samples,
+            seed,
+            settings.temperature,
+            settings.max_response_tokens or max_response_tokens,
+        ):
+            if rollout.finish_reason == "failed":
+                continue
+            text, verified = decode(rollout), None
+            if rollout.finish_reason == "stop":
+                verified = threads.submit(verifiers.correct, text, by_id[rollout.problem_id])
+            taken.append((rollout, text, verified))
+    n, c, overlong = Counter[str](), Counter[str](), Counter[str]()
+    wrong: dict[str, list[str]] = {key: [] for key in by_id}  # answers
+    for rollout, text, verified in taken:
+        key = rollout.problem_id
+        right = verified.result() if verified else False
+        if right is None:
+            continue
+        n[key] += 1
+        c[key] += right
+        overlong[key] += rollout.finish_reason == "length"
+        vote = votes.named(text, verifiers.kind(by_id[key].domain))
+        if not right and vote is not None and rollout.finish_reason == "stop":
+            wrong[key].append(vote)
+        if keep is not None:
+            keep(by_id[key], rollout, text, right)
+    outcomes = (
+        Outcome(
+            key,
+            n[key],
+            c[key],
+            overlong[key],
+            votes.sizes(wrong[key], verifiers.kind(problem.domain)),
+            problem.domain,
+        )
+        for key, problem in by_id.items()
+    )
+    return Evaluation(
+        step=step,
+        seed=seed,
+        samples=settings.samples,
+        temperature=settings.temperature,
+        ks=tuple(ks),
+        outcomes=tuple(outcomes),
+    )
+
+
+def _outcome(tree: Mapping[str, Any]) -> Outcome:
+    wrong = tree.get("wrong_votes")
+    return Outcome(**{**tree, "wrong_votes": None if wrong is None else tuple(wrong)})
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

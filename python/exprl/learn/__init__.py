@@ -1,0 +1,1 @@
+"""Scores to new weights: batches, the loss, the policy and its optimizer."""

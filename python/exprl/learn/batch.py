@@ -1,0 +1,174 @@
+"""Examples, packed into micro-batches without padding.
+
+A training step is cut into mini-batches (one optimizer step each) of whole sequences, and those
+into micro-batches (one forward and backward each) of at most `micro_batch_tokens` tokens, as few
+as `packing` finds. The mask and the aggregation over the *mini-batch* are folded into each token's
+weight here, so the losses of its micro-batches add up to the loss of the optimizer step, whichever
+sequences share a micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from exprl.learn.packing import bins
+from exprl.types import Example, Float64Array, Int32Array, Packed, Scored, TrainBatch
+
+Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum"]
+
+
+def from_rollouts(
+    scored: Sequence[Scored],
+    advantages: Sequence[Float64Array],
+    teacher_prompts: Mapping[str, Int32Array] | None = None,
+) -> list[Example]:
+    """The rollouts that are in the loss.
+
+    Args:
+        scored: rollouts of the step, groups together.
+        advantages: per rollout [T], or [1] where one number holds for the whole rollout, or [0]
+            where the loss reads none; NaN marks a rollout that is out of the loss.
+        teacher_prompts: by problem id, for distillation.
+    """
+    return [
+        Example(
+            prompt_ids=s.rollout.prompt_ids,
+            token_ids=s.rollout.token_ids,
+            generator_logp=s.rollout.generator_logp,
+            advantages=a if len(a) else np.zeros(1),
+            segment_tokens=_segment_tokens(s, a),
+            teacher_ids=teacher_prompts[s.rollout.problem_id] if teacher_prompts else None,
+        )
+        for s, a in zip(scored, advantages, strict=True)
+        if not s.masked and not np.isnan(a).any()
+    ]
+
+
+def from_solutions(pairs: Sequence[tuple[Int32Array, Int32Array]]) -> list[Example]:
+    """Prompts, each with a solution to imitate: one segment, with advantage 1."""
+    return [
+        Example(
+            prompt_ids=prompt_ids,
+            token_ids=token_ids,
+            generator_logp=np.full(len(token_ids), np.nan, dtype=np.float32),
+            advantages=np.ones(1),
+            segment_tokens=(len(token_ids),),
+        )
+        for prompt_ids, token_ids in pairs
+    ]
+
+
+def pack(
+    examples: Sequence[Example],
+    *,
+    mini_batches: int,
+    micro_batch_tokens: int,
+    aggregation: Aggregation,
+    max_response_tokens: int,
+) -> list[list[TrainBatch]]:
+    """Pack the examples of a step: a list of mini-batches, each a list of micro-batches.
+
+    Within a micro-batch the longest sequence comes first, so those of one length lie together: the
+    attention of a CPU is computed once for each run of them (attention.py).
+
+    Args:
+        micro_batch_tokens: of prompts and responses, or of the teacher's sequences where those are
+            longer. A single longer example has a micro-batch of its own.
+        max_response_tokens: the constant divisor of `sequence_sum` (Dr. GRPO).
+
+    Returns:
+        At most `mini_batches` lists; fewer where there are fewer examples. Empty without any.
+    """
+    result = []
+    for chunk in np.array_split(np.arange(len(examples)), mini_batches):
+        mini = [examples[i] for i in chunk]
+        if mini:
+            weights = _token_weights(mini, aggregation, max_response_tokens)
+            result.append(
+                [
+                    _train_batch([mini[i] for i in part], [weights[i] for i in part])
+                    for part in _micro_batches(mini, micro_batch_tokens)
+                ]
+            )
+    return result
+
+
+def fill(batches: Sequence[Sequence[TrainBatch]], micro_batch_tokens: int) -> float:
+    """How full the micro-batches of `pack` are: their tokens by what they may hold; NaN of none."""
+    sizes = [
+        max(len(b.input_ids), len(b.teacher.input_ids) if b.teacher else 0)
+        for mini in batches
+        for b in mini
+    ]
+    room = sum(max(size, micro_batch_tokens) for size in sizes)
+    return sum(sizes) / room if room else float("nan")
+
+
+def _token_weights(
+    mini: Sequence[Example], aggregation: Aggregation, max_tokens: int
+) -> list[float]:
+    """The loss weight of each token of an example."""
+    lengths = [len(example.token_ids) for example in mini]
+    match aggregation:
+        case "token_mean":
+            return [1.0 / sum(lengths)] * len(mini)
+        case "sequence_mean":
+            return [1.0 / (len(mini) * length) for length in lengths]
+        case "sequence_sum":
+            return [1.0 / (len(mini) * max_tokens)] * len(mini)
+
+
+def _micro_batches(mini: Sequence[Example], max_tokens: int) -> list[list[int]]:
+    """Indices into `mini` of each micro-batch, longest sequence first."""
+    prompts = [len(e.prompt_ids) for e in mini]
+    teachers = [0 if e.teacher_ids is None else len(e.teacher_ids) for e in mini]
+    responses = [len(e.token_ids) for e in mini]
+    sizes = [max(p, t) + r for p, t, r in zip(prompts, teachers, responses, strict=True)]
+    return [
+        sorted(part, key=lambda i: (-prompts[i] - responses[i], i))
+        for part in bins(sizes, max_tokens)
+    ]
+
+
+def _train_batch(examples: Sequence[Example], weights: Sequence[float]) -> TrainBatch:
+    tokens = [e.token_ids for e in examples]
+    segment_tokens = np.concatenate([e.segment_tokens for e in examples])
+    teacher_ids = [e.teacher_ids for e in examples if e.teacher_ids is not None]
+    return TrainBatch(
+        **_packed([e.prompt_ids for e in examples], tokens),
+        generator_logp=np.concatenate([e.generator_logp for e in examples]),
+        token_weight=np.repeat(weights, [len(t) for t in tokens]).astype(np.float32),
+        seg_adv=np.concatenate([e.advantages for e in examples]).astype(np.float32),
+        seg_id=np.repeat(np.arange(len(segment_tokens)), segment_tokens).astype(np.int32),
+        teacher=Packed(**_packed(teacher_ids, tokens)) if teacher_ids else None,
+    )
+
+
+def _packed(prompts: Sequence[Int32Array], tokens: Sequence[Int32Array]) -> dict[str, np.ndarray]:
+    """The fields of a Packed."""
+    lengths = np.array([len(p) + len(t) for p, t in zip(prompts, tokens, strict=True)])
+    cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
+    targets = [np.arange(end - len(t), end) for t, end in zip(tokens, cu_seqlens[1:], strict=True)]
+    return {
+        "input_ids": np.concatenate(
+            [ids for pair in zip(prompts, tokens, strict=True) for ids in pair]
+        ).astype(np.int64),
+        "position_ids": np.concatenate([np.arange(n) for n in lengths]),
+        "cu_seqlens": cu_seqlens.astype(np.int32),
+        "target_pos": np.concatenate(targets),
+    }
+
+
+def _segment_tokens(scored: Scored, advantages: Float64Array) -> tuple[int, ...]:
+    """Tokens under each advantage: one count per segment, or all of them for a single one."""
+    if len(advantages) <= 1:
+        return (len(scored.rollout.token_ids),)
+    if len(advantages) != len(scored.segments):
+        raise ValueError(
+            f"{len(advantages)} advantages for the {len(scored.segments)} segments of"
+            f" rollout {scored.rollout.index} of {scored.rollout.problem_id!r}"
+        )
+    return tuple(segment.end - segment.start for segment in scored.segments)

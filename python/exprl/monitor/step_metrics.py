@@ -1,0 +1,218 @@
+"""What a step has to show: its rollouts, grades and updates, as one flat row of metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from exprl.judge import Judge, JudgeStats
+from exprl.learn.loss import LossStats
+from exprl.learn.policy import UpdateStats
+from exprl.monitor import text_signs as signs
+from exprl.reward.judges import Panel
+from exprl.run.checkpoint import RunState
+from exprl.types import Problem, Scored
+
+
+def of_step(
+    scored: Sequence[Scored],
+    updates: Sequence[UpdateStats],
+    problems: Sequence[Problem],
+    references: Mapping[str, str | None],
+    state: RunState,
+    judged: JudgeStats | None,
+) -> dict[str, float]:
+    """The row of metrics.jsonl for a step, times excepted. NaN = there was nothing to measure.
+
+    Args:
+        references: the hidden ones by problem id, of those that this run knows.
+        judged: what the dispatcher counted in this step; None where no judge is asked.
+    """
+    row = _updates(updates)
+    if not scored:  # SFT
+        return row
+    begun = state.policy_version - sum(not u.skipped for u in updates)
+    row |= _rewards(scored) | _steps(scored) | _rollouts(scored) | _lag(scored, begun)
+    if any(p.answer is not None for p in problems):
+        row["reward/unsolved"] = 1.0 - len(state.solved) / len(problems)
+    if judged is not None:
+        row |= _judge(scored, judged)
+    domains = {p.domain for p in problems}
+    if len(domains) > 1:
+        for domain in sorted(domains):
+            row |= _domain(domain, scored, problems, state)
+    return row | _texts(scored, problems, references)
+
+
+def _domain(
+    name: str, scored: Sequence[Scored], problems: Sequence[Problem], state: RunState
+) -> dict[str, float]:
+    """What a mixed run shows for each domain; NaN where the step has none of its rows."""
+    own = [s for s in scored if s.domain == name]
+    rewards = _rewards(own)
+    known = [p for p in problems if p.domain == name and p.answer is not None]
+    row = {
+        f"rollouts/{name}": len(own),
+        f"score/{name}": rewards["reward/mean"],
+        f"missing/{name}": _mean([s.ungraded for s in own]),
+    }
+    if known:
+        row[f"correct/{name}"] = rewards.get("reward/correct_rate", float("nan"))
+        row[f"unsolved/{name}"] = 1.0 - sum(p.id in state.solved for p in known) / len(known)
+    return row
+
+
+def since(before: JudgeStats | None, judge: Judge | Panel | None) -> JudgeStats | None:
+    """What a judge has counted since `before`; sums only, the latencies stay the whole run's."""
+    if before is None or judge is None:
+        return None
+    now = judge.stats()
+    counters = ("requests_sent", "from_ledger", "retries", "prompt_tokens", "completion_tokens")
+    return dataclasses.replace(
+        now, **{name: getattr(now, name) - getattr(before, name) for name in counters}
+    )
+
+
+def _rewards(scored: Sequence[Scored]) -> dict[str, float]:
+    """A rollout's reward is the mean of its scores; the histogram counts the judge's grades."""
+    given = [
+        [x for x in s.scores if x is not None]
+        for s in scored
+        if s.scores and not s.missing | s.masked
+    ]
+    rewards = np.array([_mean(scores) for scores in given])
+    verified = [s.correct for s in scored if s.correct is not None]
+    grades = Counter(g for s in scored for g in s.grades if g is not None)
+    row = {
+        "reward/mean": _mean(rewards),
+        "reward/std": float(rewards.std()) if len(rewards) else float("nan"),
+        "reward/final": _mean([scores[-1] for scores in given]),
+        "reward/excluded_rate": _mean([s.missing or s.masked for s in scored]),
+    }
+    if verified:
+        row["reward/correct_rate"] = _mean(verified)
+    if grades:
+        row |= {f"reward/hist_{g}": grades[g] / grades.total() for g in range(1, 6)}
+    return row
+
+
+def _steps(scored: Sequence[Scored]) -> dict[str, float]:
+    counts = [len(s.segments) for s in scored if s.segments]
+    # Where some domains reward steps, only theirs can be too few.
+    process = [len(s.segments) for s in scored if s.segments and s.per_segment]
+    tokens = sum(len(s.rollout.token_ids) for s in scored if s.segments)
+    return {
+        "steps/per_rollout": _mean(counts),
+        "steps/per_1k_tokens": 1000.0 * sum(counts) / tokens if tokens else float("nan"),
+        "steps/single_rate": _mean([n == 1 for n in process or counts]),
+    }
+
+
+def _rollouts(scored: Sequence[Scored]) -> dict[str, float]:
+    lengths = [len(s.rollout.token_ids) for s in scored]
+    return {
+        "rollout/count": len(scored),
+        "rollout/tokens": sum(lengths),
+        "rollout/length_mean": _mean(lengths),
+        "rollout/overlong_rate": _mean([s.rollout.finish_reason == "length" for s in scored]),
+        "rollout/failed_rate": _mean([s.rollout.finish_reason == "failed" for s in scored]),
+    }
+
+
+def _lag(scored: Sequence[Scored], version: int) -> dict[str, float]:
+    """How many updates the policy is ahead of the tokens of the loss when their step is trained.
+
+    Args:
+        version: of the policy before the step's first update.
+    """
+    trained = [s.rollout for s in scored if not s.missing | s.masked]
+    versions = [r.versions for r in trained if r.finish_reason != "failed"]
+    lags = version - np.concatenate([np.empty(0, np.int32), *versions])
+    return {
+        "lag/mean": _mean(lags),
+        "lag/max": float(lags.max()) if len(lags) else float("nan"),
+        **{f"lag/hist_{lag}": _mean(lags.clip(max=4) == lag) for lag in range(5)},
+    }
+
+
+def _texts(
+    scored: Sequence[Scored], problems: Sequence[Problem], references: Mapping[str, str | None]
+) -> dict[str, float]:
+    """What is copied from hidden references, and what speaks to the judge (text_signs.py)."""
+    written = [s for s in scored if s.segments]
+    wanted = {s.rollout.problem_id for s in written}
+    hidden = {
+        p.id: signs.Hidden(reference, p.question)
+        for p in problems
+        if p.id in wanted and (reference := references.get(p.id)) is not None
+    }
+    found = signs.find(
+        [s.text for s in written], [hidden.get(s.rollout.problem_id) for s in written]
+    )
+    counts = Counter(kind for one in found for kind in one.injections)
+    return {
+        "text/reference_overlap": _mean([x.overlap for x in found if not math.isnan(x.overlap)]),
+        "text/injections": sum(bool(one.injections) for one in found),
+        "text/injection_rate": _mean([bool(one.injections) for one in found]),
+        **{f"text/injection_{kind}": counts[kind] for kind in signs.INJECTIONS},
+    }
+
+
+def _updates(updates: Sequence[UpdateStats]) -> dict[str, float]:
+    total = LossStats()
+    for update in updates:
+        total.add(update.loss)
+    tokens = total.tokens or float("nan")
+    row = {
+        "policy/loss": total.loss / len(updates) if updates else float("nan"),
+        "policy/kl": total.kl / tokens,
+        "policy/entropy": total.entropy / tokens,
+        "policy/clip_fraction": total.clipped / tokens,
+        "policy/ratio_max": total.ratio_max or float("nan"),
+        "policy/bad_rows": total.bad_rows,
+        "policy/updates": len(updates),
+        "policy/skipped": sum(u.skipped for u in updates),
+        "policy/grad_norm": _mean([u.grad_norm for u in updates]),
+        "policy/lr": updates[-1].lr if updates else float("nan"),
+    }
+    row["sync/logp_gap"] = total.logp_gap / tokens
+    return row
+
+
+def _judge(scored: Sequence[Scored], stats: JudgeStats) -> dict[str, float]:
+    return {
+        "judge/missing": sum(s.ungraded for s in scored),
+        "judge/missing_rate": _mean([s.ungraded for s in scored]),
+        "judge/requests": stats.requests_sent,
+        "judge/cached": stats.from_ledger,
+        "judge/retries": stats.retries,
+        "judge/prompt_tokens": stats.prompt_tokens,
+        "judge/completion_tokens": stats.completion_tokens,
+    }
+
+
+def _mean(values: Sequence[float] | np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds of each phase of a step."""
+
+    start: float = field(default_factory=time.monotonic)
+    laps: dict[str, float] = field(default_factory=dict)
+
+    def lap(self, name: str) -> None:
+        """What has passed since the last lap belongs to `name`."""
+        self.laps[name] = time.monotonic() - self.start - sum(self.laps.values())
+
+    def row(self) -> dict[str, float]:
+        """The laps and the whole step as metrics."""
+        seconds = {f"time/{name}_s": value for name, value in self.laps.items()}
+        return seconds | {"time/step_s": time.monotonic() - self.start}

@@ -1,0 +1,1 @@
+"""Rollouts to scores: the judges and the verifier put together."""

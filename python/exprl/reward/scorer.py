@@ -1,0 +1,184 @@
+"""Rollouts, to scores: steps cut, judge and verifier asked, overlong rollouts dealt with.
+
+Judge and verifier work while other rollouts are still being sampled. A score that nobody gave
+stays missing (None): it takes its rollout out of the step, and is counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from exprl import config
+from exprl.judge import Graded, JudgeItem
+from exprl.reward.judges import Panel, Session
+from exprl.steps import Splitter
+from exprl.types import Float64Array, Int64Array, Problem, Rollout, Scored, Segment
+from exprl.verify.verifiers import Verifiers
+
+
+class Scorer:
+    """Takes the rollouts of one step as they come, and gives them back scored, in group order."""
+
+    def __init__(
+        self,
+        problems: Sequence[Problem],
+        references: Mapping[str, str | None],
+        splitter: Splitter,
+        cfg: config.Config,
+        judges: Panel | None,
+        verifiers: Verifiers,
+    ) -> None:
+        """Open a judge job for the step.
+
+        Args:
+            problems: of the step, in group order; ids may repeat.
+            references: what the judge is shown for each problem id; None shows no reference.
+            judges: None where the verifier alone scores, or nobody does.
+        """
+        self._problems = {p.id: p for p in problems}
+        self._order = {p.id: i for i, p in enumerate(problems)}
+        self._references = references
+        self._splitter = splitter
+        self._reward = cfg.reward
+        self._treatments = {p.domain: cfg.treatment(p.domain) for p in problems}
+        self._verifiers = verifiers
+        self._threads = ThreadPoolExecutor(verifiers.workers, thread_name_prefix="verify")
+        self._job: Session | None = judges.submit() if judges else None
+        self._rollouts: list[tuple[Rollout, tuple[Segment, ...]]] = []
+        self._correct: list[Future[bool | None] | None] = []
+        self._pushed: list[int] = []
+
+    def push(self, rollout: Rollout) -> None:
+        """Take a finished rollout; it is judged and verified while others are sampled."""
+        try:
+            segments = self._splitter.split(rollout.token_ids)
+        except ValueError:  # an id from the padding of the head, which no tokenizer knows
+            rollout, segments = dataclasses.replace(rollout, finish_reason="failed"), ()
+        problem = self._problems[rollout.problem_id]
+        self._rollouts.append((rollout, segments))
+        self._correct.append(self._verify(rollout, segments, problem))
+        judged = self._treatments[problem.domain].judged and self._is_judged(rollout)
+        if self._job and judged and segments:
+            self._pushed.append(len(self._rollouts) - 1)
+            self._job.push(
+                JudgeItem(
+                    id=f"{rollout.problem_id}/{rollout.index}",
+                    problem=problem.question,
+                    reference=self._references[rollout.problem_id],
+                    segments=tuple(s.text for s in segments),
+                    domain=problem.domain,
+                )
+            )
+
+    def finish(self, progress: Callable[[int, int], None]) -> list[Scored]:
+        """Wait for the outstanding grades; call once.
+
+        Args:
+            progress: told how many of how many rollouts are graded.
+        """
+        graded: dict[int, Graded] = {}
+        if self._job:
+            self._job.close()
+            for result in self._job:
+                graded[self._pushed[result.index]] = result
+                progress(len(graded), len(self._pushed))
+        scored = [self._score(i, graded.get(i)) for i in range(len(self._rollouts))]
+        self._threads.shutdown()
+        return sorted(scored, key=lambda s: (self._order[s.rollout.problem_id], s.rollout.index))
+
+    def cancel(self) -> None:
+        """Drop the step: requests in flight and programs not yet run are given up."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._job:
+            self._job.cancel()
+
+    def _is_judged(self, rollout: Rollout) -> bool:
+        overlong = rollout.finish_reason == "length" and self._reward.overlong != "none"
+        return rollout.finish_reason != "failed" and not overlong
+
+    def _verify(
+        self, rollout: Rollout, segments: Sequence[Segment], problem: Problem
+    ) -> Future[bool | None] | None:
+        if problem.answer is None or rollout.finish_reason == "failed":
+            return None
+        text = "".join(s.text for s in segments)
+        return self._threads.submit(self._verifiers.correct, text, problem)
+
+    def _score(self, i: int, graded: Graded | None) -> Scored:
+        rollout, segments = self._rollouts[i]
+        domain = self._problems[rollout.problem_id].domain
+        treatment = self._treatments[domain]
+        verified = self._correct[i]
+        correct = None if verified is None else verified.result()
+        overlong = rollout.finish_reason == "length" and self._reward.overlong != "none"
+        grades: tuple[int | None, ...] = ()
+        scores: tuple[float | None, ...] = ()
+        if rollout.finish_reason == "failed" or treatment.source == "none":
+            pass
+        elif overlong:
+            width = len(segments) if treatment.per_segment else 1
+            grades, scores = (None,) * width, (0.0,) * width
+        else:
+            verdicts = graded.verdicts if graded else ()
+            grades = tuple(v.grade for v in verdicts)
+            scores = combined(treatment, tuple(v.score for v in verdicts), correct)
+        return Scored(
+            rollout,
+            segments,
+            grades,
+            scores,
+            correct,
+            masked=overlong and self._reward.overlong == "mask",
+            rewarded=treatment.source != "none",
+            domain=domain,
+            per_segment=treatment.per_segment,
+        )
+
+
+def combined(
+    treatment: config.Treatment, judged: tuple[float | None, ...], correct: bool | None
+) -> tuple[float | None, ...]:
+    """The scores of a rollout, from the judge's and the verifier's word.
+
+    One that is missing is not replaced by the other, unless it could not change the result: with
+    `max`, a rollout that the verifier calls right has 1 whatever its grade.
+    """
+    verified = None if correct is None else float(correct)
+    grade = judged[0] if judged else None
+    both = grade is not None and verified is not None
+    match treatment.source:
+        case "none":
+            return ()
+        case "judge":
+            return judged
+        case "verifier":
+            return (verified,)
+        case "max":
+            known = both or verified == 1.0
+            return (max(grade or 0.0, verified or 0.0) if known else None,)
+        case "weighted":
+            weight = treatment.verifier_weight
+            joined = weight * (verified or 0.0) + (1.0 - weight) * (grade or 0.0)
+            return (joined if both else None,)
+
+
+def score_arrays(scored: Sequence[Scored]) -> tuple[Float64Array, Int64Array, Int64Array]:
+    """Scores [S] (NaN = missing), seg_off [R+1] and group_off [G+1] for `exprl.advantage`.
+
+    A rollout without any score, and one that is masked, has NaN throughout.
+    """
+    rows = [
+        [np.nan] * max(1, len(s.scores))
+        if s.masked or not s.scores
+        else [np.nan if x is None else x for x in s.scores]
+        for s in scored
+    ]
+    seg_off = np.cumsum([0, *(len(row) for row in rows)], dtype=np.int64)
+    ids = [s.rollout.problem_id for s in scored]
+    starts = [i for i, name in enumerate(ids) if i == 0 or name != ids[i - 1]]
+    scores = np.array([x for row in rows for x in row], dtype=np.float64)
+    return scores, seg_off, np.array([*starts, len(ids)], dtype=np.int64)

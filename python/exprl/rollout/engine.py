@@ -1,0 +1,211 @@
+"""Prompts, to rollouts: what every engine does, and what prompts and seeds are to all of them.
+
+Only Prompts enter an engine, so no reference can reach the policy. Text never enters either:
+prompts go in as token ids and solutions come out as token ids, with the engine's own log-probs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from exprl import config
+from exprl.errors import ConfigError, DataError
+from exprl.types import Float32Array, Int32Array, Message, Prompt, Rollout
+
+NO_VLLM = (
+    "vLLM is not installed: install the extra `cpu` or `gpu` (docs/start/install.md), or set"
+    ' rollout.engine = "transformers", which is slow'
+)
+# No policy has this version: the engine holds the weights of another run, or none.
+NO_POLICY = -1
+
+
+class Engine(Protocol):
+    """What samples from the policy: vllm_engine.py or transformers_engine.py.
+
+    policy_version: of the weights it samples with. An engine is opened with version 0.
+    """
+
+    policy_version: int
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        seed: int,
+        temperature: float,
+        max_response_tokens: int,
+    ) -> Iterator[Rollout]:
+        """Sample n solutions of each prompt, yielded as they finish.
+
+        The same call on the same weights gives the same rollouts.
+        """
+        ...
+
+    def go_on(
+        self,
+        beginnings: Sequence[tuple[str, Prompt, Int32Array]],
+        n: int,
+        seed: int,
+        temperature: float,
+        max_response_tokens: int,
+    ) -> Iterator[Rollout]:
+        """Sample n continuations of each beginning of a solution, yielded as they finish.
+
+        Args:
+            beginnings: a name, the prompt, and the tokens that stand already; the name becomes the
+                rollouts' problem_id, and the tokens the end of their prompt_ids.
+            max_response_tokens: of beginning and continuation together.
+        """
+        ...
+
+    def logp(self, token_ids: Int32Array) -> Float32Array:
+        """Log-probs [L-1] of the tokens of one sequence [L] but the first, at temperature 1."""
+        ...
+
+    def load_weights(self, weights: Iterator[tuple[str, Any]], version: int) -> None:
+        """Replace the weights in place; nothing computed with the old ones is kept.
+
+        Args:
+            weights: names and tensors as a Hugging Face checkpoint has them.
+
+        Raises:
+            EngineError: the engine could not take all of them.
+        """
+        ...
+
+    def sleep(self) -> None:
+        """Free the GPU for the trainer. An engine that has to be woken holds NO_POLICY."""
+        ...
+
+    def wake(self, part: str) -> None:
+        """Take memory back for `weights` (before load_weights) or `kv_cache` (after it)."""
+        ...
+
+
+def open_engine(
+    model: config.Model, rollout: config.Rollout, *, tokenizer: Any, weights: str
+) -> Engine:
+    """Start the engine that rollout.engine names, on the weights in the folder or hub id `weights`.
+
+    Raises:
+        EngineError: vLLM is not installed or did not start.
+        ConfigError: transformers cannot load the model.
+    """
+    match rollout.engine:
+        case "vllm":
+            from exprl.rollout.vllm_engine import VllmEngine
+
+            return VllmEngine(model, rollout, tokenizer=tokenizer, weights=weights)
+        case "transformers":
+            from exprl.rollout.transformers_engine import TransformersEngine
+
+            return TransformersEngine(model, rollout, tokenizer=tokenizer, weights=weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where an engine begins: a prompt, and perhaps the first tokens of its solution.
+
+    ids: of the prompt and the `given` response tokens that stand already.
+    """
+
+    name: str
+    ids: list[int]
+    given: int = 0
+
+
+def starts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Start]:
+    """Where solutions of the prompts begin."""
+    return [Start(p.problem_id, prompt_ids(tokenizer, p)) for p in prompts]
+
+
+def starts_within(
+    tokenizer: Any, beginnings: Sequence[tuple[str, Prompt, Int32Array]]
+) -> list[Start]:
+    """Where continuations of beginnings begin (`Engine.go_on`)."""
+    return [
+        Start(name, prompt_ids(tokenizer, prompt) + tokens.tolist(), len(tokens))
+        for name, prompt, tokens in beginnings
+    ]
+
+
+def prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
+    """The tokens that the policy is given."""
+    return chat_ids(tokenizer, prompt.messages)
+
+
+def chat_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """The chat template up to the assistant's turn.
+
+    Raises:
+        DataError: template or tokenizer refuse the messages.
+    """
+    try:
+        ids: list[int] = tokenizer.apply_chat_template(
+            [{"role": m.role, "content": m.content} for m in messages],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
+    except Exception as error:  # `tokenizers` raises nothing narrower, templates what they like
+        raise DataError(
+            "the model's chat template or tokenizer refuses the prompt"
+            f" {messages[-1].content[:80]!r}: {error}"
+        ) from error
+    return ids
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed of a training step's rollouts."""
+    return _hashed(f"{seed}/{step}")
+
+
+def rollout_seed(seed: int, problem_id: str, index: int) -> int:
+    """The seed of one rollout."""
+    return _hashed(f"{seed}/{problem_id}/{index}")
+
+
+def _hashed(text: str) -> int:
+    """63 bits: a pure function of the text, on every machine."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def load_tokenizer(model: config.Model) -> Any:
+    """The policy's tokenizer, with a chat template.
+
+    Raises:
+        ConfigError: no tokenizer there, a slow one, or one without a chat template.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model.path, trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"model.path = {model.path!r} has no usable tokenizer: {error}"
+        ) from error
+    if not tokenizer.is_fast:
+        raise ConfigError(
+            f"the tokenizer of {model.path!r} has no tokenizer.json; convert it to a fast tokenizer"
+        )
+    if model.chat_template is not None:
+        try:
+            tokenizer.chat_template = Path(model.chat_template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"model.chat_template = {model.chat_template!r} cannot be read: {error}"
+            ) from None
+    if not tokenizer.chat_template:
+        raise ConfigError(
+            f"the tokenizer of {model.path!r} has no chat template; set model.chat_template to a"
+            " Jinja file"
+        )
+    return tokenizer

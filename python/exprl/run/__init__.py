@@ -1,0 +1,1 @@
+"""One run on disk: what it works with, its checkpoints, its interruption."""

@@ -1,0 +1,168 @@
+"""The whole state of a run, in a folder that appears at once or not at all.
+
+    RUN/checkpoints/step-00016/           model and tokenizer in Hugging Face format
+    RUN/checkpoints/step-00016/trainer/   optimizer.safetensors, state.json
+    RUN/checkpoints/step-00016/adapter/   with LoRA: the adapter in PEFT's format
+
+Trainer and adapter lie apart, because vLLM loads every safetensors file beside a model. With LoRA
+the model is the merged one; a run goes on from model.path and the adapter.
+
+Problem order and sampling seeds are pure functions of (seed, step), so a run has no generator
+state: what is here is all that the next step needs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exprl.errors import ConfigError, DataError, StorageError
+
+if TYPE_CHECKING:  # it loads torch, which the readers of a run do without
+    from exprl.learn.policy import Policy, UpdateStats
+from exprl.types import Scored
+
+FORMAT = 1
+TRAINER = "trainer"
+
+
+@dataclass(slots=True)
+class RunState:
+    """What a run carries from step to step beside weights and optimizer.
+
+    step: training steps done.
+    policy_version: optimizer steps done.
+    solved: ids of the training problems that had a correct rollout so far.
+    rollouts, ungraded: sampled so far, and those of them that judge or engine failed.
+    bad_steps: non-finite optimizer steps in a row, up to now.
+    base: fingerprint of the frozen weights that the adapter lies upon; None without LoRA.
+    """
+
+    step: int = 0
+    policy_version: int = 0
+    solved: set[str] = field(default_factory=set)
+    rollouts: int = 0
+    ungraded: int = 0
+    bad_steps: int = 0
+    base: str | None = None
+
+    def count(self, scored: Sequence[Scored], updates: Sequence[UpdateStats]) -> None:
+        """Count a step."""
+        self.step += 1
+        self.solved |= {s.rollout.problem_id for s in scored if s.correct}
+        self.ungraded += sum(s.ungraded for s in scored)
+        self.rollouts += len(scored)
+        for one in updates:
+            self.policy_version += not one.skipped
+            self.bad_steps = self.bad_steps + 1 if one.skipped else 0
+
+
+def save(run_dir: Path, state: RunState, policy: Policy, tokenizer: Any, keep: int) -> Path:
+    """Write a checkpoint, then delete all but the newest `keep`.
+
+    The folder is written under another name and renamed when every byte is on disk, so a reader
+    never sees half of one, whenever the process dies.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written; older checkpoints stay.
+    """
+    folder = run_dir / "checkpoints" / f"step-{state.step:05d}"
+    partial = folder.with_name(f".partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write(partial, state, policy, tokenizer)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+        _fsync(folder.parent)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        whole = latest(run_dir)
+        raise StorageError(
+            f"{folder} was not written: {error}; make room or mend the folder, then the same"
+            f" command goes on from {whole.name if whole else 'the start'}"
+        ) from error
+    for old in folders(run_dir)[:-keep]:
+        shutil.rmtree(old)
+    return folder
+
+
+def _write(partial: Path, state: RunState, policy: Policy, tokenizer: Any) -> None:
+    """All files of a checkpoint, on the disk when this returns."""
+    (partial / TRAINER).mkdir(parents=True)
+    policy.save_model(partial)
+    policy.save_optimizer(partial / TRAINER)
+    tokenizer.save_pretrained(partial)
+    content = {"format": FORMAT, **asdict(state), "solved": sorted(state.solved)}
+    (partial / TRAINER / "state.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    for path in [*partial.rglob("*"), partial]:
+        _fsync(path)
+
+
+def latest(run_dir: Path) -> Path | None:
+    """The newest whole checkpoint; None where there is none."""
+    whole = folders(run_dir)
+    return whole[-1] if whole else None
+
+
+def load_state(folder: Path) -> RunState:
+    """Read a checkpoint's state.json.
+
+    Raises:
+        DataError: it is not one of ours.
+    """
+    path = folder / TRAINER / "state.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content.pop("format")
+        if version != FORMAT:
+            raise DataError(f"{path}: format {version}; this exprl reads format {FORMAT}")
+        return RunState(**{**content, "solved": set(content["solved"])})
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} is not a checkpoint's state: {error}") from error
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Hold the run's folder, so that no second process trains in it.
+
+    Raises:
+        ConfigError: another process does, or the folder cannot be made or written.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = (run_dir / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir = {str(run_dir)!r} cannot be used: {error.strerror}; choose another run_dir"
+        ) from None
+    with lock as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"run_dir = {str(run_dir)!r} is in use by another process; choose another run_dir"
+            ) from None
+        yield
+
+
+def folders(run_dir: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    found = (run_dir / "checkpoints").glob("step-*")
+    whole = [path for path in found if re.fullmatch(r"step-\d+", path.name)]
+    return sorted(whole, key=lambda path: int(path.name[5:]))
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""A trace to right or wrong."""

@@ -1,0 +1,108 @@
+"""The verifier of each row, by its domain: mathematics, science, choice, exact text, or code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from exprl import config
+from exprl.errors import ConfigError, DataError, SandboxError, VerifierError
+from exprl.types import Problem
+from exprl.verify import answer as verify
+from exprl.verify import code as programs
+from exprl.verify import math as comparer
+from exprl.verify import quantity as answers
+from exprl.verify.sandbox.sandbox import Sandbox
+
+MOST_WORKERS = 16
+"""Each may hold a math-verify process of about 130 MB."""
+
+
+class Verifiers:
+    """What says whether a trace is right. Threads may share it."""
+
+    def __init__(self, cfg: config.Config, sandbox: Sandbox | None = None) -> None:
+        """`sandbox`: for code; None where no row needs it (`needs_sandbox`)."""
+        self._cfg = cfg
+        self.sandbox = sandbox
+
+    @property
+    def workers(self) -> int:
+        """Traces that are worth verifying at a time, each on a thread of its own."""
+        cores = min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+        return max(cores, self.sandbox.workers) if self.sandbox else cores
+
+    def kind(self, domain: str) -> config.VerifierName:
+        """Which verifier the rows of a domain have."""
+        return self._cfg.treatment(domain).verifier
+
+    def close(self) -> None:
+        """End the processes that compare answers."""
+        comparer.close()
+
+    def correct(self, text: str, problem: Problem) -> bool | None:
+        """Whether a trace is right; None where that is not known.
+
+        It is not known where the row has no answer, where unit tests ask nothing of the program,
+        and where the sandbox could not run it or something killed the process that compares: that
+        is missing, and not wrong.
+
+        Args:
+            text: the whole trace; hostile.
+
+        Raises:
+            ConfigError: a package is missing, or there is no sandbox for code.
+            EngineError: math-verify's process does not start.
+        """
+        if problem.answer is None:
+            return None
+        try:
+            return self._verdict(text, problem, problem.answer)
+        except (SandboxError, VerifierError):
+            return None
+
+    def _verdict(self, text: str, problem: Problem, answer: str) -> bool | None:
+        match self.kind(problem.domain):
+            case "code":
+                if self.sandbox is None:
+                    raise ConfigError(f"problem {problem.id!r}: code cannot be verified unconfined")
+                return programs.passes(self.sandbox, text, answer, problem.setup)
+            case "choice":
+                return answers.choice(text) == answers.gold_choice(answer)
+            case "science":
+                return answers.same_quantity(text, answer)
+            case "exact":
+                return verify.is_correct(text, answer, verify.EXACT_DOMAINS[0])
+            case "math":
+                return verify.is_correct(text, answer, "math")
+
+
+def needs_sandbox(cfg: config.Config, problems: Sequence[Problem]) -> bool:
+    """Whether any row is verified by running a program."""
+    return any(
+        p.answer is not None and cfg.treatment(p.domain).verifier == "code" for p in problems
+    )
+
+
+def check(cfg: config.Config, problems: Sequence[Problem]) -> None:
+    """Look at every answer before the run.
+
+    Raises:
+        DataError: names the first row whose answer its verifier cannot use.
+    """
+    for problem in problems:
+        if problem.answer is None:
+            continue
+        match cfg.treatment(problem.domain).verifier:
+            case "code":
+                wrong = programs.check(problem.answer, problem.setup)
+            case "choice":
+                is_letter = answers.gold_choice(problem.answer) is not None
+                wrong = None if is_letter else f"{problem.answer!r} names no letter A..J"
+            case _:
+                wrong = None
+        if wrong:
+            raise DataError(
+                f"row with the id {problem.id!r}, domain {problem.domain!r}: {wrong}; correct the"
+                f" answer, or name another verifier in [domains.{problem.domain}]"
+            )

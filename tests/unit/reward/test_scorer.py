@@ -1,0 +1,203 @@
+"""From rollouts to scores, through a real rule judge over HTTP: what is missing stays missing."""
+
+import contextlib
+
+import numpy as np
+import pytest
+
+from exprl import config
+from exprl.judge import Judge, JudgeSettings, RuleJudge
+from exprl.reward.judges import Panel
+from exprl.reward.scorer import Scorer, combined, score_arrays
+from exprl.steps import Splitter
+from exprl.types import Message, Problem, Prompt, Rollout, Scored
+from exprl.verify.verifiers import Verifiers
+
+QUESTION = "5)106973="
+REFERENCE = r"5*021394+3=106973###\boxed{021394r3}"
+RIGHT = r"01/5=0r1###10/5=2r0###06/5=1r1###19/5=3r4###47/5=9r2###23/5=4r3###\boxed{021394r3}"
+WRONG_THIRD = RIGHT.replace("06/5=1r1", "06/5=2r1")
+EOS = "<eos>"  # of the tokenizer in conftest.py
+
+
+def rollout(tokenizer, text, index, finish="stop"):
+    ids = tokenizer.encode(text + (EOS if finish == "stop" else "")).ids
+    return Rollout(
+        problem_id="p",
+        index=index,
+        prompt_ids=np.zeros(1, dtype=np.int32),
+        token_ids=np.array(ids, dtype=np.int32),
+        generator_logp=np.zeros(len(ids), dtype=np.float32),
+        finish_reason=finish,
+        versions=np.zeros(len(ids), dtype=np.int32),
+    )
+
+
+def score(tokenizer, rollouts, *, view="prefix", reward=None, faults=None):
+    problem = Problem("p", Prompt("p", (Message("user", QUESTION),)), "021394r3", "division")
+    reward = reward or {}
+    process = view != "outcome" and reward.get("source", "judge") == "judge"
+    cfg = config.build(
+        {
+            "model": {"path": "m"},
+            "data": {"path": "d", "domain": "division"},
+            "judge": {"kind": "rules", "view": view},
+            "reward": reward,
+            "advantage": {"kind": "delta" if process else "grpo"},
+        }
+    )
+    with contextlib.ExitStack() as stack:
+        judges = None
+        if cfg.asks_judge:
+            server = stack.enter_context(RuleJudge("division", **(faults or {})))
+            settings = JudgeSettings((server.url,), server.model, view=view)
+            judge = stack.enter_context(Judge(settings))
+            judges = Panel({(view, None): judge}, lambda domain: (view, None))
+        splitter = Splitter(tokenizer.to_str())
+        scorer = Scorer([problem], {"p": REFERENCE}, splitter, cfg, judges, Verifiers(cfg))
+        for one in rollouts:
+            scorer.push(one)
+        return scorer.finish(lambda done, of: None)
+
+
+def test_each_prefix_is_graded_until_the_first_wrong_step(tokenizer):
+    [right, wrong] = score(
+        tokenizer, [rollout(tokenizer, t, i) for i, t in enumerate((RIGHT, WRONG_THIRD))]
+    )
+    assert right.grades == (5,) * 7
+    assert right.scores == (1.0,) * 7
+    assert right.correct is True
+    assert wrong.grades == (5, 5, 1, 1, 1, 1, 1)
+    assert wrong.scores == (1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    assert [s.text for s in wrong.segments][2] == "###06/5=2r1"
+    assert not wrong.missing
+
+
+def test_the_outcome_view_gives_one_score(tokenizer):
+    [scored] = score(tokenizer, [rollout(tokenizer, WRONG_THIRD, 0)], view="outcome")
+    # two good steps of seven: 1 + floor(4 * 2 / 7) = 2
+    assert scored.grades == (2,)
+    assert scored.scores == (0.25,)
+
+
+def test_rollouts_come_back_in_group_order(tokenizer):
+    backwards = [rollout(tokenizer, RIGHT, i) for i in reversed(range(5))]
+    assert [s.rollout.index for s in score(tokenizer, backwards)] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("overlong", "grades", "scores", "masked"),
+    [
+        ("zero", (None,) * 2, (0.0,) * 2, False),
+        ("mask", (None,) * 2, (0.0,) * 2, True),
+        ("none", (5, 5), (1.0, 1.0), False),
+    ],
+)
+def test_an_overlong_rollout(tokenizer, overlong, grades, scores, masked):
+    cut = rollout(tokenizer, "01/5=0r1###10/5=2r0", 0, finish="length")
+    [scored] = score(tokenizer, [cut], reward={"overlong": overlong})
+    assert (scored.grades, scored.scores, scored.masked) == (grades, scores, masked)
+    assert not scored.ungraded
+
+
+def test_a_grade_that_never_comes_leaves_the_rollout_out_and_counted(tokenizer):
+    [scored] = score(tokenizer, [rollout(tokenizer, RIGHT, 0)], faults={"no_grade_rate": 1.0})
+    assert scored.grades == (None,) * 7
+    assert scored.scores == (None,) * 7
+    assert scored.missing
+    assert scored.ungraded
+    values, _, _ = score_arrays([scored])
+    assert np.isnan(values).all()
+
+
+def test_a_crashed_rollout_is_missing_and_never_judged(tokenizer):
+    [scored] = score(tokenizer, [rollout(tokenizer, RIGHT, 0, finish="failed")])
+    assert scored.scores == ()
+    assert scored.ungraded
+    assert scored.correct is None
+
+
+def test_an_id_that_the_tokenizer_does_not_know_is_a_failed_rollout(tokenizer):
+    broken = rollout(tokenizer, RIGHT, 0)
+    broken.token_ids[3] = 100_000
+    [scored] = score(tokenizer, [broken])
+    assert scored.rollout.finish_reason == "failed"
+    assert scored.ungraded
+
+
+def test_the_verifier_alone_gives_zero_or_one(tokenizer):
+    texts = (RIGHT, WRONG_THIRD.replace("021394r3", "022394r3"))
+    rollouts = [rollout(tokenizer, text, i) for i, text in enumerate(texts)]
+    scored = score(tokenizer, rollouts, reward={"source": "verifier"})
+    assert [s.scores for s in scored] == [(1.0,), (0.0,)]
+
+
+JOINED = [
+    # source, judge, verifier, together
+    ("judge", 0.25, True, 0.25),
+    ("judge", 0.25, None, 0.25),
+    ("verifier", 0.25, True, 1.0),
+    ("verifier", None, False, 0.0),
+    ("verifier", 0.25, None, None),
+    ("max", 0.25, True, 1.0),
+    ("max", 0.25, False, 0.25),
+    ("max", None, True, 1.0),  # no grade could change it
+    ("max", None, False, None),
+    ("max", 1.0, None, None),
+    ("weighted", 0.5, True, 0.7 + 0.15),
+    ("weighted", 0.5, False, 0.15),
+    ("weighted", None, True, None),
+    ("weighted", 0.5, None, None),
+]
+
+
+@pytest.mark.parametrize(("source", "judged", "correct", "expected"), JOINED)
+def test_judge_and_verifier_together(source, judged, correct, expected):
+    treatment = config.Treatment("math", source, 0.7, "outcome", None, "grpo")
+    (found,) = combined(treatment, (judged,), correct)
+    assert found == (None if expected is None else pytest.approx(expected))
+    # A rollout that was never graded has no verdicts at all.
+    if judged is None:
+        assert combined(treatment, (), correct) == (found,)
+
+
+def test_execution_and_judge_in_one_run(tokenizer):
+    texts = (RIGHT, WRONG_THIRD)  # both end in the right answer
+    rollouts = [rollout(tokenizer, text, i) for i, text in enumerate(texts)]
+    reward = {"source": "weighted", "verifier_weight": 0.5}
+    scored = score(tokenizer, rollouts, view="outcome", reward=reward)
+    assert [s.scores for s in scored] == [(1.0,), (0.5 + 0.5 * 0.25,)]
+    assert [s.grades for s in scored] == [(5,), (2,)]
+    assert {s.domain for s in scored} == {"division"}
+
+
+def test_a_rollout_without_steps_has_one_segment(tokenizer):
+    [scored] = score(tokenizer, [rollout(tokenizer, "no steps here", 0)])
+    assert len(scored.segments) == len(scored.scores) == 1
+
+
+def item(problem_id, index, scores, masked=False):
+    one = Rollout(
+        problem_id,
+        index,
+        np.zeros(1, np.int32),
+        np.zeros(2, np.int32),
+        np.zeros(2, np.float32),
+        "stop",
+        np.zeros(2, np.int32),
+    )
+    return Scored(one, (), tuple(None for _ in scores), tuple(scores), None, masked)
+
+
+def test_score_arrays_mark_what_is_missing_and_keep_the_groups():
+    scored = [
+        item("a", 0, [0.0, 1.0]),
+        item("a", 1, [0.5, None]),
+        item("b", 0, []),
+        item("b", 1, [0.25], masked=True),
+        item("b", 2, [0.75]),
+    ]
+    scores, seg_off, group_off = score_arrays(scored)
+    np.testing.assert_array_equal(scores, [0.0, 1.0, 0.5, np.nan, np.nan, np.nan, 0.75])
+    assert seg_off.tolist() == [0, 2, 4, 5, 6, 7]
+    assert group_off.tolist() == [0, 2, 5]

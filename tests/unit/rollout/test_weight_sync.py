@@ -1,0 +1,131 @@
+"""The probe that proves a weight update, with an engine that is a real one."""
+
+import numpy as np
+import pytest
+
+from exprl import config
+from exprl.errors import EngineError
+from exprl.learn.policy import Policy
+from exprl.rollout import weight_sync as weights
+from exprl.rollout.engine import NO_POLICY, load_tokenizer, open_engine
+from exprl.types import Message, Problem, Prompt
+
+MODEL = config.Model(path="examples/division/base", dtype="float32")
+ROLLOUT = config.Rollout(engine="transformers", max_prompt_tokens=32, max_response_tokens=96)
+CEILING = ROLLOUT.sync_gap_limit
+PROBLEM = Problem("p", Prompt("p", (Message("user", "5)106973="),)), None, "division")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(MODEL)
+
+
+@pytest.fixture
+def policy():
+    return Policy(MODEL, config.Optim(), temperature=0.5, needs_initial=False)
+
+
+@pytest.fixture
+def engine(tokenizer):
+    return open_engine(MODEL, ROLLOUT, tokenizer=tokenizer, weights=MODEL.path)
+
+
+@pytest.fixture
+def probe(tokenizer, policy):
+    one = weights.open_probe([PROBLEM], tokenizer, ROLLOUT)
+    one.remember(policy)
+    return one
+
+
+def moved(policy, by=0.002):
+    """What an optimizer step does."""
+    policy.version += 1
+    for parameter in policy.model.parameters():
+        parameter.data += by * parameter.data.abs().mean()
+
+
+def test_the_first_check_sets_a_limit_that_no_rounding_of_fp32_reaches(engine, policy, probe):
+    assert probe.limit is None and np.isnan(probe.gap)
+    assert weights.awake(policy, engine, probe) is engine
+    assert probe.gap < 1e-5 and probe.limit == weights.FP32_NOISE
+    assert probe.row() == {"sync/probe_gap": probe.gap}
+
+
+def test_an_update_that_arrives_passes_and_one_that_does_not_is_told_with_both_numbers(
+    engine, policy, probe, monkeypatch
+):
+    weights.awake(policy, engine, probe)
+    with weights.training(policy, engine, probe):
+        moved(policy)
+    weights.awake(policy, engine, probe)
+    assert engine.policy_version == 1 and probe.gap < 1e-5
+
+    with weights.training(policy, engine, probe):
+        moved(policy)
+    monkeypatch.setattr(
+        engine, "load_weights", lambda _, version: setattr(engine, "policy_version", version)
+    )
+    with pytest.raises(EngineError) as error:
+        weights.awake(policy, engine, probe)
+    assert f"{probe.gap:.3g}" in str(error.value) and "0.0001 is rounding" in str(error.value)
+    assert "policy version 2" in str(error.value)
+
+
+def test_an_engine_that_names_another_version_stops_the_run(engine, policy, probe, monkeypatch):
+    with weights.training(policy, engine, probe):
+        moved(policy)
+    load = engine.load_weights
+    monkeypatch.setattr(engine, "load_weights", lambda sent, version: load(sent, version - 1))
+    with pytest.raises(EngineError, match="with policy version 0, the trainer is at version 1"):
+        weights.awake(policy, engine, probe)
+
+
+def test_the_first_check_has_the_ceiling_for_a_limit(engine, policy, probe):
+    moved(policy, by=1.0)
+    policy.version = 0
+    probe.remember(policy)
+    with pytest.raises(EngineError, match=f"at most {CEILING} is rounding"):
+        weights.awake(policy, engine, probe)
+    assert probe.gap > CEILING
+
+
+def test_the_limit_is_ten_times_the_first_gap_up_to_the_ceiling(engine, policy, probe):
+    for by, limit in ((1e-4, None), (0.01, CEILING)):
+        one = weights.Probe(probe._token_ids, CEILING)
+        moved(policy, by)
+        policy.version = 0
+        one.remember(policy)
+        one.check(engine)
+        assert one.limit == pytest.approx(limit or 10 * one.gap) and one.gap > 1e-5
+
+
+def test_an_engine_that_must_sleep_before_the_policy_loads_is_heard_before(
+    engine, policy, tokenizer
+):
+    """So the limit is that of rounding, and not the ceiling, when its weights arrive anew."""
+    probe = weights.open_probe([PROBLEM], tokenizer, ROLLOUT)
+    probe.hear(engine)
+    engine.policy_version = NO_POLICY  # as after `sleep` on a GPU
+    probe.remember(policy)
+    assert probe.gap < 1e-5 and probe.limit == weights.FP32_NOISE
+    weights.awake(policy, engine, probe)
+    assert engine.policy_version == 0
+
+    other = weights.open_probe([PROBLEM], tokenizer, ROLLOUT)
+    other.hear(engine)
+    moved(policy, by=1.0)
+    with pytest.raises(EngineError, match=f"at most {CEILING} is rounding"):
+        other.remember(policy)
+
+
+def test_a_gap_that_is_no_number_stops_the_run(engine, policy, probe):
+    engine._model.lm_head.weight.data.fill_(float("nan"))
+    with pytest.raises(EngineError, match="differ by nan"):
+        weights.awake(policy, engine, probe)
+
+
+def test_the_row_fits_an_engine_of_short_sequences(tokenizer):
+    small = ROLLOUT.model_copy(update={"max_response_tokens": 8})
+    assert len(weights.open_probe([PROBLEM], tokenizer, small)._token_ids) == 32 + 8 - 1
+    assert len(weights.open_probe([PROBLEM], tokenizer, ROLLOUT)._token_ids) == 127

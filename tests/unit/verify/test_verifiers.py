@@ -1,0 +1,204 @@
+"""Which verifier a row gets, and what each calls right."""
+
+import gzip
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from exprl import config
+from exprl.errors import ConfigError, DataError, SandboxError
+from exprl.types import Problem, Prompt
+from exprl.verify import code as programs
+from exprl.verify import quantity as answers
+from exprl.verify import verifiers
+from exprl.verify.answer import final_answer
+from exprl.verify.verifiers import Verifiers
+
+TESTS = "def check(candidate):\n    assert candidate(2) == 3\n\ncheck(inc)\n"
+SETUP = 'import math\n\ndef inc(x):\n    """One more."""\n'
+
+
+def problem(domain, answer, setup=""):
+    return Problem("p", Prompt("p", ()), answer, domain, setup=setup)
+
+
+def cfg(**sections):
+    tree = {"model": {"path": "m"}, "data": {"path": "d"}, "judge": {"kind": "rules"}}
+    return config.build(tree | sections)
+
+
+@pytest.fixture(scope="module")
+def sandbox(confined):
+    return confined(timeout_s=10, cpu_s=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        (r"So \boxed{C}", "C"),
+        (r"\boxed{\text{(C)}}", "C"),
+        (r"\boxed{C) 5 m/s}", "C"),
+        (r"\boxed{A}, no: \boxed{B}", "B"),
+        ("Answer: (C)", "C"),
+        ("**Answer: B**", "B"),
+        ("The correct option is **(D)**.", "D"),
+        ("Option A is wrong. The answer is B because of friction.", "B"),
+        ("The answer is A, since it fits", "A"),
+        ("First A.\n\n(C)", "C"),
+        ("C.", "C"),
+        # Nothing is guessed:
+        ("The answer is A or B.", None),
+        ("Answer: (A) and (B)", None),
+        (r"\boxed{A, C}", None),
+        (r"\boxed{12}", None),
+        ("The answer is A good idea", None),
+        ("Answer: A\nAnswer: B", "B"),
+        ("Answer: A.\n\nAnswer: (C).", "C"),
+        ("The answer is not B", None),
+        ("The answer is Boron", None),
+        ("Both A and C hold, and so does B", None),
+        ("", None),
+    ],
+)
+def test_the_letter_of_a_choice(text, letter):
+    assert answers.choice(text) == letter
+
+
+@pytest.mark.parametrize(
+    ("found", "gold", "same"),
+    [
+        ("4.52e33", "4.5e33", True),
+        (r"4.5 \times 10^{33}\ \mathrm{erg/s}", "4.5e33", True),
+        (r"1.6 \mathrm{~cm}", "1.6", True),
+        (r"1.6 \mathrm{~cm}", r"1.6\ \text{cm}", True),
+        (r"1.6 \mathrm{~m}", r"1.6\ \text{cm}", False),
+        ("10^5", "100000", True),
+        ("1,000 km", "1000", True),
+        ("12", "13", False),
+        ("0", "0.0", True),
+        ("-3.0", "3.0", False),
+        ("-\n3.0", "-3", True),
+        ("3x", "3", False),
+        (r"2\pi", "2", False),
+        ("3^2", "3", False),
+        (r"\frac{1}{2}", "0.5", True),
+        ("1e400", "1e400", True),
+        ("nan", "1", False),
+    ],
+)
+def test_quantities(found, gold, same):
+    assert answers.same_quantity(rf"So \boxed{{{found}}}.", gold) is same
+
+
+def test_every_solution_of_minerva_has_its_own_answer(shared_data):
+    rows = [json.loads(x) for x in shared_data("minerva/test.jsonl").read_text().splitlines()]
+    golds = [final_answer(row["solution"]) for row in rows]
+    assert len(golds) == 272 and None not in golds
+    assert all(
+        answers.same_quantity(row["solution"], gold) for row, gold in zip(rows, golds, strict=True)
+    )
+
+
+FENCED = "Think.\n\n```python\ndef inc(x):\n    return x + 1\n```\n"
+RIGHT = {
+    "a block": FENCED,
+    "an unnamed block": FENCED.replace("python", ""),
+    "a block cut short": FENCED.removesuffix("```\n"),
+    "then an example": FENCED + "Try it:\n```python\nprint(inc(41))\n```\n",
+    "then its output": FENCED + "```text\n42\n```\n",
+    "a corrected one": "```python\ndef inc(x):\n    return x\n```\nNo:\n" + FENCED,
+    "no fence": "def inc(x):\n    return x + 1\n",
+    "a completion": "    return x + 1\n",
+    "a completion in a block": "```python\n    return x + 1\n```",
+    "a completion that runs on": "    return x + 1\n\nThat is it!\n",
+    "a completion with another function": "    return one() + x\n\ndef one():\n    return 1\n",
+    "from the future": "```py\nfrom __future__ import annotations\n"
+    "def inc(x: Any):\n  return x + 1\n```",
+    "uses an import of the setup": "    return x + math.ceil(0.5)\n",
+}
+WRONG = {
+    "wrong": "```python\ndef inc(x):\n    return x\n```",
+    "nothing": "",
+    "prose": "I would add one to it.",
+    "a wrong last word": FENCED + "Better:\n```python\ndef inc(x):\n    return 2 * x\n```",
+    "not python": "```python\ndef inc(x) return x\n```",
+}
+
+
+@pytest.mark.parametrize("name", [*RIGHT, *WRONG])
+def test_the_program_in_a_trace(sandbox, name):
+    text = (RIGHT | WRONG)[name]
+    assert programs.passes(sandbox, text, TESTS, SETUP) is (name in RIGHT)
+
+
+def test_tests_that_ask_nothing_leave_it_open(sandbox):
+    assert programs.passes(sandbox, FENCED, "def check(candidate): pass\n") is None
+
+
+def test_tests_by_input_and_output(sandbox):
+    tests = json.dumps({"inputs": ["2\n", ["3", ""]], "outputs": ["3", ["4 ", ""]]})
+    right = "```python\nprint(int(input()) + 1)\n```"
+    assert programs.passes(sandbox, right, tests) is True
+    assert programs.passes(sandbox, right.replace("+ 1", "+ 2"), tests) is False
+    assert programs.passes(sandbox, right.replace("+ 1", "+ 1); exit(1"), tests) is False
+
+
+@pytest.mark.parametrize(
+    ("tests", "message"),
+    [
+        ('{"inputs": ["1"], "outputs": []}', "equally many"),
+        ('{"inputs": [], "outputs": []}', "at least one"),
+        ('{"inputs": [1], "outputs": ["1"]}', "texts"),
+        ("{1: 2", "JSON"),
+        ("assert f(1 == 2", "the tests are not Python"),
+    ],
+)
+def test_tests_that_cannot_be_run_are_refused_before_the_run(tests, message):
+    with pytest.raises(DataError, match=f"id 'p', domain 'code': .*{message}"):
+        verifiers.check(cfg(), [problem("code", tests)])
+
+
+def test_a_choice_without_a_letter_is_refused_before_the_run():
+    with pytest.raises(DataError, match="'2' names no letter"):
+        verifiers.check(cfg(), [problem("choice", "2")])
+    verifiers.check(cfg(), [problem("choice", "(B)"), problem("math", "2"), problem("code", None)])
+
+
+def test_the_domain_chooses_and_the_config_may_choose_otherwise():
+    plain = Verifiers(cfg())
+    assert plain.correct(r"\boxed{(B)}", problem("choice", "B")) is True
+    assert plain.correct(r"\boxed{1.002}", problem("science", "1")) is True
+    assert plain.correct(r"\boxed{1.002}", problem("math", "1")) is False
+    assert plain.correct(r"\boxed{02r1}", problem("division", "2r1")) is False
+    assert plain.correct(r"\boxed{1}", problem("math", None)) is None
+    other = Verifiers(cfg(domains={"gpqa": {"verifier": "choice"}}))
+    assert other.correct("Answer: C", problem("gpqa", "C")) is True
+    assert plain.correct("Answer: C", problem("gpqa", "D")) is False
+
+
+def test_code_is_never_verified_unconfined():
+    row = problem("code", TESTS, SETUP)
+    assert verifiers.needs_sandbox(cfg(), [problem("math", "1"), row])
+    assert not verifiers.needs_sandbox(cfg(), [problem("code", None)])
+    with pytest.raises(ConfigError, match="unconfined"):
+        Verifiers(cfg()).correct(FENCED, row)
+
+
+def test_what_the_sandbox_could_not_run_is_missing_and_not_wrong():
+    def fails(*_):
+        raise SandboxError("no processes left")
+
+    broken = Verifiers(cfg(), SimpleNamespace(test=fails))
+    assert broken.correct(FENCED, problem("code", TESTS, SETUP)) is None
+
+
+def test_humaneval_as_models_answer_it(sandbox, shared_data):
+    """Completions, and whole functions in a fence, of every eighth task."""
+    with gzip.open(shared_data("humaneval/HumanEval.jsonl.gz"), "rt") as file:
+        rows = [json.loads(line) for line in file][::8]
+    for row in rows:
+        tests = f"{row['test']}\n\ncheck({row['entry_point']})\n"
+        whole = f"Here:\n```python\n{row['prompt']}{row['canonical_solution']}\n```\nDone."
+        for text in (row["canonical_solution"], whole):
+            assert programs.passes(sandbox, text, tests, row["prompt"]) is True, row["task_id"]
