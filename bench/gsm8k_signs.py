@@ -1,4 +1,4 @@
-"""What the texts of honest solutions show by the measures of exprl.signs, to set alarms above it.
+"""What honest solutions show by the measures of exprl.monitor.text_signs, to set alarms above it.
 
     python bench/gsm8k_signs.py GSM8K/example_model_solutions.jsonl
 

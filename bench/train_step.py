@@ -7,7 +7,7 @@
 Weights are drawn on the device and written once per shape, so that the trainer loads them as it
 loads any model; nothing is downloaded. Lengths of prompt and rollout together are lognormal, with
 a median of 0.56 of the longest and a sigma of 0.5, clipped to the longest: at 16,384 tokens a mean
-of about 9,800 (_rollouts.py). They are packed by exprl.batch.pack.
+of about 9,800 (_rollouts.py). They are packed by exprl.learn.batch.pack.
 
 MFU counts what the model needs, not what is recomputed and not the initial policy:
     (6 N tokens + 3 sum over sequences of 2 L^2 heads head_dim layers) / seconds / peak of the card

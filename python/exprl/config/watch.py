@@ -23,7 +23,7 @@ class Evaluation(Section):
 
 
 class Alarms(Section):
-    """Limits past which a run warns (exprl.alarms). "none" switches an alarm off."""
+    """Limits past which a run warns (exprl.monitor.alarms). "none" switches an alarm off."""
 
     window: int = Field(20, gt=1, description="steps in the means that a trend compares")
     repeat_after: int = Field(

@@ -5,7 +5,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 
-/// Each text's overlap with its hidden reference and its kinds of injections; see `exprl.signs`.
+/// Each text's overlap with its hidden reference and its kinds of injections; see `exprl.monitor.text_signs`.
 ///
 /// `hidden`: of each text, reference and problem.
 #[pyfunction]

@@ -15,7 +15,7 @@ from exprl import config
 from exprl.config import presets as methods
 from exprl.errors import ConfigError
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 BASE: dict[str, Any] = {
     "model": {"path": "org/model"},
     "data": {"path": "rows.jsonl"},

@@ -347,7 +347,7 @@ def test_wrong_references_need_references() -> None:
         data.wrong_references([problem(0, "a"), problem(1, None)], seed=0)
 
 
-GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k" / "train.jsonl"
+GSM8K = Path(__file__).parents[4] / "shared" / "data" / "gsm8k" / "train.jsonl"
 
 
 @pytest.mark.skipif(not GSM8K.exists(), reason=f"the real GSM8K is not at {GSM8K}")

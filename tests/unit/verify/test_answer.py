@@ -199,7 +199,7 @@ def test_hostile_traces_are_wrong_on_other_threads_too_and_leave_the_verifier_us
     assert verdicts == expected
 
 
-GSM8K = Path(__file__).parents[3] / "shared/data/gsm8k/example_model_solutions.jsonl"
+GSM8K = Path(__file__).parents[4] / "shared/data/gsm8k/example_model_solutions.jsonl"
 
 
 @pytest.mark.skipif(not GSM8K.exists(), reason=f"no real model answers at {GSM8K}")

@@ -179,7 +179,7 @@ def test_a_killed_trainer_leaves_no_program_behind(sandbox):
     marker = f"600.{time.time_ns()}"
     program = f"import os\nos.execv('/usr/bin/sleep', ['sleep', '{marker}'])"
     script = (
-        "from exprl.sandbox import Sandbox; from exprl import config\n"
+        "from exprl.verify.sandbox.sandbox import Sandbox; from exprl import config\n"
         f"Sandbox(config.Sandbox(timeout_s=60)).run({program!r})"
     )
     trainer = subprocess.Popen([sys.executable, "-c", script])
