@@ -176,7 +176,7 @@ def text_signs(
     texts: list[str], hidden: list[tuple[str, str] | None]
 ) -> list[tuple[float, list[str]]]:
     """
-    Each text's overlap with its hidden reference and its kinds of injections; see `exprl.signs`.
+    Each text's overlap with its hidden reference and its kinds of injections; see `exprl.monitor.text_signs`.
 
     `hidden`: of each text, reference and problem.
     """
