@@ -11,24 +11,10 @@ Needs neither torch nor vLLM. Requests, retries and the ledger are the Rust crat
 A missing grade is None with a status that says why; it is never a made-up number.
 """
 
-from exprl.judge.client import (
-    Faults,
-    Graded,
-    GradedArrays,
-    Job,
-    Judge,
-    JudgeItem,
-    JudgeSettings,
-    JudgeStats,
-    Prices,
-    Readout,
-    RuleJudge,
-    ScoreMap,
-    Status,
-    Verdict,
-    View,
-    split,
-)
+from exprl.judge.client import Job, Judge, split
+from exprl.judge.rule_judge import Faults, RuleJudge
+from exprl.judge.settings import JudgeSettings, Prices, Readout, ScoreMap, View
+from exprl.judge.types import Graded, GradedArrays, JudgeItem, JudgeStats, Status, Verdict
 
 __all__ = [
     "Faults",

@@ -1,335 +1,27 @@
-"""Grade many model outputs with an LLM judge behind OpenAI-compatible servers.
-
-Needs neither torch nor vLLM. Requests, retries and the ledger are the Rust crate exprl-judge. For
-example::
-
-    settings = JudgeSettings(("http://127.0.0.1:8000/v1",), "Qwen/Qwen3-4B", view="outcome")
-    with Judge(settings) as judge:
-        job = judge.submit([JudgeItem("0", "What is 2 + 2?", "2 + 2 = 4", split("It is 4."))])
-        for graded in job:
-            print(graded.id, graded.verdicts[0].status, graded.verdicts[0].score)
-
-A missing grade is None with a status that says why; it is never a made-up number.
-"""
+"""A judge's jobs: push items, take graded items as they finish."""
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Self, TypedDict, Unpack
+from dataclasses import fields
+from typing import Any, NoReturn
 
 from exprl import _core
 from exprl.errors import ConfigError, JudgeError
+from exprl.judge.closing import Closing
+from exprl.judge.settings import JudgeSettings
+from exprl.judge.types import Graded, GradedArrays, JudgeItem, JudgeStats, Verdict, by_index
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from exprl.types import Float64Array, Int64Array
-
-View = Literal["outcome", "prefix", "step"]
-Readout = Literal["text", "expected"]
-ScoreMap = Literal["linear", "binary", "extremes", "extremes_soft"]
 # The first result of a burst waits so long for others: Python wakes once for all of them.
 BURST_S = 0.002
 # So often a coroutine that waits for results looks whether there is room for more items.
 ROOM_CHECK_S = 0.05
 
-Status = Literal[
-    "ok", "repaired", "unparseable", "refused", "truncated", "timeout", "http_error", "cancelled"
-]
 
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """What a million tokens cost, in any currency.
-
-    Attributes:
-        prompt: prompt tokens that were not cached.
-        cached: prompt tokens found in the server's prefix cache.
-        completion: tokens of replies.
-    """
-
-    prompt: float
-    cached: float
-    completion: float
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeSettings:
-    """How to judge. API keys are named here, never held, so this can be printed and pickled.
-
-    Attributes:
-        endpoints: base URLs, such as `http://127.0.0.1:8000/v1`.
-        model: the model's name there.
-        view: `outcome` asks once per rollout; `prefix` and `step` once per segment.
-        readout: the grade in the reply's text, or the `expected` score under its log-probs.
-        score_map: how a grade 1..5 becomes a score in [0, 1] (or stays missing).
-        rubric: TOML file of a rubric for every domain; None takes the built-in ones.
-        rubrics: JSONL file of per-problem rubrics (`exprl rubric build` writes it), for items that
-            bring no checklist; an item with a reference must be found there. None takes none.
-        temperature: of the judge's sampling.
-        max_tokens: of a reply.
-        concurrency: requests in flight per server, at most.
-        kv_tokens: tokens that a server's KV cache holds: what is judged there at once fits into it.
-            None asks each server's `/metrics` (vLLM tells); 0 sets no such bound.
-        rpm: requests per minute over all servers, at most.
-        tpm: tokens per minute, prompts and replies, over all servers, at most: estimated when a
-            request leaves, corrected by the usage that the server reports.
-        hedge: share of requests that may go to a second server when the first is late, at most.
-        prices: what tokens cost; None reports no cost.
-        attempts: requests sent for one grade when servers fail, at most (429 does not count).
-        retry_budget: share of all requests that may be retries, beside a reserve for the start.
-        reask: ask once more, after `Score:`, if a reply holds no grade.
-        stream: stream the replies, and leave a reply when the line of its grade is complete. Saves
-            what a judge writes after the grade, and tells a slow server from a dead one; not for a
-            judge that thinks in its reply behind a tag that its template opens.
-        connect_timeout_s: for TCP and TLS.
-        first_byte_timeout_s: from the request to the reply's first byte.
-        idle_timeout_s: between two pieces of a reply.
-        deadline_s: for a whole job, from `submit`; what is left then ends as `timeout`.
-        outage_s: when every server keeps failing and none has answered for so long, what waits
-            ends as `http_error`.
-        queue_bytes: text waiting and in flight before `push` waits.
-        ledger: folder where replies are kept, so that a re-run sends nothing; None keeps nothing.
-        revision: part of the ledger's keys; change it when the model behind the name changes.
-        sample_index: part of the ledger's keys; another one asks for another sample.
-        api_key_env: environment variable that holds the API key.
-        api_key_file: file that holds the API key.
-        ca_file: certificates (PEM) that https servers are checked with instead of the system's.
-        extra: further fields of the request, such as `{"top_p": 0.9}`.
-    """
-
-    endpoints: tuple[str, ...]
-    model: str
-    view: View = "prefix"
-    readout: Readout = "text"
-    score_map: ScoreMap = "linear"
-    rubric: str | None = None
-    rubrics: str | None = None
-    temperature: float = 0.0
-    max_tokens: int = 2048
-    concurrency: int = 64
-    kv_tokens: int | None = None
-    rpm: int | None = None
-    tpm: int | None = None
-    hedge: float = 0.02
-    prices: Prices | None = None
-    attempts: int = 4
-    retry_budget: float = 0.1
-    reask: bool = True
-    stream: bool = False
-    connect_timeout_s: float = 5.0
-    first_byte_timeout_s: float = 300.0
-    idle_timeout_s: float = 60.0
-    deadline_s: float = 3600.0
-    outage_s: float = 60.0
-    queue_bytes: int = 256 << 20
-    ledger: str | None = None
-    revision: str = ""
-    sample_index: int = 0
-    api_key_env: str | None = None
-    api_key_file: str | None = None
-    ca_file: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse a URL that holds a password: settings are printed and saved."""
-        if any("@" in url for url in self.endpoints):
-            raise ConfigError(
-                "a judge endpoint holds a user or key; name the key in api_key_env instead"
-            )
-
-
-class JudgeItem(NamedTuple):
-    """One rollout to grade.
-
-    Attributes:
-        id: yours; it comes back in `Graded`.
-        problem: as the policy saw it.
-        reference: the hidden solution; None asks the judge to grade without one.
-        segments: the rollout's text cut at the steps; joined, they are the whole trace.
-        domain: selects the built-in rubric.
-        checklist: the problem's own rubric, as text and weight (1..10) of 2 to 6 checkpoints; None
-            leaves it to the judge to take checkpoints out of the reference.
-    """
-
-    id: str
-    problem: str
-    reference: str | None
-    segments: tuple[str, ...]
-    domain: str = "math"
-    checklist: tuple[tuple[str, int], ...] | None = None
-
-
-class Verdict(NamedTuple):
-    """What became of one request.
-
-    Attributes:
-        status: only `ok` and `repaired` carry a grade.
-        grade: 1..5, or None.
-        score: in [0, 1]; None without a grade, and for a grade that the score map leaves out.
-        reply: the judge's words; empty without a reply.
-        error: why there is no grade, and what to change.
-        prompt_tokens: as the server counted.
-        completion_tokens: as the server counted.
-        cached_tokens: prompt tokens that the server had in its prefix cache.
-        attempts: HTTP requests sent for it; 0 from the ledger.
-        server: the endpoint asked last; None if none was.
-        latency_s: from the first request sent to the end, waits included.
-        from_cache: answered by the ledger, or by an equal request in flight.
-    """
-
-    status: Status
-    grade: int | None
-    score: float | None
-    reply: str
-    error: str | None
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
-    attempts: int
-    server: str | None
-    latency_s: float
-    from_cache: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Graded:
-    """One item, judged.
-
-    Attributes:
-        index: the item's place in the order of pushes, from 0.
-        id: the item's.
-        verdicts: one for `outcome`; one per segment, in order, for `prefix` and `step`.
-    """
-
-    index: int
-    id: str
-    verdicts: tuple[Verdict, ...]
-
-
-class GradedArrays(NamedTuple):
-    """R items and their S verdicts as columns, in the order of pushes.
-
-    Attributes:
-        ids: of the R items.
-        offsets: [R+1] int64; item i has the verdicts offsets[i]..offsets[i+1]-1.
-        scores: [S] float64; NaN = missing.
-        grades: [S] float64, 1..5; NaN = missing.
-        statuses: [S] of str.
-        prompt_tokens: [S] int64, as the server counted.
-        completion_tokens: [S] int64, as the server counted.
-        cached_tokens: [S] int64; prompt tokens that the server had in its prefix cache.
-        latencies_s: [S] float64; seconds from the first request sent to the end.
-    """
-
-    ids: tuple[str, ...]
-    offsets: Int64Array
-    scores: Float64Array
-    grades: Float64Array
-    statuses: npt.NDArray[np.str_]
-    prompt_tokens: Int64Array
-    completion_tokens: Int64Array
-    cached_tokens: Int64Array
-    latencies_s: Float64Array
-
-    @classmethod
-    def of(cls, graded: Iterable[Graded]) -> Self:
-        """The columns of graded items, which come in any order."""
-        import numpy as np  # most callers take items one by one
-
-        items = sorted(graded, key=_by_index)
-        verdicts = [verdict for item in items for verdict in item.verdicts]
-        counts = [len(item.verdicts) for item in items]
-        return cls(
-            ids=tuple(item.id for item in items),
-            offsets=np.cumsum([0, *counts], dtype=np.int64),
-            # None becomes NaN.
-            scores=np.array([verdict.score for verdict in verdicts], dtype=np.float64),
-            grades=np.array([verdict.grade for verdict in verdicts], dtype=np.float64),
-            statuses=np.array([verdict.status for verdict in verdicts], dtype=np.str_),
-            prompt_tokens=np.array([v.prompt_tokens for v in verdicts], dtype=np.int64),
-            completion_tokens=np.array([v.completion_tokens for v in verdicts], dtype=np.int64),
-            cached_tokens=np.array([v.cached_tokens for v in verdicts], dtype=np.int64),
-            latencies_s=np.array([v.latency_s for v in verdicts], dtype=np.float64),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeStats:
-    """What a judge has done so far.
-
-    Attributes:
-        requests_sent: HTTP requests, repeats and re-asks included.
-        from_ledger: verdicts that the ledger gave.
-        shared: verdicts that an equal request in flight gave.
-        retries: requests sent again after a fault.
-        reasks: requests for a missing grade.
-        hedges: requests sent to a second server because the first was late.
-        hedges_won: hedges that answered first.
-        rate_limit_pauses: pauses of a server after a 429, a 503 with Retry-After, or a limit that
-            is used up.
-        readout_fallbacks: grades for which the expected readout had no usable log-probs.
-        statuses: verdicts by status.
-        prompt_tokens: as the servers counted.
-        completion_tokens: as the servers counted.
-        cached_tokens: prompt tokens found in prefix caches.
-        cost: of these tokens; None without prices.
-        ledger_replies: distinct replies in the ledger.
-        ledger_corrupt: ledger records that were damaged on disk and are asked for again.
-        ledger_failed: replies that could not be stored (a full disk): another run asks for them
-            again.
-        in_flight: requests in flight now.
-        latency_p50_s: median of the answered requests, within 5 %.
-        latency_p99_s: 99th percentile, within 5 %.
-    """
-
-    requests_sent: int
-    from_ledger: int
-    shared: int
-    retries: int
-    reasks: int
-    hedges: int
-    hedges_won: int
-    rate_limit_pauses: int
-    readout_fallbacks: int
-    statuses: Mapping[Status, int]
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
-    cost: float | None
-    ledger_replies: int
-    ledger_corrupt: int
-    ledger_failed: int
-    in_flight: int
-    latency_p50_s: float
-    latency_p99_s: float
-
-
-class _Closes:
-    """What is used in a `with` block is closed at its end."""
-
-    def close(self) -> None:
-        """Give up what is held; a second call does nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class Judge(_Closes):
+class Judge(Closing):
     """Servers, queues and ledger; jobs share them. Closing it cancels its jobs.
 
     Raises:
@@ -438,7 +130,7 @@ class Job:
         self.close()
         with self._untaken() as taken:
             taken.extend(self)
-        return sorted(taken, key=_by_index)
+        return sorted(taken, key=by_index)
 
     def arrays(self) -> GradedArrays:
         """Like `result`, as NumPy columns."""
@@ -472,7 +164,7 @@ class Job:
         with self._untaken() as taken:
             async for graded in self:
                 taken.append(graded)
-        return sorted(taken, key=_by_index)
+        return sorted(taken, key=by_index)
 
     @contextmanager
     def _untaken(self) -> Iterator[list[Graded]]:
@@ -514,97 +206,9 @@ class Job:
         raise JudgeError("a Job cannot be pickled; send its items, or its results")
 
 
-class Faults(TypedDict, total=False):
-    """What goes wrong at a `RuleJudge`, and how slow it is; see there."""
-
-    seed: int
-    rate_limit_rate: float
-    retry_after_s: int
-    error_rate: float
-    cut_rate: float
-    hang_rate: float
-    no_grade_rate: float
-    prose_rate: float
-    random_rate: float
-    doubt: float
-    latency_ms: int
-    jitter_ms: int
-    token_ms: int
-
-
-class RuleJudge(_Closes):
-    """A judge that grades by rule, served on loopback by this process: for rehearsals and tests.
-
-    What a request meets is decided by its content and the seed, so every run meets the same.
-    Shares are of distinct contents.
-
-    Args:
-        rules: `division` or `numbers`.
-        port: 0 takes a free one.
-        rate_limit_rate: share whose first request is answered 429.
-        retry_after_s: the `Retry-After` of a 429.
-        error_rate: share answered 500 once.
-        cut_rate: share whose answer is cut once, half-way.
-        hang_rate: share that once gets no answer, or half of one, for ever.
-        no_grade_rate: share that never gets a grade.
-        prose_rate: share graded in words, without a score line; a re-ask gets the digit.
-        random_rate: share graded at random.
-        doubt: probability of the neighbouring grades, seen in log-probabilities alone.
-        latency_ms: before an answer.
-        jitter_ms: on top of it, at most.
-        token_ms: between two tokens of a streamed answer.
-        slots: requests answered at once; the others wait. None is no limit.
-        max_model_len: tokens of prompt and reply; a request for more is answered 400.
-        seed: decides which contents are hit.
-    """
-
-    def __init__(
-        self,
-        rules: str,
-        port: int = 0,
-        *,
-        slots: int | None = None,
-        max_model_len: int | None = None,
-        **faults: Unpack[Faults],
-    ) -> None:
-        self._core = _core.RuleJudge(
-            rules,
-            port=port,
-            slots=slots,
-            max_model_len=max_model_len,
-            faults=json.dumps(faults),
-        )
-
-    @property
-    def url(self) -> str:
-        """Base URL of the server, on 127.0.0.1 and ending in /v1."""
-        return self._core.url
-
-    @property
-    def model(self) -> str:
-        """The model's name there, such as `rules-division`."""
-        return self._core.model
-
-    def stats(self) -> dict[str, Any]:
-        """What the server has counted, as its `GET /stats` shows it."""
-        stats: dict[str, Any] = json.loads(self._core.stats())
-        return stats
-
-    def close(self) -> None:
-        """Close the listener and every connection; a second call does nothing."""
-        self._core.close()
-
-    def __reduce__(self) -> NoReturn:
-        raise JudgeError("a RuleJudge cannot be pickled; send its url")
-
-
 def split(trace: str, delimiter: str = "###") -> tuple[str, ...]:
     """Cut a plain text into segments at the step delimiter; joined, they are the text."""
     return tuple(_core.split_text(trace, delimiter)) or (trace,)
-
-
-def _by_index(graded: Graded) -> int:
-    return graded.index
 
 
 def _read(setting: str, path: str | None) -> str | None:
