@@ -33,7 +33,7 @@ demo: setup ## Train a small policy with ExpRL on this machine and show what it 
 	@exprl demo $(ARGS)
 
 .PHONY: test
-test: rustfmt clippy rustdoc cargo-test ruff mypy stub-check docs pytest ## Prove that everything works: all checks and tests
+test: rustfmt clippy rustdoc cargo-test ruff mypy imports stub-check docs pytest ## Prove that everything works: all checks and tests
 
 .PHONY: setup
 setup: $(BUILT) ## Make .venv with the pinned packages and build the Rust extension into it
@@ -52,7 +52,7 @@ toolchain:
 	@scripts/check-toolchain.sh
 
 .PHONY: lint
-lint: rustfmt clippy rustdoc ruff mypy stub-check docs ## Run every check that is not a test
+lint: rustfmt clippy rustdoc ruff mypy imports stub-check docs ## Run every check that is not a test
 
 .PHONY: rustfmt
 rustfmt: | toolchain
@@ -78,6 +78,10 @@ ruff: $(PINNED)
 .PHONY: mypy
 mypy: $(PINNED)
 	$(call stage,mypy --no-error-summary)
+
+.PHONY: imports
+imports: $(PINNED) ## Check that no room of python/exprl imports one above it
+	$(call stage,PYTHONPATH=python lint-imports --no-logo)
 
 .PHONY: stub-check
 stub-check: $(BUILT)

@@ -25,9 +25,10 @@ from transformers import AutoModelForCausalLM  # noqa: E402
 
 from exprl import config  # noqa: E402
 from exprl.data import problems as data  # noqa: E402
+from exprl.data.tokenizer import load_tokenizer  # noqa: E402
 from exprl.learn.batch import from_rollouts, pack  # noqa: E402
 from exprl.learn.policy import Policy  # noqa: E402
-from exprl.rollout.engine import load_tokenizer, open_engine  # noqa: E402
+from exprl.rollout.engine import open_engine  # noqa: E402
 from exprl.types import Rollout, Scored, Segment  # noqa: E402
 
 

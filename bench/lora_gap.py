@@ -26,9 +26,9 @@ from peft.tuners.lora import LoraLayer
 from pyarrow import parquet
 
 from exprl import config
+from exprl.data.tokenizer import load_tokenizer, prompt_ids
 from exprl.learn.batch import pack
 from exprl.learn.policy import Policy
-from exprl.rollout.engine import load_tokenizer, prompt_ids
 from exprl.run import checkpoint
 from exprl.run import open as prepare
 from exprl.types import Example, TrainBatch

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import IO
 
 from exprl import config, train
+from exprl.data.tokenizer import load_tokenizer
 from exprl.evaluate import during_training as examine
 from exprl.evaluate.pass_at_k import Evaluation
 from exprl.monitor import metrics_log as metrics
-from exprl.rollout.engine import Engine, load_tokenizer, open_engine
+from exprl.rollout.engine import Engine, open_engine
 from exprl.run import checkpoint
 from exprl.run import open as prepare
 

@@ -18,13 +18,14 @@ from pyarrow import parquet
 from safetensors.torch import load_file
 
 from exprl import config, train
+from exprl.data.tokenizer import load_tokenizer
 from exprl.errors import EngineError, JudgeError
 from exprl.evaluate import during_training as examine
 from exprl.judge import RuleJudge
 from exprl.learn.batch import from_rollouts, pack
 from exprl.monitor import metrics_log as metrics
 from exprl.rollout import weight_sync as weights
-from exprl.rollout.engine import load_tokenizer, open_engine
+from exprl.rollout.engine import open_engine
 from exprl.run import checkpoint
 from exprl.run import open as prepare
 from exprl.types import Problem, Scored, Segment

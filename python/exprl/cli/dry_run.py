@@ -15,13 +15,14 @@ from rich.console import Console
 
 from exprl import config
 from exprl.data import references as hidden
+from exprl.data.tokenizer import load_tokenizer, prompt_ids
 from exprl.errors import ConfigError, EngineError, JudgeError
 from exprl.judge import JudgeItem
 from exprl.learn import memory
 from exprl.learn.memory import fit
 from exprl.monitor import metrics_log as metrics
 from exprl.reward import judges as panel
-from exprl.rollout.engine import NO_VLLM, load_tokenizer, prompt_ids
+from exprl.rollout.engine import NO_VLLM
 from exprl.run import open as prepare
 from exprl.types import Problem, ReferenceProblem
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from exprl import config
 from exprl.data import problems as data
-from exprl.rollout.engine import chat_ids, prompt_ids
+from exprl.data.tokenizer import chat_ids, prompt_ids
 from exprl.types import Int32Array, Message, ReferenceProblem
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from exprl import config
+from exprl.data.tokenizer import prompt_ids
 from exprl.errors import EngineError
 from exprl.learn.policy import Policy
-from exprl.rollout.engine import Engine, prompt_ids
+from exprl.rollout.engine import Engine
 from exprl.types import Float32Array, Int32Array, Packed, Problem
 
 PROBE_TOKENS = 128

@@ -17,11 +17,12 @@ from exprl import config
 from exprl.data import mixture
 from exprl.data import problems as data
 from exprl.data import references as hidden
+from exprl.data.tokenizer import load_tokenizer, prompt_ids
 from exprl.errors import ConfigError
 from exprl.learn.memory import Setup, Shapes, fit
 from exprl.learn.policy import Policy
 from exprl.reward.judges import Panel, open_panel
-from exprl.rollout.engine import NO_POLICY, Engine, load_tokenizer, open_engine, prompt_ids
+from exprl.rollout.engine import NO_POLICY, Engine, open_engine
 from exprl.rollout.weight_sync import Probe, open_probe
 from exprl.run import checkpoint
 from exprl.run.checkpoint import RunState

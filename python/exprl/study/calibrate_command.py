@@ -235,7 +235,8 @@ def _continue(request: Request, chosen: Sequence[Solution], settings: JudgeSetti
             f"{request.source} is a file: --continuations needs a run folder, whose rollouts have"
             " prompts and token ids"
         )
-    from exprl.rollout.engine import load_tokenizer, open_engine
+    from exprl.data.tokenizer import load_tokenizer
+    from exprl.rollout.engine import open_engine
     from exprl.run import open as prepare
     from exprl.steps import Splitter
     from exprl.study import continuations

@@ -149,7 +149,8 @@ def plan(
 
 def measure(job: Measurement) -> Evaluation:
     """Sample and verify in this process; the JSON form reports every k up to n."""
-    from exprl.rollout.engine import load_tokenizer, open_engine
+    from exprl.data.tokenizer import load_tokenizer
+    from exprl.rollout.engine import open_engine
     from exprl.run.open import fitting, open_verifiers, set_threads
     from exprl.steps import Splitter
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from exprl import config
+from exprl.data.tokenizer import load_tokenizer, prompt_ids
 from exprl.errors import EngineError
 from exprl.learn.policy import Policy
-from exprl.rollout.engine import load_tokenizer, open_engine, prompt_ids
+from exprl.rollout.engine import open_engine
 from exprl.types import Message, Packed, Prompt
 
 BASE = "examples/division/base"

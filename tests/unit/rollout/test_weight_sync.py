@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from exprl import config
+from exprl.data.tokenizer import load_tokenizer
 from exprl.errors import EngineError
 from exprl.learn.policy import Policy
 from exprl.rollout import weight_sync as weights
-from exprl.rollout.engine import NO_POLICY, load_tokenizer, open_engine
+from exprl.rollout.engine import NO_POLICY, open_engine
 from exprl.types import Message, Problem, Prompt
 
 MODEL = config.Model(path="examples/division/base", dtype="float32")
