@@ -1,0 +1,36 @@
+"""`exprl judge` and `exprl rubric`: the Rust command line, which `exprl-judge` is as well."""
+
+from __future__ import annotations
+
+import typer
+
+rubrics = typer.Typer(no_args_is_help=True, help="Give problems rubrics of their own.")
+
+
+def judge(context: typer.Context) -> None:
+    """Use the judge alone, without torch or vLLM: score, rubric, serve, ledger."""
+    raise typer.Exit(_judge_command(context.args))
+
+
+@rubrics.command(
+    "build",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+def rubric_build(context: typer.Context) -> None:
+    """Have a model write each problem's checklist from its reference; see --help.
+
+    Example: exprl rubric build train.jsonl -o rubrics.jsonl --endpoint URL --model NAME
+    """
+    raise typer.Exit(_judge_command(["rubric", *context.args]))
+
+
+def _judge_command(arguments: list[str]) -> int:
+    """Run the Rust command line, which `exprl-judge` is as well."""
+    import signal
+
+    from exprl import _core
+
+    # It minds Ctrl-C itself: it writes what has finished, and ends with 130.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return _core.judge_command(arguments)

@@ -1,0 +1,32 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from exprl.errors import ConfigError
+
+T = TypeVar("T")
+
+ConfigFile = Annotated[Path, typer.Argument(help="TOML file, see configs/", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="e.g. optim.lr=3e-6 train.steps=50"),
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override the config")
+]
+Ks = Annotated[list[int] | None, typer.Option("-k", min=1, help="pass@k to print; may repeat")]
+Steps = Annotated[str | None, typer.Option(help="of a run, such as 12 or 0-9")]
+ApiKeyEnv = Annotated[str | None, typer.Option(help="environment variable that holds the key")]
+
+
+def one_of(option: str, value: str, allowed: tuple[T, ...]) -> T:
+    """The allowed value that is written `value`; a ConfigError names all of them."""
+    for one in allowed:
+        if one == value:
+            return one
+    raise ConfigError(f"{option} = {value!r}; use one of {', '.join(map(str, allowed))}")

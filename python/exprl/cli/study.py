@@ -1,0 +1,150 @@
+"""`exprl calibrate` and `exprl behaviors`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from exprl.cli.options import ApiKeyEnv, Settings, Steps, one_of
+
+
+def calibrate(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="run folder, or a file of rows with problem, reference, trace and correct",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="folder for results and ledger (default: beside SOURCE)")
+    ] = None,
+    endpoint: Annotated[
+        list[str] | None, typer.Option(help="base URL of a judge server; may repeat")
+    ] = None,
+    model: Annotated[str, typer.Option(help="model that the servers serve")] = "",
+    api_key_env: ApiKeyEnv = None,
+    rules: Annotated[str | None, typer.Option(help="rule judge: division or numbers")] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="its judge is calibrated; a run has its own")
+    ] = None,
+    overrides: Settings = None,
+    condition: Annotated[
+        list[str] | None, typer.Option(help="right, none, wrong; may repeat (default: all)")
+    ] = None,
+    view: Annotated[str, typer.Option(help="outcome, prefix or step")] = "outcome",
+    label: Annotated[str, typer.Option(help="field of a file that holds the truth")] = "correct",
+    delimiter: Annotated[str, typer.Option(help="starts a step of a file's trace")] = "###",
+    steps: Steps = None,
+    domain: Annotated[
+        str | None, typer.Option(help="solutions of this domain only, under its rubric")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="solutions, drawn at random")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="of the drawing and of continuations")] = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="grades asked for each solution")] = 1,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="of the judge (default: 0, or the config's)")
+    ] = None,
+    continuations: Annotated[
+        int, typer.Option(min=0, help="samples from each beginning; 0 starts no engine")
+    ] = 0,
+    beginnings: Annotated[int, typer.Option(min=1, help="beginnings to go on from")] = 200,
+    policy: Annotated[
+        str | None, typer.Option(help="who goes on (default: the run's newest checkpoint)")
+    ] = None,
+) -> None:
+    """How far can the judge be believed? Its grades against known truth.
+
+    Misplacement rate and AUC with the right reference, none and a wrong one; grades by truth;
+    agreement of repeated grades; grades of beginnings against the success of continuations. What
+    has no grade is counted. The same command again asks only for what is missing.
+
+    Example: exprl calibrate runs/demo --steps 8-15 --continuations 8
+
+    Example: exprl calibrate out.jsonl --endpoint http://127.0.0.1:8001/v1 --model Qwen/Qwen3-4B
+    """
+    from exprl.judge import JudgeSettings
+    from exprl.study import calibrate_command, grade
+
+    conditions = [one_of("--condition", c, grade.CONDITIONS) for c in condition or ()]
+    calibrate_command.command(
+        calibrate_command.Request(
+            source=source,
+            out=out or calibrate_command.beside(source),
+            judge=JudgeSettings(tuple(endpoint or ()), model, api_key_env=api_key_env),
+            rules=rules,
+            config_file=config_file,
+            overrides=overrides or (),
+            conditions=conditions or grade.CONDITIONS,
+            view=one_of("--view", view, grade.VIEWS),
+            label=label,
+            delimiter=delimiter,
+            steps=steps,
+            domain=domain,
+            limit=limit,
+            seed=seed,
+            repeats=repeats,
+            temperature=temperature,
+            continuations=continuations,
+            beginnings=beginnings,
+            policy=policy,
+        )
+    )
+
+
+def behaviors(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE [SOURCE]",
+            help="run folder or file of solutions; of two, the second is held against the first",
+        ),
+    ],
+    endpoint: Annotated[list[str], typer.Option(help="base URL of a server; may repeat")],
+    model: Annotated[str, typer.Option(help="model that annotates")],
+    out: Annotated[Path, typer.Option(help="folder for results and ledger")] = Path("behaviors"),
+    api_key_env: ApiKeyEnv = None,
+    problems: Annotated[int, typer.Option(min=1, help="drawn at random")] = 100,
+    per_problem: Annotated[int, typer.Option(min=1, help="solutions of each problem")] = 4,
+    steps: Steps = None,
+    seed: Annotated[int, typer.Option(min=0, help="of the drawing")] = 0,
+    tries: Annotated[int, typer.Option(min=1, help="for an answer that fits the schema")] = 2,
+    max_tokens: Annotated[int, typer.Option(min=1, help="of an answer")] = 2048,
+    concurrency: Annotated[int, typer.Option(min=1, help="requests in flight per server")] = 64,
+    guided: Annotated[
+        bool, typer.Option(help="send the JSON schema; not every server takes it")
+    ] = True,
+) -> None:
+    """How are solutions reached? Archetypes and reasoning behaviours, annotated by a model.
+
+    Of two sources also what the second gains and loses against the first, problem by problem. The
+    same command again asks only for what is missing.
+
+    Example: exprl eval runs/a@step-0 runs/a --rollouts samples
+
+    then: exprl behaviors samples/00-* samples/01-* --endpoint http://127.0.0.1:8001/v1 --model M
+    """
+    from exprl.judge import JudgeSettings
+    from exprl.study import behaviors_command
+
+    behaviors_command.command(
+        behaviors_command.Request(
+            sources=sources,
+            out=out,
+            judge=JudgeSettings(
+                endpoints=tuple(endpoint),
+                model=model,
+                api_key_env=api_key_env,
+                max_tokens=max_tokens,
+                concurrency=concurrency,
+            ),
+            problems=problems,
+            per_problem=per_problem,
+            steps=steps,
+            seed=seed,
+            tries=tries,
+            guided=guided,
+        )
+    )

@@ -1,0 +1,52 @@
+"""`exprl train` and `exprl demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from exprl.cli.options import ConfigFile, Overrides
+
+
+def train(
+    config_file: ConfigFile,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="check all that can fail later, then exit")
+    ] = False,
+) -> None:
+    """Train a policy. The same command again resumes an interrupted run.
+
+    Example: exprl train configs/division_process.toml run_dir=runs/first train.steps=8
+
+    Ctrl-C finishes the step, saves and exits with 130; a second Ctrl-C stops at once.
+    """
+    from exprl import config
+
+    cfg = config.load(config_file, overrides or ())  # before torch: a typo is told at once
+    if dry_run:
+        from exprl.cli import dry_run as dryrun
+
+        raise typer.Exit(dryrun.report(cfg))
+
+    from exprl import train
+    from exprl.monitor.metrics_log import Progress
+    from exprl.run.open import opened
+
+    with Progress() as progress, opened(cfg) as (parts, state):
+        progress.start(state.step, cfg.train.steps)
+        raise typer.Exit(train.train(cfg, parts, state, progress))
+
+
+def demo(
+    run_dir: Annotated[
+        Path, typer.Option(help="where the run goes; replaced if it is a demo")
+    ] = Path("runs/demo"),
+    config_file: Annotated[Path, typer.Option("--config")] = Path("configs/division_process.toml"),
+) -> None:
+    """Watch a small policy that never solves a problem learn to solve most of them."""
+    from exprl.cli import demo
+
+    raise typer.Exit(demo.run(config_file, run_dir))
