@@ -1,7 +1,7 @@
 """What the texts of rollouts show of a policy that plays its judge: copies, and words to the judge.
 
 Nothing here changes a reward. The judge's fence and parser make both harmless as far as they can
-(docs/guides/judge.md); these counts say that a policy has begun to try. The patterns stand in
+(docs/concepts/judge.md); these counts say that a policy has begun to try. The patterns stand in
 rust/exprl-texts/src/injections.rs.
 """
 
