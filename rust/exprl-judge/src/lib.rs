@@ -36,6 +36,7 @@ mod fuzz;
 mod hints;
 mod http;
 mod job;
+mod job_state;
 pub mod ledger;
 mod limits;
 mod metrics;
@@ -62,7 +63,8 @@ pub use exprl_rubric::{
     Checklist, Checklists, Checkpoint, Entry as ChecklistEntry, Readout, ScoreMap, View,
 };
 pub use forecast::{Forecast, Forecaster};
-pub use job::{Burst, Job};
+pub use job::Job;
+pub use job_state::Burst;
 pub use metrics::Stats;
 pub use metrics_server::MetricsServer;
 pub use settings::{Prices, Settings, Task};

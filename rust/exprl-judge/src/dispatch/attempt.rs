@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Call, Dispatcher, Queues};
+use super::Dispatcher;
+use super::call::Call;
+use super::queues::Failure;
 use crate::metrics::count;
-use crate::policy::{Action, Fault, RetryBudget, backoff};
-use crate::reply::{Reply, Usage};
+use crate::policy::{Action, Fault, backoff};
 use crate::schedule::Pass;
-use crate::settings::Task;
 
 /// What the attempt leaves to do.
 enum Next {
@@ -60,12 +60,11 @@ impl Dispatcher {
     async fn attempt(self: &Arc<Self>, lane: &mut usize, call: &mut Call) -> Next {
         let started = Instant::now();
         if call.sent == 0 {
-            self.budget.deposit();
-            self.hedges.iter().for_each(RetryBudget::deposit);
+            self.retries.deposit();
         }
         call.sent += 1;
         call.first_sent.get_or_insert(started);
-        call.last_server = Some(self.servers[*lane].name.clone());
+        call.last_server = Some(self.servers.name(*lane).clone());
         let again = call
             .reply
             .as_ref()
@@ -74,45 +73,27 @@ impl Dispatcher {
         let (bytes, _) = body.sizes();
         let (from, answer) = self.exchange(*lane, &mut call.sent, body).await;
         *lane = from;
-        call.last_server = Some(self.servers[from].name.clone());
-        let answer = answer.and_then(|answer| {
-            let before = call
-                .reply
-                .as_ref()
-                .map_or_else(Usage::default, |reply| reply.usage);
-            match &mut call.reply {
-                None => {
-                    let reply = Reply::read(&answer.body, self.readout)?;
-                    call.reply = Some(match self.task {
-                        Task::Grade => reply,
-                        Task::Checklist => reply.into_checklist(),
-                    });
-                }
-                Some(reply) => reply.repair(&answer.body)?,
-            }
-            let usage = call
-                .reply
-                .as_ref()
-                .map_or(before, |reply| reply.usage - before);
+        call.last_server = Some(self.servers.name(from).clone());
+        let read = answer.and_then(|answer| {
+            let usage = self.replies.read(&answer.body, &mut call.reply)?;
             Ok((answer, usage))
         });
-        let (answer, usage) = match answer {
-            Ok(answer) => answer,
+        let (answer, usage) = match read {
+            Ok(read) => read,
             Err(fault) => return self.weigh(from, call, fault),
         };
         self.metrics.answered_in(started.elapsed());
-        self.server_answered(from, |queues| {
-            queues.lateness[from].note(answer.first_byte);
-            queues.estimate.learn(bytes, usage);
-            if usage.prompt > 0 {
-                let used = usage.prompt + usage.completion;
-                queues.limits.correct(call.reserved, used);
-            }
-        });
+        let asked = (bytes, call.reserved);
+        let told = (usage, answer.first_byte);
+        self.queues().replied(from, asked, told, Instant::now());
         if let Some(pause) = answer.pause {
             self.pause(from, pause);
         }
-        if self.reask && call.reply.as_ref().is_some_and(Reply::wants_reask) {
+        if call
+            .reply
+            .as_ref()
+            .is_some_and(|reply| self.replies.wants_reask(reply))
+        {
             count(&self.metrics.reasks);
             return Next::Again;
         }
@@ -140,8 +121,8 @@ impl Dispatcher {
             }
             Action::Again | Action::Elsewhere => {
                 call.failed += 1;
-                let outage = self.queues().is_outage(self.outage, Instant::now());
-                if outage || call.failed >= self.attempts || !self.budget.withdraw() {
+                let outage = self.queues().is_outage(Instant::now());
+                if outage || !self.retries.allow_repeat(call.failed) {
                     return Next::Done;
                 }
                 count(&self.metrics.retries);
@@ -156,14 +137,14 @@ impl Dispatcher {
 
     /// What a fault says about its server: in doubt, to be paused, or alive.
     pub(super) fn note_fault(self: &Arc<Self>, lane: usize, fault: &Fault) {
-        tracing::debug!(server = %self.servers[lane].name, fault = %fault.explain(), "judge request failed");
+        tracing::debug!(server = %self.servers.name(lane), fault = %fault.explain(), "judge request failed");
         if fault.blames_server() {
             self.server_failed(lane);
         } else if let Action::Pause(pause) = fault.action() {
-            self.server_lives(lane);
+            self.queues().heard(lane, Instant::now());
             self.pause(lane, pause);
         } else if matches!(fault, Fault::Status { .. }) {
-            self.server_lives(lane);
+            self.queues().heard(lane, Instant::now());
         }
     }
 
@@ -178,12 +159,11 @@ impl Dispatcher {
                 () = tokio::time::sleep(wait) => {
                     {
                         let mut queues = dispatcher.queues();
-                        if queues.is_outage(dispatcher.outage, Instant::now()) {
+                        if queues.is_outage(Instant::now()) {
                             drop(queues);
                             return dispatcher.finish(call);
                         }
-                        let tokens = queues.estimate.prompt(call.body.sizes().0);
-                        queues.schedule.retry(call, tokens, avoid, Instant::now());
+                        queues.retry(call, avoid, Instant::now());
                     }
                     // The job may have stopped between the wait and the queue.
                     if job.stopped().is_some() { dispatcher.withdraw(&job) } else { dispatcher.pump() }
@@ -193,43 +173,13 @@ impl Dispatcher {
         });
     }
 
-    /// The server has said something, if only that it refuses.
-    fn server_lives(&self, lane: usize) {
-        let mut queues = self.queues();
-        queues.breakers[lane].answered();
-        queues.last_answer = Some(Instant::now());
-    }
-
-    /// The server has replied: its window may grow, and `learn` takes more from the reply.
-    fn server_answered(&self, lane: usize, learn: impl FnOnce(&mut Queues)) {
-        let mut queues = self.queues();
-        learn(&mut queues);
-        queues.schedule.answered(lane);
-        queues.breakers[lane].answered();
-        queues.last_answer = Some(Instant::now());
-    }
-
     fn server_failed(self: &Arc<Self>, lane: usize) {
-        let now = Instant::now();
-        let (rest, outage) = {
-            let mut queues = self.queues();
-            // What left before the breaker opened says nothing new.
-            let resting = queues.schedule.is_paused(lane, now);
-            let rest = if resting {
-                None
-            } else {
-                queues.breakers[lane].failed()
-            };
-            if let Some(rest) = rest {
-                queues.schedule.pause(lane, now + rest, now, true);
-            }
-            (rest, queues.is_outage(self.outage, now))
-        };
+        let Failure { rest, outage } = self.queues().failed(lane, Instant::now());
         if outage {
             self.give_up_waiting();
         }
         if let Some(rest) = rest {
-            let server = &self.servers[lane].name;
+            let server = self.servers.name(lane);
             tracing::warn!(%server, rest_s = rest.as_secs_f64(), "judge server left alone");
             self.pump_after(rest);
         }
@@ -239,7 +189,7 @@ impl Dispatcher {
         let now = Instant::now();
         if self.queues().schedule.pause(lane, now + pause, now, false) {
             count(&self.metrics.rate_limit_pauses);
-            let server = &self.servers[lane].name;
+            let server = self.servers.name(lane);
             tracing::info!(%server, pause_s = pause.as_secs_f64(), "judge server asks for a pause");
         }
         self.pump_after(pause);

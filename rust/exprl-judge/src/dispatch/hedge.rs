@@ -9,7 +9,7 @@ use tracing::Instrument;
 
 use super::Dispatcher;
 use crate::metrics::{ServerMetrics, count};
-use crate::policy::{Fault, RetryBudget};
+use crate::policy::Fault;
 use crate::request::Body;
 use crate::schedule::Pass;
 use crate::transport::Answer;
@@ -54,13 +54,13 @@ impl Dispatcher {
         body: &Body,
     ) -> (usize, Result<Answer, Fault>) {
         let begun = AtomicBool::new(false);
-        if self.servers.len() == 1 || self.hedges.is_none() {
+        if self.servers.all.len() == 1 || !self.retries.hedging() {
             return (lane, self.send(lane, body, &begun).await);
         }
         let mut first = pin!(self.send(lane, body, &begun));
         // Late again and again, until a place for a hedge is free or the answer begins.
         let (spare, patience) = loop {
-            let patience = self.patience(lane);
+            let patience = self.queues().patience(lane);
             tokio::select! {
                 answer = &mut first => return (lane, answer),
                 () = tokio::time::sleep(patience.unwrap_or(UNKNOWN)) => {}
@@ -74,8 +74,8 @@ impl Dispatcher {
         };
         let second_lane = spare.pass.lane;
         tracing::debug!(
-            server = %self.servers[lane].name,
-            second = %self.servers[second_lane].name,
+            server = %self.servers.name(lane),
+            second = %self.servers.name(second_lane),
             after_s = patience.as_secs_f64(),
             "judge request hedged"
         );
@@ -114,14 +114,14 @@ impl Dispatcher {
         begun: &'a AtomicBool,
     ) -> impl Future<Output = Result<Answer, Fault>> + 'a {
         count(&self.metrics.requests_sent);
-        let span = tracing::debug_span!("judge_request", server = %self.servers[lane].name);
+        let span = tracing::debug_span!("judge_request", server = %self.servers.name(lane));
         let exchange = async move {
             let started = Instant::now();
             let mut wire = Wire {
                 metrics: &self.metrics.servers[lane],
                 ended: false,
             };
-            let answer = self.transport.post(&self.servers[lane], body, begun).await;
+            let answer = self.servers.post(lane, body, begun).await;
             wire.ended = true;
             match &answer {
                 Ok(answer) => wire.metrics.answered(started.elapsed(), answer.first_byte),
@@ -132,17 +132,11 @@ impl Dispatcher {
         exchange.instrument(span)
     }
 
-    /// How long a request to this server may stay without a byte before it is late, where enough of
-    /// its answers are known.
-    fn patience(&self, lane: usize) -> Option<Duration> {
-        self.queues().lateness[lane].late()
-    }
-
     /// A place for a hedge, if the budget has one and another server has room.
     fn spare(self: &Arc<Self>, lane: usize) -> Option<Spare<'_>> {
         let mut queues = self.queues();
         let pass = queues.schedule.spare(lane, Instant::now())?;
-        if !self.hedges.as_ref().is_some_and(RetryBudget::withdraw) {
+        if !self.retries.allow_hedge() {
             queues.schedule.finish(pass);
             return None;
         }

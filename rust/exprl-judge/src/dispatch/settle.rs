@@ -2,36 +2,30 @@
 
 use std::sync::Arc;
 
-use super::{Call, Dispatcher};
-use crate::job::Stop;
-use crate::ledger::Key;
+use super::Dispatcher;
+use super::call::Call;
+use crate::job_state::Stop;
 use crate::metrics::count;
-use crate::policy::Fault;
-use crate::reply::{Reply, Usage};
-use crate::settings::Task;
-use crate::types::{Status, Verdict};
+use crate::reply::Reply;
+use crate::types::Verdict;
 
 impl Dispatcher {
     /// No server has answered for too long: what waits gets the reason instead of more time.
     pub(super) fn give_up_waiting(self: &Arc<Self>) {
-        let calls = {
-            let mut queues = self.queues();
-            queues.schedule.drain(|_| true)
-        };
-        for mut call in calls {
-            let reason = format!("no server has answered for {} s", self.outage.as_secs_f64());
-            call.last_fault.get_or_insert(Fault::Connect(reason));
+        let calls = self.queues().give_up();
+        for call in calls {
             self.finish(call);
         }
     }
 
     /// A request has its reply, or will get none.
     pub(super) fn finish(self: &Arc<Self>, call: Call) {
-        let verdict = match (&call.reply, &call.last_fault) {
-            (Some(reply), fault) => {
+        let verdict = match &call.reply {
+            Some(reply) => {
+                self.keep(&call, reply);
                 let verdict = self.verdict(reply);
                 // The re-ask failed on the way: say so, and keep the first reply.
-                match fault {
+                match &call.last_fault {
                     Some(fault) if reply.grade.is_none() && !reply.reasked => Verdict {
                         error: Some(format!("re-ask failed: {}", fault.explain())),
                         ..verdict
@@ -39,30 +33,9 @@ impl Dispatcher {
                     _ => verdict,
                 }
             }
-            (None, Some(fault)) => {
-                let timed_out = matches!(fault, Fault::Timeout(..));
-                let status = if timed_out {
-                    Status::Timeout
-                } else {
-                    Status::HttpError
-                };
-                Verdict::without_reply(status, fault.explain())
-            }
-            (None, None) => Verdict::without_reply(Status::HttpError, "the request was not sent"),
+            None => call.unanswered(),
         };
-        if let Some(reply) = &call.reply {
-            self.metrics.used(reply.usage);
-            let settled = match self.task {
-                Task::Grade => !self.reask || !reply.wants_reask(),
-                // Asked again, the model may write one that can be used.
-                Task::Checklist => reply.status == Status::Ok,
-            };
-            if settled {
-                self.remember(&call.key, reply);
-            }
-        }
-        let followers = self.flights().remove(&call.key).unwrap_or_default();
-        for follower in followers {
+        for follower in self.flights.end(&call.key) {
             count(&self.metrics.shared);
             let shared = Verdict {
                 from_cache: true,
@@ -76,64 +49,30 @@ impl Dispatcher {
     /// Ends a request whose job stopped. Equal requests of other jobs take its place.
     pub(super) fn end_stopped(self: &Arc<Self>, call: Call) {
         let stop = call.ticket.job.stopped().unwrap_or(Stop::Cancelled);
-        let followers = self.flights().remove(&call.key).unwrap_or_default();
+        let followers = self.flights.end(&call.key);
         self.settle(call, stop.verdict());
         for follower in followers {
             self.enqueue(follower.affinity, vec![follower.call]);
         }
     }
 
-    /// Adds what only the call knows, and files the verdict.
+    /// Counts the verdict and files it.
     pub(super) fn settle(&self, call: Call, verdict: Verdict) {
-        let verdict = Verdict {
-            attempts: call.sent,
-            server: call.last_server,
-            latency_s: call
-                .first_sent
-                .map_or(0.0, |sent| sent.elapsed().as_secs_f64()),
-            ..verdict
-        };
         self.metrics.ended(verdict.status);
-        call.ticket.settle(verdict);
+        call.settle(verdict);
     }
 
     pub(super) fn verdict(&self, reply: &Reply) -> Verdict {
-        let (score, fell_back) = reply.score(self.score_map, self.readout);
+        let (verdict, fell_back) = self.replies.verdict(reply);
         if fell_back {
             count(&self.metrics.readout_fallbacks);
         }
-        let Usage {
-            prompt,
-            completion,
-            cached,
-        } = reply.usage;
-        Verdict {
-            status: reply.status,
-            grade: reply.grade,
-            score,
-            reply: reply.text.clone(),
-            error: reply.error.clone(),
-            prompt_tokens: prompt,
-            completion_tokens: completion,
-            cached_tokens: cached,
-            attempts: 0,
-            server: None,
-            latency_s: 0.0,
-            from_cache: false,
-        }
+        verdict
     }
 
-    /// The ledger's reply, if asking again could not bring a better one.
-    pub(super) fn remembered(&self, key: &Key) -> Option<Reply> {
-        let stored = self.ledger.as_ref()?.get(key)?;
-        let reply: Reply = serde_json::from_slice(&stored).ok()?;
-        (!self.reask || !reply.wants_reask()).then_some(reply)
-    }
-
-    fn remember(&self, key: &Key, reply: &Reply) {
-        let Some(ledger) = &self.ledger else { return };
-        let stored = serde_json::to_vec(reply).map_err(std::io::Error::other);
-        if let Err(error) = stored.and_then(|bytes| ledger.put(key, &bytes)) {
+    fn keep(&self, call: &Call, reply: &Reply) {
+        self.metrics.used(reply.usage);
+        if let Err(error) = self.replies.keep(&call.key, reply) {
             count(&self.metrics.ledger_failed);
             tracing::warn!(%error, "a reply could not be stored in the ledger");
         }

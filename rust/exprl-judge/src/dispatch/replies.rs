@@ -1,0 +1,102 @@
+//! What becomes of a reply: a verdict, and a record in the ledger.
+
+use std::io;
+
+use exprl_rubric::{Readout, ScoreMap};
+
+use crate::error::Error;
+use crate::ledger::{Key, Ledger};
+use crate::policy::Fault;
+use crate::reply::{Reply, Usage};
+use crate::settings::{Settings, Task};
+use crate::types::{Status, Verdict};
+
+pub(super) struct Replies {
+    ledger: Option<Ledger>,
+    task: Task,
+    reask: bool,
+    readout: Readout,
+    score_map: ScoreMap,
+}
+
+impl Replies {
+    pub(super) fn new(settings: &Settings) -> Result<Self, Error> {
+        Ok(Self {
+            ledger: settings.ledger.as_deref().map(Ledger::open).transpose()?,
+            task: settings.task,
+            // A digit after `Score:` repairs a grade, and nothing else.
+            reask: settings.reask && settings.task == Task::Grade,
+            readout: settings.readout,
+            score_map: settings.score_map,
+        })
+    }
+
+    /// Reads the body of an answer: a reply, or the grade that an earlier reply lacks. Gives what this
+    /// exchange used.
+    pub(super) fn read(&self, body: &[u8], reply: &mut Option<Reply>) -> Result<Usage, Fault> {
+        if let Some(reply) = reply {
+            let before = reply.usage;
+            reply.repair(body)?;
+            return Ok(reply.usage - before);
+        }
+        let first = Reply::read(body, self.readout)?;
+        let first = match self.task {
+            Task::Grade => first,
+            Task::Checklist => first.into_checklist(),
+        };
+        Ok(reply.insert(first).usage)
+    }
+
+    /// Whether to ask once more, for the grade alone.
+    pub(super) fn wants_reask(&self, reply: &Reply) -> bool {
+        self.reask && reply.wants_reask()
+    }
+
+    /// The verdict, and whether its score had to be taken from the text for want of probabilities.
+    pub(super) fn verdict(&self, reply: &Reply) -> (Verdict, bool) {
+        let (score, fell_back) = reply.score(self.score_map, self.readout);
+        let verdict = Verdict {
+            status: reply.status,
+            grade: reply.grade,
+            score,
+            reply: reply.text.clone(),
+            error: reply.error.clone(),
+            prompt_tokens: reply.usage.prompt,
+            completion_tokens: reply.usage.completion,
+            cached_tokens: reply.usage.cached,
+            attempts: 0,
+            server: None,
+            latency_s: 0.0,
+            from_cache: false,
+        };
+        (verdict, fell_back)
+    }
+
+    /// The ledger's reply, if asking again could not bring a better one.
+    pub(super) fn find(&self, key: &Key) -> Option<Reply> {
+        let stored = self.ledger.as_ref()?.get(key)?;
+        let reply: Reply = serde_json::from_slice(&stored).ok()?;
+        (!self.wants_reask(&reply)).then_some(reply)
+    }
+
+    /// Stores a reply in the ledger, if asking again could not bring a better one.
+    pub(super) fn keep(&self, key: &Key, reply: &Reply) -> io::Result<()> {
+        let settled = match self.task {
+            Task::Grade => !self.wants_reask(reply),
+            // Asked again, the model may write one that can be used.
+            Task::Checklist => reply.status == Status::Ok,
+        };
+        match &self.ledger {
+            Some(ledger) if settled => ledger.put(key, &serde_json::to_vec(reply)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Replies in the ledger, and records that were damaged on disk.
+    pub(super) fn kept(&self) -> (u64, u64) {
+        let ledger = self.ledger.as_ref();
+        ledger.map_or((0, 0), |ledger| {
+            (ledger.len() as u64, ledger.corrupt as u64)
+        })
+    }
+}

@@ -1,0 +1,101 @@
+//! The servers: how to reach them, and what they tell about themselves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::Error;
+use crate::policy::Fault;
+use crate::request::{Body, front};
+use crate::settings::Settings;
+use crate::transport::{Answer, Server, Transport};
+
+pub(super) struct Servers {
+    transport: Transport,
+    pub(super) all: Vec<Server>,
+    /// They are asked for the size of their KV cache when the first request leaves.
+    ask_capacity: AtomicBool,
+}
+
+impl Servers {
+    pub(super) fn new(settings: &Settings) -> Result<Self, Error> {
+        let transport = Transport::new(settings)?;
+        Ok(Self {
+            all: transport.servers(settings)?,
+            transport,
+            ask_capacity: AtomicBool::new(settings.kv_tokens.is_none()),
+        })
+    }
+
+    pub(super) fn name(&self, lane: usize) -> &Arc<str> {
+        &self.all[lane].name
+    }
+
+    /// What decides which problems a server gets: a hash of its name, so that the order of the endpoints
+    /// does not matter.
+    pub(super) fn seeds(&self) -> impl ExactSizeIterator<Item = u64> {
+        let names = self.all.iter().map(|server| server.name.as_bytes());
+        names.map(|name| front(blake3::hash(name).as_bytes()))
+    }
+
+    /// One exchange with one server.
+    pub(super) async fn post(
+        &self,
+        lane: usize,
+        body: &Body,
+        begun: &AtomicBool,
+    ) -> Result<Answer, Fault> {
+        self.transport.post(&self.all[lane], body, begun).await
+    }
+
+    /// Whether the servers should be asked for their capacity; true once.
+    pub(super) fn wants_capacities(&self) -> bool {
+        self.ask_capacity.swap(false, Ordering::Relaxed)
+    }
+
+    /// How many tokens a server's KV cache holds, as vLLM tells it on `/metrics`.
+    pub(super) async fn capacity(&self, lane: usize) -> Option<u64> {
+        let page = self.transport.get(&self.all[lane], "/metrics").await?;
+        kv_tokens(&String::from_utf8_lossy(&page))
+    }
+}
+
+/// Reads `vllm:cache_config_info` (vLLM 0.10 to 0.32): the size in tokens of each engine, or blocks
+/// (of all engines together) times their size.
+fn kv_tokens(metrics: &str) -> Option<u64> {
+    let mut lines = metrics
+        .lines()
+        .filter(|line| line.starts_with("vllm:cache_config_info{"))
+        .peekable();
+    let label = |line: &str, name: &str| -> Option<u64> {
+        let (_, rest) = line.split_once(&format!("{name}=\""))?;
+        rest.split_once('"')?.0.parse().ok()
+    };
+    let first = *lines.peek()?;
+    let blocks = || label(first, "num_gpu_blocks")?.checked_mul(label(first, "block_size")?);
+    let mut sizes = lines.map(|line| label(line, "kv_cache_size_tokens"));
+    let sizes = sizes.try_fold(0, |sum: u64, size| sum.checked_add(size?));
+    sizes.or_else(blocks).filter(|&tokens| tokens > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vllm_tells_the_size_of_its_cache() {
+        let page = "# TYPE vllm:cache_config_info gauge\n\
+            vllm:cache_config_info{block_size=\"16\",engine=\"0\",num_gpu_blocks=\"1000\",num_gpu_blocks_override=\"None\"} 1.0\n";
+        assert_eq!(kv_tokens(page), Some(16_000));
+        let two = "vllm:cache_config_info{block_size=\"16\",kv_cache_size_tokens=\"5000\",num_gpu_blocks=\"9\"} 1.0\n\
+            vllm:cache_config_info{block_size=\"16\",kv_cache_size_tokens=\"6000\",num_gpu_blocks=\"9\"} 1.0\n";
+        assert_eq!(kv_tokens(two), Some(11_000));
+        for silent in [
+            "",
+            "up 1\n",
+            "vllm:cache_config_info{block_size=\"16\",num_gpu_blocks=\"None\"} 1.0\n",
+            "vllm:cache_config_info{block_size=\"16\",num_gpu_blocks=\"9999999999999999999\"} 1.0\n",
+        ] {
+            assert_eq!(kv_tokens(silent), None);
+        }
+    }
+}
