@@ -18,6 +18,7 @@ from config_keys import Key, keys
 from sphinx.application import Sphinx
 
 from exprl import cli
+from exprl.monitor.metric_names import METRICS
 
 PLACE = re.compile(r"^<!-- from the code: (\w+) ?(\S*) -->$", re.MULTILINE)
 # Options that every command has.
@@ -49,6 +50,11 @@ def commands() -> str:
     return "\n\n".join(parts)
 
 
+def metrics() -> str:
+    """Every metric of a run."""
+    return table(("name", "meaning"), [(f"`{name}`", text) for name, text in METRICS.items()])
+
+
 def api(name: str) -> str:
     """The public names of a module, for autodoc: those of `__all__`, or those it defines."""
     module = importlib.import_module(name)
@@ -67,7 +73,12 @@ def api(name: str) -> str:
     return "```{eval-rst}\n" + "\n\n".join(lines).replace("\n\n   :", "\n   :") + "\n```"
 
 
-MAKERS: dict[str, Callable[..., str]] = {"config": config, "commands": commands, "api": api}
+MAKERS: dict[str, Callable[..., str]] = {
+    "config": config,
+    "commands": commands,
+    "metrics": metrics,
+    "api": api,
+}
 
 
 def _section(name: str) -> str:

@@ -44,7 +44,9 @@ def demo(
     run_dir: Annotated[
         Path, typer.Option(help="where the run goes; replaced if it is a demo")
     ] = Path("runs/demo"),
-    config_file: Annotated[Path, typer.Option("--config")] = Path("configs/division_process.toml"),
+    config_file: Annotated[Path, typer.Option("--config", help="config of the run")] = Path(
+        "configs/division_process.toml"
+    ),
 ) -> None:
     """Watch a small policy that never solves a problem learn to solve most of them."""
     from exprl.cli import demo

@@ -55,12 +55,14 @@ class Judge(Section):
     readout: Literal["text", "expected"] = Field(
         "text", description="the reply's `Score: n`, or the mean under the score token's log-probs"
     )
-    score_map: Literal["linear", "binary", "extremes", "extremes_soft"] = "linear"
+    score_map: Literal["linear", "binary", "extremes", "extremes_soft"] = Field(
+        "linear", description="how a grade from 1 to 5 becomes a score in [0, 1]"
+    )
     condition: Literal["right", "none", "wrong"] = Field(
         "right", description="show the right reference, none, or another problem's (calibration)"
     )
-    temperature: float = Field(0.0, ge=0.0)
-    max_tokens: int = Field(2048, gt=0)
+    temperature: float = Field(0.0, ge=0.0, description="temperature of the judge")
+    max_tokens: int = Field(2048, gt=0, description="longest reply of the judge, in tokens")
     concurrency: int = Field(64, gt=0, description="requests in flight per server")
     rpm: int | None = Field(None, gt=0, description="requests per minute over all servers, at most")
     tpm: int | None = Field(None, gt=0, description="tokens per minute over all servers, at most")

@@ -1,0 +1,75 @@
+"""What every metric of a run means: the table behind the reference, and behind its test.
+
+A name may hold a variable: `reward/hist_{grade}` stands for `reward/hist_1` to `reward/hist_5`.
+"""
+
+from __future__ import annotations
+
+import re
+
+METRICS: dict[str, str] = {
+    "step": "number of the training step, from 0",
+    "time_s": "when the row was written, in seconds since 1970",
+    "reward/mean": "mean reward; a rollout's reward is the mean of its scores, in [0, 1]",
+    "reward/std": "standard deviation of the rewards",
+    "reward/final": "mean score of the last step of a rollout, in [0, 1]",
+    "reward/correct_rate": "share of the rollouts that the verifier calls right",
+    "reward/unsolved": "share of the training problems without a right rollout so far",
+    "reward/excluded_rate": "share of the rollouts out of the loss: no score, or masked",
+    "reward/hist_{grade}": "share of the judge's grades that are 1, 2, 3, 4 or 5",
+    "steps/per_rollout": "steps of a rollout, mean",
+    "steps/per_1k_tokens": "steps per 1,000 tokens",
+    "steps/single_rate": "share of the rollouts that have one step",
+    "rollout/count": "rollouts of the step",
+    "rollout/tokens": "sampled tokens of the step",
+    "rollout/length_mean": "tokens of a rollout, mean",
+    "rollout/overlong_rate": "share of the rollouts that were cut by the length limit",
+    "rollout/failed_rate": "share of the rollouts that the engine gave up",
+    "lag/mean": "optimizer steps by which the policy is ahead of the tokens that it trains on",
+    "lag/max": "the largest such lag",
+    "lag/hist_{lag}": "share of the tokens with a lag of 0, 1, 2, 3, or 4 and more",
+    "text/reference_overlap": "mean share of the reference's 8-word runs that a rollout holds",
+    "text/injections": "rollouts that speak to the judge",
+    "text/injection_rate": "their share of the rollouts",
+    "text/injection_{kind}": "rollouts that speak to the judge in this way",
+    "judge/missing": "rollouts that judge or engine left without a grade",
+    "judge/missing_rate": "their share of the rollouts",
+    "judge/requests": "HTTP requests sent, repeats included",
+    "judge/cached": "grades that came from the ledger",
+    "judge/retries": "requests sent again after a fault",
+    "judge/prompt_tokens": "prompt tokens, as the judge's servers count them",
+    "judge/completion_tokens": "tokens of the replies, as the judge's servers count them",
+    "policy/loss": "mean loss of the optimizer steps",
+    "policy/kl": "KL to the initial policy (estimator k3), nats per token",
+    "policy/entropy": "entropy of the policy, nats per token",
+    "policy/clip_fraction": "share of the tokens that the clip held back",
+    "policy/ratio_max": "largest probability ratio",
+    "policy/bad_rows": "tokens left out because a value was not finite",
+    "policy/updates": "optimizer steps",
+    "policy/skipped": "optimizer steps skipped because loss or gradient was not finite",
+    "policy/grad_norm": "norm of the gradient before it was clipped, mean",
+    "policy/lr": "learning rate of the last optimizer step",
+    "sync/logp_gap": "mean |trainer - engine log-prob| of the rollouts' tokens, in nats",
+    "sync/probe_gap": "the same for one fixed row of tokens, right after the weight update",
+    "batch/fill": "share of optim.micro_batch_tokens that the micro-batches use",
+    "rollouts/{domain}": "with several domains: rollouts of this one",
+    "score/{domain}": "with several domains: mean reward of this one",
+    "missing/{domain}": "with several domains: share of its rollouts without a grade",
+    "correct/{domain}": "with several domains: share of its rollouts that are right",
+    "unsolved/{domain}": "with several domains: share of its problems not solved so far",
+    "alarm/{name}": "1 where this alarm is raised, else 0",
+    "time/sync_s": "seconds until the engine had the weights",
+    "time/rollout_s": "seconds of sampling, with the judging that went on beside it",
+    "time/judge_s": "seconds of waiting for grades after the last rollout",
+    "time/train_s": "seconds of packing and training",
+    "time/step_s": "seconds of the whole step",
+}
+
+_PATTERNS = {
+    name: re.compile(re.sub(r"\\\{\w+\\\}", r"[^/]+", re.escape(name))) for name in METRICS
+}
+
+
+def line_of(metric: str) -> str | None:
+    """The name in METRICS that stands for a metric of a run; None where none does."""
+    return next((name for name, pattern in _PATTERNS.items() if pattern.fullmatch(metric)), None)

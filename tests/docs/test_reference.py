@@ -1,0 +1,57 @@
+"""The reference is made from the code, so the code has to say what its pages need."""
+
+import typer
+from config_keys import Key, keys
+from from_code import HELP_ROW, commands, config
+
+from exprl import cli
+
+
+def test_every_key_of_the_config_has_a_description():
+    assert [key.name for key in keys() if not key.field.description] == []
+
+
+def test_every_key_of_the_config_is_on_its_page():
+    page = config()
+    for key in keys():
+        assert f"`{key.name}`" in page or stands_under_data(key), key.name
+
+
+def stands_under_data(key: Key) -> bool:
+    """The keys of a dataset are explained once, under [data]."""
+    return key.name.startswith(("data.sources[].", "eval.data."))
+
+
+def test_every_command_and_every_option_has_a_help_text():
+    assert list(silent("exprl", typer.main.get_command(cli.app))) == []
+
+
+def silent(path, command):
+    if not command.help:
+        yield path
+    for parameter in command.params:
+        if not getattr(parameter, "help", None) and parameter.name not in ("help", "words"):
+            yield f"{path} {parameter.name}"
+    for name, below in getattr(command, "commands", {}).items():
+        yield from silent(f"{path} {name}", below)
+
+
+def test_the_page_of_commands_has_those_of_both_languages():
+    page = commands()
+    for name in (
+        "exprl train",
+        "exprl config show",
+        "exprl judge score",
+        "exprl judge ledger stats",
+    ):
+        assert f"## `{name}`" in page
+    assert "`--dry-run`" in page and "`    --kv-tokens <N>`" not in page
+    assert "`--kv-tokens <N>`" in page
+
+
+def test_help_is_read_row_by_row():
+    text = "  -o, --out <FILE>   Where to\n      --model <M>  The name\n"
+    assert [m.groups() for m in HELP_ROW.finditer(text)] == [
+        ("-o, --out <FILE>", "Where to"),
+        ("--model <M>", "The name"),
+    ]
