@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from exprl import config, train
+from exprl import config, files, train
 from exprl.data.tokenizer import load_tokenizer
 from exprl.evaluate import during_training as examine
 from exprl.evaluate.pass_at_k import Evaluation
@@ -111,16 +111,14 @@ def run_stage(cfg: config.Config, before: Evaluation, engine: Engine) -> Evaluat
     if not is_done(cfg):
         folder.mkdir(parents=True, exist_ok=True)
         if not examine.read(folder):
-            line = json.dumps(replace(before, step=0).to_json())
-            (folder / examine.FILE_NAME).write_text(line + "\n", encoding="utf-8")
+            examine.append(folder, replace(before, step=0))
         wall, cpu = time.perf_counter(), time.process_time()
         with metrics.Progress() as progress, prepare.opened(cfg, engine) as (parts, state):
             code = train.train(cfg, parts, state, progress)
         if code:
             raise SystemExit(code)
-        with (folder / SPENT).open("a", encoding="utf-8") as file:
-            spent = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
-            file.write(json.dumps(spent) + "\n")
+        spent = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+        files.append_jsonl(folder / SPENT, spent)
     return examine.read(folder)[-1]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from _row import RESULTS, machine
 from pyarrow import parquet
 
+from exprl import files
 from exprl.judge import JudgeItem, JudgeSettings, RuleJudge
 from exprl.study.calibrate import calibrate, to_json
 from exprl.study.grade import Condition, Line
@@ -28,13 +29,12 @@ def save(judged: Sequence[dict[str, Any]]) -> None:
     """Replace bench/results/paper_judge.jsonl."""
     about = {"bench": "paper_judge", **machine()}
     lines = [json.dumps(about | one, ensure_ascii=False) + "\n" for one in judged]
-    FILE.write_text("".join(lines), encoding="utf-8")
+    files.write_text(FILE, "".join(lines))
 
 
 def read() -> list[dict[str, Any]]:
     """The rows of bench/results/paper_judge.jsonl."""
-    lines = FILE.read_text(encoding="utf-8").splitlines() if FILE.exists() else []
-    return [json.loads(line) for line in lines]
+    return files.read_jsonl(FILE) if FILE.exists() else []
 
 
 def measure(run: Path, data: Path) -> list[dict[str, Any]]:

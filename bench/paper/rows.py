@@ -9,6 +9,7 @@ from typing import Any
 
 from _row import RESULTS, machine
 
+from exprl import files
 from exprl.evaluate import during_training as examine
 from exprl.monitor import metrics_log as metrics
 from paper.cells import SPENT, STARTS, Cell, is_done, run_dir, settings
@@ -55,7 +56,7 @@ def stage(folder: Path) -> Row:
     """The last evaluation of a run, its metrics step by step, and what it cost."""
     last = examine.read(folder)[-1].to_json()
     steps = metrics.read(folder) if (folder / metrics.FILE_NAME).exists() else []
-    spent = [json.loads(line) for line in _lines(folder / SPENT)]
+    spent = files.read_jsonl(folder / SPENT) if (folder / SPENT).exists() else []
     wall = round(sum(one["wall_s"] for one in spent), 1)
     ended = round((folder / examine.FILE_NAME).stat().st_mtime)
     return {
@@ -78,12 +79,12 @@ def save(rows: Sequence[Row], file: Path = FILE) -> None:
     keys = {key(one) for one in rows}
     kept = [one for one in read(file) if key(one) not in keys]
     lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in sorted([*kept, *rows], key=key)]
-    file.write_text("".join(lines), encoding="utf-8")
+    files.write_text(file, "".join(lines))
 
 
 def read(file: Path = FILE) -> list[Row]:
     """All rows of the file."""
-    return [json.loads(line) for line in _lines(file)]
+    return files.read_jsonl(file) if file.exists() else []
 
 
 def key(one: Row) -> tuple[str, int, int]:
@@ -93,10 +94,6 @@ def key(one: Row) -> tuple[str, int, int]:
 
 def _known(evaluation: Row) -> list[tuple[str, Row]]:
     return [(k, point) for k, point in evaluation["pass_at"].items() if point is not None]
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def _rounded(value: float | None) -> float | None:

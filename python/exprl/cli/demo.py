@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exprl import config, train
+from exprl import config, files, train
 from exprl.errors import ConfigError
 from exprl.evaluate import during_training as examine
 from exprl.monitor import metrics_log as metrics
@@ -37,7 +37,7 @@ def run(config_file: Path, run_dir: Path) -> int:
     if code:
         return code
     summary = summarize(cfg, run_dir)
-    (run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    files.write_json(run_dir / "summary.json", summary)
     metrics.curve(run_dir, run_dir / "curve.png")
     _report(summary, run_dir)
     return 0
@@ -45,7 +45,7 @@ def run(config_file: Path, run_dir: Path) -> int:
 
 def summarize(cfg: config.Config, run_dir: Path) -> dict[str, Any]:
     """The run in one flat object, from its own metrics.jsonl and eval.jsonl."""
-    rows = _read_jsonl(run_dir / "metrics.jsonl")
+    rows = metrics.read(run_dir)
     before, *_, after = examine.read(run_dir)
     rollouts = sum(row["rollout/count"] for row in rows)
     summary: dict[str, Any] = {
@@ -121,7 +121,3 @@ def colored_rollout(run_dir: Path) -> Text:
         shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in segment)
         text.append(f"  {grade if grade else '-':>5}  {advantage:+9.2f}  {shown}\n", style=style)
     return text
-
-
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

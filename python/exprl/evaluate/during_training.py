@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exprl import config
+from exprl import config, files
 from exprl.evaluate import pass_at_k as evaluate
 from exprl.evaluate.pass_at_k import Evaluation
 from exprl.monitor.metrics_log import Progress
@@ -58,11 +56,7 @@ def run(cfg: config.Config, parts: Parts, step: int, progress: Progress) -> None
 
 def append(run_dir: Path, result: Evaluation) -> None:
     """Add a line to RUN/eval.jsonl, after its last whole one."""
-    path = run_dir / FILE_NAME
-    if path.exists():
-        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(result.to_json()) + "\n")
+    files.append_jsonl(run_dir / FILE_NAME, result.to_json())
 
 
 def read(run_dir: Path) -> list[Evaluation]:
@@ -70,8 +64,7 @@ def read(run_dir: Path) -> list[Evaluation]:
     path = run_dir / FILE_NAME
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    found = {e.step: e for e in (Evaluation.from_json(json.loads(line)) for line in lines)}
+    found = {e.step: e for e in map(Evaluation.from_json, files.read_jsonl(path))}
     return [found[step] for step in sorted(found)]
 
 
@@ -88,13 +81,6 @@ def default_ks(samples: int) -> tuple[int, ...]:
 def watched(engine: Engine, progress: Progress) -> evaluate.Sampler:
     """An engine whose sampling shows on the terminal."""
     return _Watched(engine, progress)
-
-
-def write_json(path: Path, tree: Any) -> None:
-    """Write a JSON file at once or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 class _Watched:

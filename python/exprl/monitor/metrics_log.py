@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from exprl import config
+from exprl import config, files
 from exprl.errors import ConfigError, DataError
 
 FILE_NAME = "metrics.jsonl"
@@ -47,13 +46,11 @@ class MetricsLog:
             ConfigError: a tracker's package is not installed; says how to install it.
             DataError: a line of an earlier metrics.jsonl is broken.
         """
-        run_dir.mkdir(parents=True, exist_ok=True)
-        path = run_dir / FILE_NAME
-        _keep_before(path, resume_step)
+        self._path = run_dir / FILE_NAME
+        earlier = files.read_jsonl(self._path) if self._path.exists() else []
+        files.write_jsonl(self._path, [row for row in earlier if row["step"] < resume_step])
         self._closers: list[Callable[[], object]] = []
         self._trackers = self._open_trackers(run_dir, logging, resume_step)
-        self._file: IO[str] = path.open("a", encoding="utf-8")
-        self._closers.append(self._file.close)
 
     def __enter__(self) -> Self:
         return self
@@ -62,17 +59,15 @@ class MetricsLog:
         self.close()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append the metrics of a step, and flush."""
+        """Append the metrics of a step, and tell the trackers."""
         finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
         row = {name: finite.get(name) for name in metrics}
-        line = json.dumps({"step": step, "time_s": round(time.time(), 3)} | row, allow_nan=False)
-        self._file.write(line + "\n")
-        self._file.flush()
+        files.append_jsonl(self._path, {"step": step, "time_s": round(time.time(), 3)} | row)
         for tracker in self._trackers:
             tracker(step, finite)
 
     def close(self) -> None:
-        """Close the file and finish the trackers."""
+        """Finish the trackers."""
         while self._closers:
             self._closers.pop()()
 
@@ -114,7 +109,7 @@ class MetricsLog:
         tracker: Any = _required(package, package)
         name_file = run_dir / f"{package}_run"
         if not name_file.exists():
-            name_file.write_text(f"{run_dir.name}-{os.urandom(4).hex()}")
+            files.write_text(name_file, f"{run_dir.name}-{os.urandom(4).hex()}")
         name = name_file.read_text()
         keys = {"id": name, "dir": str(run_dir)} if package == "wandb" else {}
         tracker.init(project=project, name=name, resume="allow", **keys)
@@ -267,7 +262,7 @@ def read(run_dir: Path) -> list[dict[str, Any]]:
     path = run_dir / FILE_NAME
     if not path.exists():
         raise DataError(f"{path}: no such file; {run_dir} is not the folder of a run")
-    return [row for row, _ in _lines(path)]
+    return files.read_jsonl(path)
 
 
 def curve(run_dir: Path, out_png: Path) -> None:
@@ -309,35 +304,6 @@ def check_trackers(logging: config.Logging) -> None:
     for package in ("wandb", "trackio"):
         if getattr(logging, f"{package}_project") is not None:
             _required(package, package)
-
-
-def _keep_before(path: Path, step: int) -> None:
-    """Drop the lines of `step` and later, all or none of them."""
-    if not path.exists():
-        return
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(line + "\n" for row, line in _lines(path) if row["step"] < step)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def _lines(path: Path) -> list[tuple[dict[str, Any], str]]:
-    found = []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines, 1):
-        if number == len(lines):
-            break  # empty, or cut short
-        try:
-            row = json.loads(line)
-            valid = isinstance(row, dict) and isinstance(row["step"], int)
-        except (json.JSONDecodeError, KeyError):
-            valid = False
-        if not valid:
-            raise DataError(f"{path}: line {number} is not a row of metrics: {line[:80]!r}")
-        found.append((row, line))
-    return found
 
 
 def _required(module: str, package: str) -> ModuleType:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from exprl import files
 from exprl.types import Float64Array, Scored
 
 if TYPE_CHECKING:
@@ -66,10 +67,8 @@ def write(
     from pyarrow import parquet
 
     path = run_dir / "rollouts" / f"step-{step:05d}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    parquet.write_table(_table(scored, advantages), partial, compression="zstd")
-    partial.rename(path)
+    with files.write_atomically(path) as partial:
+        parquet.write_table(_table(scored, advantages), partial, compression="zstd")
     return path
 
 

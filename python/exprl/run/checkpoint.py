@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exprl import files
 from exprl.errors import ConfigError, DataError, StorageError
 
 if TYPE_CHECKING:  # it loads torch, which the readers of a run do without
@@ -68,22 +68,16 @@ class RunState:
 def save(run_dir: Path, state: RunState, policy: Policy, tokenizer: Any, keep: int) -> Path:
     """Write a checkpoint, then delete all but the newest `keep`.
 
-    The folder is written under another name and renamed when every byte is on disk, so a reader
-    never sees half of one, whenever the process dies.
+    A reader never sees half of one, whenever the process dies.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written; older checkpoints stay.
     """
     folder = run_dir / "checkpoints" / f"step-{state.step:05d}"
-    partial = folder.with_name(f".partial-{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        _write(partial, state, policy, tokenizer)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-        _fsync(folder.parent)
+        with files.write_atomically(folder) as partial:
+            _write(partial, state, policy, tokenizer)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         whole = latest(run_dir)
         raise StorageError(
             f"{folder} was not written: {error}; make room or mend the folder, then the same"
@@ -95,15 +89,13 @@ def save(run_dir: Path, state: RunState, policy: Policy, tokenizer: Any, keep: i
 
 
 def _write(partial: Path, state: RunState, policy: Policy, tokenizer: Any) -> None:
-    """All files of a checkpoint, on the disk when this returns."""
+    """All files of a checkpoint."""
     (partial / TRAINER).mkdir(parents=True)
     policy.save_model(partial)
     policy.save_optimizer(partial / TRAINER)
     tokenizer.save_pretrained(partial)
     content = {"format": FORMAT, **asdict(state), "solved": sorted(state.solved)}
     (partial / TRAINER / "state.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
-    for path in [*partial.rglob("*"), partial]:
-        _fsync(path)
 
 
 def latest(run_dir: Path) -> Path | None:
@@ -158,11 +150,3 @@ def folders(run_dir: Path) -> list[Path]:
     found = (run_dir / "checkpoints").glob("step-*")
     whole = [path for path in found if re.fullmatch(r"step-\d+", path.name)]
     return sorted(whole, key=lambda path: int(path.name[5:]))
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

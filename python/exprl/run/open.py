@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from exprl import config
+from exprl import config, files
 from exprl.data import mixture
 from exprl.data import problems as data
 from exprl.data import references as hidden
@@ -383,8 +383,5 @@ def _why_fixed(cfg: config.Config, key: str) -> str:
 
 
 def _record(cfg: config.Config) -> None:
-    """Write RUN/config.toml, at once or not at all."""
-    path = Path(cfg.run_dir) / "config.toml"
-    partial = path.with_suffix(".partial")
-    partial.write_text(config.to_toml(cfg), encoding="utf-8")
-    partial.replace(path)
+    """Write RUN/config.toml."""
+    files.write_text(Path(cfg.run_dir) / "config.toml", config.to_toml(cfg))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -15,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from exprl import files
 from exprl.errors import ConfigError, DataError, JudgeError
-from exprl.evaluate import during_training as examine
 from exprl.judge import JudgeSettings
 from exprl.study import behaviors, calibrate, compare, plots, solutions, targets
 from exprl.study.behaviors import Annotated, Change
@@ -65,9 +64,8 @@ def command(request: Request) -> dict[str, Any]:
         raise ConfigError(f"{len(request.sources)} sources: give one, or two to compare")
     read = [solutions.read(source, steps=_steps(request, source)) for source in request.sources]
     chosen = drawn(read, request.problems, request.per_problem, request.seed)
-    request.out.mkdir(parents=True, exist_ok=True)
     rubric = request.out / RUBRIC
-    rubric.write_text(behaviors.rubric(), encoding="utf-8")
+    files.write_text(rubric, behaviors.rubric())
     settings = behaviors.settings_for(
         replace(request.judge, ledger=str(request.out / LEDGER)),
         rubric_file=str(rubric),
@@ -75,11 +73,10 @@ def command(request: Request) -> dict[str, Any]:
     )
     annotated = [behaviors.annotate(s, settings, tries=request.tries) for s in chosen]
     for number, found in enumerate(annotated):
-        lines = "".join(json.dumps(behaviors.to_row(one)) + "\n" for one in found)
-        (request.out / f"annotations-{number}.jsonl").write_text(lines, encoding="utf-8")
+        files.write_jsonl(request.out / f"annotations-{number}.jsonl", map(behaviors.to_row, found))
     changed = behaviors.changes(*annotated) if len(annotated) == 2 else []
     tree = _tree(request, annotated, changed)
-    examine.write_json(request.out / RESULT, tree)
+    files.write_json(request.out / RESULT, tree)
     plots.behaviors(
         [str(s) for s in request.sources],
         [behaviors.shares(found) for found in annotated],

@@ -16,9 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from exprl import config
+from exprl import config, files
 from exprl.errors import ConfigError, DataError
-from exprl.evaluate import during_training as examine
 from exprl.evaluate.estimates import Rate
 from exprl.judge import JudgeSettings, RuleJudge, View
 from exprl.reward import judges as panel
@@ -130,8 +129,7 @@ def command(request: Request) -> dict[str, Any]:
         "judge_temperature": settings.temperature,
     }
     tree = _tree(request, counts, results, again, continued)
-    request.out.mkdir(parents=True, exist_ok=True)
-    examine.write_json(request.out / RESULT, tree)
+    files.write_json(request.out / RESULT, tree)
     plots.calibration(results, continued, request.out / PICTURE)
     show(counts, results, again, continued)
     Console(stderr=True).print(f"written: {request.out / RESULT}, {PICTURE}", highlight=False)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exprl import config
+from exprl import config, files
 from exprl.errors import ConfigError
 from exprl.evaluate import during_training as examine
 from exprl.evaluate.estimates import LEVEL, difference_interval, percentiles, resampled_means
@@ -185,8 +185,7 @@ def command(names: Sequence[str], ks: Sequence[int], out: Path | None) -> Compar
     )
     show(result)
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        examine.write_json(out, result.to_json())
+        files.write_json(out, result.to_json())
     return result
 
 

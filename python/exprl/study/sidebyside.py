@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exprl import config
+from exprl import config, files
 from exprl.data import problems as data
 from exprl.data.references import taken_away
 from exprl.errors import ConfigError, DataError, EngineError
@@ -167,11 +167,11 @@ def measure(job: Measurement) -> Evaluation:
     engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=job.target.weights)
     splitter = Splitter(tokenizer.backend_tokenizer.to_str(), cfg.reward.delimiter)
     references = {problem.id: problem.reference for problem in kept}
-    lines: list[str] = []
+    lines: list[dict[str, Any]] = []
 
     def keep(problem: Problem, rollout: Rollout, text: str, correct: bool) -> None:
         reference = references[problem.id]
-        lines.append(json.dumps(_line(problem, reference, rollout, text, correct)))
+        lines.append(_line(problem, reference, rollout, text, correct))
 
     with Progress() as progress:
         if len(kept) < len(problems):
@@ -189,8 +189,7 @@ def measure(job: Measurement) -> Evaluation:
             keep=keep if job.rollouts else None,
         )
     if job.rollouts:
-        job.rollouts.parent.mkdir(parents=True, exist_ok=True)
-        job.rollouts.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        files.write_jsonl(job.rollouts, lines)
     return result
 
 
@@ -319,9 +318,8 @@ def _earlier(out: Path | None) -> dict[str, dict[str, Any]]:
 
 def _write(out: Path | None, rows: Sequence[Any], comparisons: Sequence[Comparison]) -> None:
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
         pairs = [one.to_json() for one in comparisons]
-        examine.write_json(out, {"evaluations": list(rows), "comparisons": pairs})
+        files.write_json(out, {"evaluations": list(rows), "comparisons": pairs})
 
 
 def _file_name(name: str) -> str:

@@ -85,7 +85,7 @@ def test_a_last_line_cut_by_a_kill_is_dropped(torn: str, tmp_path: Path) -> None
 def test_a_broken_line_inside_the_log_is_an_error_and_nothing_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0}\nbroken\n{"step": 2}\n')
-    with pytest.raises(DataError, match="line 2 is not a row of metrics: 'broken'"):
+    with pytest.raises(DataError, match="line 2 is not a JSON object: 'broken'"):
         log(tmp_path, 2)
     assert path.read_text() == '{"step": 0}\nbroken\n{"step": 2}\n'
 

@@ -61,7 +61,7 @@ def test_only_the_newest_are_kept_and_half_a_checkpoint_is_none(tiny_qwen3, tmp_
     one = policy(tiny_qwen3)
     for number in (1, 2, 10):
         checkpoint.save(tmp_path, RunState(step=number), one, Tokenizer(), keep=2)
-    (tmp_path / "checkpoints" / ".partial-step-00011").mkdir()
+    (tmp_path / "checkpoints" / ".step-00011.partial").mkdir()
     names = sorted(p.name for p in (tmp_path / "checkpoints").glob("step-*"))
     assert names == ["step-00002", "step-00010"]
     assert checkpoint.latest(tmp_path).name == "step-00010"
