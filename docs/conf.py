@@ -10,7 +10,14 @@ project = "exprl"
 project_copyright = "the exprl authors, Apache-2.0"
 release = importlib.metadata.version("exprl")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "from_code", "mathml"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "from_code",
+    "mathml",
+    "offline",
+]
 exclude_patterns = ["extensions"]
 
 # ```math is a formula here and on a forge alike; formulas become MathML, which needs no script.

@@ -30,15 +30,17 @@ def evaluate(
         Path | None,
         typer.Option(
             "--config",
-            help="take columns, lengths, ... from this config; a run folder brings its own",
+            help="config with columns, lengths, ...; a run folder brings its own",
         ),
     ] = None,
     overrides: Settings = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="write all of it as JSON; what stands there is not measured again"),
+        typer.Option(
+            help="JSON file for the results; models that are in it are not measured again"
+        ),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="draw the curves over k as PNG")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG file for the curves over k")] = None,
     rollouts: Annotated[
         Path | None,
         typer.Option(help="folder for the samples as JSONL, for `calibrate` and `behaviors`"),
@@ -50,7 +52,7 @@ def evaluate(
 
     Example: exprl eval runs/demo@step-0 runs/demo --out eval.json --plot eval.png
 
-    Of several models, each later one is also compared with the first, problem by problem.
+    With several models, each later one is also compared with the first, problem by problem.
     """
     from exprl.study import sidebyside
 
@@ -71,12 +73,12 @@ def compare(
     a: Annotated[str, typer.Argument(help="run folder, or RUN@step-10", show_default=False)],
     b: Annotated[str, typer.Argument(help="run folder, or RUN@step-10", show_default=False)],
     k: Ks = None,
-    out: Annotated[Path | None, typer.Option(help="write all of it as JSON")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the results")] = None,
 ) -> None:
-    """Compare two runs: settings that differ, pass@k, problems gained and lost. Samples nothing.
+    """Compare two runs: settings that differ, pass@k, problems gained and lost.
 
-    It reads the evaluations that the runs made while training (RUN/eval.jsonl). `exprl eval A B`
-    measures anew, and any model.
+    Reads the evaluations that the runs made while training (RUN/eval.jsonl) and samples nothing.
+    `exprl eval A B` measures anew and takes any model.
 
     Example: exprl compare runs/division-sparse runs/division-process
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-rubrics = typer.Typer(no_args_is_help=True, help="Give problems rubrics of their own.")
+rubrics = typer.Typer(no_args_is_help=True, help="Write a rubric for each problem.")
 
 
 def judge(context: typer.Context) -> None:

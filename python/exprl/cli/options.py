@@ -14,13 +14,21 @@ T = TypeVar("T")
 ConfigFile = Annotated[Path, typer.Argument(help="TOML file, see configs/", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="e.g. optim.lr=3e-6 train.steps=50"),
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="settings that replace those of the file, e.g. optim.lr=3e-6 train.steps=50",
+    ),
 ]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override the config")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="a setting that replaces the config's; may repeat"
+    ),
 ]
 Ks = Annotated[list[int] | None, typer.Option("-k", min=1, help="pass@k to print; may repeat")]
-Steps = Annotated[str | None, typer.Option(help="of a run, such as 12 or 0-9")]
+Steps = Annotated[
+    str | None, typer.Option(help="training steps of the run to read, such as 12 or 0-9")
+]
 ApiKeyEnv = Annotated[str | None, typer.Option(help="environment variable that holds the key")]
 
 

@@ -28,38 +28,51 @@ def calibrate(
     api_key_env: ApiKeyEnv = None,
     rules: Annotated[str | None, typer.Option(help="rule judge: division or numbers")] = None,
     config_file: Annotated[
-        Path | None, typer.Option("--config", help="its judge is calibrated; a run has its own")
+        Path | None,
+        typer.Option(
+            "--config", help="config whose judge is calibrated; a run folder brings its own"
+        ),
     ] = None,
     overrides: Settings = None,
     condition: Annotated[
-        list[str] | None, typer.Option(help="right, none, wrong; may repeat (default: all)")
+        list[str] | None,
+        typer.Option(
+            help="reference that the judge sees: right, none or wrong; may repeat (default: all)"
+        ),
     ] = None,
-    view: Annotated[str, typer.Option(help="outcome, prefix or step")] = "outcome",
-    label: Annotated[str, typer.Option(help="field of a file that holds the truth")] = "correct",
-    delimiter: Annotated[str, typer.Option(help="starts a step of a file's trace")] = "###",
+    view: Annotated[
+        str, typer.Option(help="what the judge sees: outcome, prefix or step")
+    ] = "outcome",
+    label: Annotated[str, typer.Option(help="field of the file that holds the truth")] = "correct",
+    delimiter: Annotated[
+        str, typer.Option(help="text that starts a step in the file's traces")
+    ] = "###",
     steps: Steps = None,
     domain: Annotated[
-        str | None, typer.Option(help="solutions of this domain only, under its rubric")
+        str | None, typer.Option(help="use only solutions of this domain, with its rubric")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="solutions, drawn at random")] = 500,
-    seed: Annotated[int, typer.Option(min=0, help="of the drawing and of continuations")] = 0,
-    repeats: Annotated[int, typer.Option(min=1, help="grades asked for each solution")] = 1,
+    limit: Annotated[int, typer.Option(min=1, help="number of solutions, drawn at random")] = 500,
+    seed: Annotated[
+        int, typer.Option(min=0, help="seed of the random draws and of the continuations")
+    ] = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="grades per solution")] = 1,
     temperature: Annotated[
-        float | None, typer.Option(min=0.0, help="of the judge (default: 0, or the config's)")
+        float | None,
+        typer.Option(min=0.0, help="temperature of the judge (default: 0, or the config's)"),
     ] = None,
     continuations: Annotated[
-        int, typer.Option(min=0, help="samples from each beginning; 0 starts no engine")
+        int, typer.Option(min=0, help="samples that continue each beginning; 0 starts no engine")
     ] = 0,
-    beginnings: Annotated[int, typer.Option(min=1, help="beginnings to go on from")] = 200,
+    beginnings: Annotated[int, typer.Option(min=1, help="number of beginnings to continue")] = 200,
     policy: Annotated[
-        str | None, typer.Option(help="who goes on (default: the run's newest checkpoint)")
+        str | None, typer.Option(help="model that continues (default: the run's newest checkpoint)")
     ] = None,
 ) -> None:
-    """How far can the judge be believed? Its grades against known truth.
+    """Measure how far the judge can be believed: compare its grades with known truth.
 
-    Misplacement rate and AUC with the right reference, none and a wrong one; grades by truth;
-    agreement of repeated grades; grades of beginnings against the success of continuations. What
-    has no grade is counted. The same command again asks only for what is missing.
+    Prints the misplacement rate and AUC with the right reference, with none and with a wrong one,
+    the agreement of repeated grades, and grades of beginnings beside the success of their
+    continuations. Missing grades are counted. The same command again asks only for what is missing.
 
     Example: exprl calibrate runs/demo --steps 8-15 --continuations 8
 
@@ -99,28 +112,30 @@ def behaviors(
         list[Path],
         typer.Argument(
             metavar="SOURCE [SOURCE]",
-            help="run folder or file of solutions; of two, the second is held against the first",
+            help="run folder or file of solutions; a second one is compared with the first",
         ),
     ],
     endpoint: Annotated[list[str], typer.Option(help="base URL of a server; may repeat")],
     model: Annotated[str, typer.Option(help="model that annotates")],
     out: Annotated[Path, typer.Option(help="folder for results and ledger")] = Path("behaviors"),
     api_key_env: ApiKeyEnv = None,
-    problems: Annotated[int, typer.Option(min=1, help="drawn at random")] = 100,
-    per_problem: Annotated[int, typer.Option(min=1, help="solutions of each problem")] = 4,
+    problems: Annotated[int, typer.Option(min=1, help="number of problems, drawn at random")] = 100,
+    per_problem: Annotated[int, typer.Option(min=1, help="solutions per problem")] = 4,
     steps: Steps = None,
-    seed: Annotated[int, typer.Option(min=0, help="of the drawing")] = 0,
-    tries: Annotated[int, typer.Option(min=1, help="for an answer that fits the schema")] = 2,
-    max_tokens: Annotated[int, typer.Option(min=1, help="of an answer")] = 2048,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the random draws")] = 0,
+    tries: Annotated[
+        int, typer.Option(min=1, help="requests per solution until an answer fits the schema")
+    ] = 2,
+    max_tokens: Annotated[int, typer.Option(min=1, help="longest answer, in tokens")] = 2048,
     concurrency: Annotated[int, typer.Option(min=1, help="requests in flight per server")] = 64,
     guided: Annotated[
-        bool, typer.Option(help="send the JSON schema; not every server takes it")
+        bool, typer.Option(help="send the JSON schema, which not every server accepts")
     ] = True,
 ) -> None:
-    """How are solutions reached? Archetypes and reasoning behaviours, annotated by a model.
+    """Let a model annotate how solutions are reached: archetypes and reasoning behaviours.
 
-    Of two sources also what the second gains and loses against the first, problem by problem. The
-    same command again asks only for what is missing.
+    With two sources it also shows what the second gains and loses, problem by problem. The same
+    command again asks only for what is missing.
 
     Example: exprl eval runs/a@step-0 runs/a --rollouts samples
 

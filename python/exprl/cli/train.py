@@ -14,7 +14,7 @@ def train(
     config_file: ConfigFile,
     overrides: Overrides = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="check all that can fail later, then exit")
+        bool, typer.Option("--dry-run", help="check everything that can fail later, then end")
     ] = False,
 ) -> None:
     """Train a policy. The same command again resumes an interrupted run.
@@ -42,7 +42,7 @@ def train(
 
 def demo(
     run_dir: Annotated[
-        Path, typer.Option(help="where the run goes; replaced if it is a demo")
+        Path, typer.Option(help="folder of the run; an earlier demo there is replaced")
     ] = Path("runs/demo"),
     config_file: Annotated[Path, typer.Option("--config", help="config of the run")] = Path(
         "configs/division_process.toml"
