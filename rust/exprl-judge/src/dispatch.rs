@@ -151,6 +151,11 @@ impl Dispatcher {
         }
     }
 
+    /// Resolves when there is room for so many bytes.
+    pub(crate) async fn room(&self, bytes: usize) {
+        drop(self.room.take(bytes).await);
+    }
+
     fn admit(
         self: &Arc<Self>,
         job: &Arc<JobState>,

@@ -35,6 +35,16 @@ impl Job {
         dispatcher.try_push(&self.state, item)
     }
 
+    /// Resolves when an item of so many bytes may find room.
+    pub(crate) fn room(&self, bytes: usize) -> impl Future<Output = ()> + Send + 'static {
+        let dispatcher = self.dispatcher.upgrade();
+        async move {
+            if let Some(dispatcher) = dispatcher {
+                dispatcher.room(bytes).await;
+            }
+        }
+    }
+
     /// No more items will come: the job ends with those it has.
     pub fn close(&self) {
         self.state.close();

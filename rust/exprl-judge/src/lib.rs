@@ -26,6 +26,8 @@
 //! # }
 //! ```
 
+mod bell;
+mod blocking;
 mod dispatch;
 mod error;
 mod escape;
@@ -58,6 +60,7 @@ use tokio::runtime::Handle;
 
 use dispatch::Dispatcher;
 
+pub use blocking::BlockingJob;
 pub use error::Error;
 pub use exprl_rubric::{
     Checklist, Checklists, Checkpoint, Entry as ChecklistEntry, Readout, ScoreMap, View,

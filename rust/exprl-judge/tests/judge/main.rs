@@ -1,5 +1,6 @@
 //! The dispatcher against real servers in this process.
 
+mod blocking;
 mod dispatch;
 mod faults;
 mod limits;
