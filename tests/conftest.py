@@ -59,7 +59,7 @@ def exprl() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*words: str | Path, timeout: float = 180) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", "from exprl.cli import main; main()", *words],
+            [sys.executable, "-m", "exprl", *words],
             cwd=REPO,
             capture_output=True,
             text=True,

@@ -114,9 +114,9 @@ def run_stage(cfg: config.Config, before: Evaluation, engine: Engine) -> Evaluat
             examine.append(folder, replace(before, step=0))
         wall, cpu = time.perf_counter(), time.process_time()
         with metrics.Progress() as progress, prepare.opened(cfg, engine) as (parts, state):
-            code = train.train(cfg, parts, state, progress)
-        if code:
-            raise SystemExit(code)
+            result = train.train(cfg, parts, state, progress)
+        if result.interrupted:
+            raise SystemExit(130)
         spent = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
         files.append_jsonl(folder / SPENT, spent)
     return examine.read(folder)[-1]

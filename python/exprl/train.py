@@ -6,9 +6,10 @@ works with is opened in run/open.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from rich.console import Console
 
 from exprl import config
 from exprl.advantage import advantages
@@ -29,19 +30,49 @@ from exprl.rollout.engine import step_seed
 from exprl.run import checkpoint
 from exprl.run.checkpoint import RunState
 from exprl.run.interrupt import interruptible
-from exprl.run.open import Parts
-from exprl.types import Float64Array, Problem, Scored
+from exprl.run.open import Parts, opened
+from exprl.types import Float64Array, Problem, Scored, StepReport, TrainingResult
 
-INTERRUPTED = 130
+OnStep = Callable[[StepReport], object]
 
 
-def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress) -> int:
-    """Train from `state` to cfg.train.steps; 0 at the end, 130 after Ctrl-C.
+def run_training(
+    cfg: config.Config, on_step: OnStep | None = None, *, show_progress: bool = True
+) -> TrainingResult:
+    """Open the run of cfg.run_dir and train it to its end: what `exprl train` does.
+
+    A run that exists goes on after its last checkpoint. In the main thread, Ctrl-C finishes the
+    step, saves it and returns; a second Ctrl-C raises KeyboardInterrupt at once.
+
+    Args:
+        on_step: is called after each step. An exception that it raises ends the run: the step is
+            saved first, the exception is raised as it is, and the next call goes on after the step.
+        show_progress: write a row per step to stderr.
+
+    Raises:
+        ConfigError, DataError: the settings, or the rows of the data, do not fit.
+        JudgeError, EngineError, NumericsError: the run cannot go on; see `train`.
+    """
+    console = None if show_progress else Console(quiet=True)
+    with Progress(console) as progress, opened(cfg) as (parts, state):
+        progress.start(state.step, cfg.train.steps)
+        return train(cfg, parts, state, progress, on_step)
+
+
+def train(
+    cfg: config.Config,
+    parts: Parts,
+    state: RunState,
+    progress: Progress,
+    on_step: OnStep | None = None,
+) -> TrainingResult:
+    """Train from `state` to cfg.train.steps, or to the end of the step in which Ctrl-C came.
 
     Raises:
         JudgeError: a step left more rollouts ungraded than judge.max_missing_rate.
         EngineError: engine and trainer disagree about the weights.
         NumericsError: train.max_bad_steps optimizer steps in a row were not finite.
+        Exception: what `on_step` raised.
     """
     with (
         MetricsLog(parts.run_dir, cfg.logging, state.step) as log,
@@ -93,7 +124,8 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
             for alarm in alarms:
                 progress.warn(str(alarm))
 
-            failure = reason_to_stop(cfg, state, scored)
+            report = StepReport(state.step, cfg.train.steps, row | flags, scored)
+            failure = error_of(on_step, report) or reason_to_stop(cfg, state, scored)
             due = state.step % cfg.train.checkpoint_every == 0 or state.step == cfg.train.steps
             if due or failure or interrupt.wanted:
                 writer.join()
@@ -102,9 +134,19 @@ def train(cfg: config.Config, parts: Parts, state: RunState, progress: Progress)
             if failure:
                 raise failure
             if interrupt.wanted:
-                return INTERRUPTED
+                return TrainingResult(parts.run_dir, state.step, interrupted=True)
         examine.run_if_due(cfg, parts, state.step, progress)
-    return 0
+    return TrainingResult(parts.run_dir, state.step, interrupted=False)
+
+
+def error_of(on_step: OnStep | None, report: StepReport) -> Exception | None:
+    """Tell the caller of the step; what it raises is kept, to be raised once the step is saved."""
+    try:
+        if on_step:
+            on_step(report)
+    except Exception as error:
+        return error
+    return None
 
 
 def step_problems(cfg: config.Config, parts: Parts, step: int) -> list[Problem]:

@@ -10,7 +10,9 @@ This module imports numpy only, so every room may import it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -237,3 +239,31 @@ class TrainBatch(Packed):
     seg_adv: Float32Array
     seg_id: Int32Array
     teacher: Packed | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepReport:
+    """A finished step of training, as the caller of `run_training` is told of it.
+
+    step, steps: this step, counted from 1, and how many the run has.
+    metrics: the step's row of RUN/metrics.jsonl; a number that does not exist is NaN.
+    rollouts: what was sampled, with steps and grades; empty for SFT, which samples nothing.
+    """
+
+    step: int
+    steps: int
+    metrics: Mapping[str, float]
+    rollouts: Sequence[Scored]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """How a call of `run_training` ended.
+
+    steps: steps that the run has behind it, those of earlier starts included.
+    interrupted: whether Ctrl-C ended it before its last step; the step was finished and saved.
+    """
+
+    run_dir: Path
+    steps: int
+    interrupted: bool

@@ -60,7 +60,8 @@ def run(engine, run_dir, *overrides):
     """Train, then measure pass@1 on the held-out problems; no evaluation before."""
     cfg = settings(run_dir, *overrides)
     with metrics.Progress() as progress, prepare.opened(cfg, engine) as (parts, state):
-        assert train.train(without_eval(cfg), without_held_out(parts), state, progress) == 0
+        ended = train.train(without_eval(cfg), without_held_out(parts), state, progress)
+        assert not ended.interrupted
         examine.run(cfg, parts, state.step, progress)
     [after] = examine.read(run_dir)
     return Outcome(metrics.read(run_dir), after.at(1))
@@ -211,7 +212,8 @@ def trained(engine, cfg):
     """The parts after training, and the weights and problems it began with."""
     with metrics.Progress() as progress, prepare.opened(cfg, engine) as (parts, state):
         began = {name: value.clone() for name, value in parts.policy.weights()}
-        assert train.train(without_eval(cfg), without_held_out(parts), state, progress) == 0
+        ended = train.train(without_eval(cfg), without_held_out(parts), state, progress)
+        assert not ended.interrupted
     return parts, began
 
 

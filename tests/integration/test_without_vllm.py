@@ -4,9 +4,8 @@ import sys
 
 import pytest
 
-from exprl import config, train
+from exprl import config, run_training
 from exprl.monitor import metrics_log as metrics
-from exprl.run import open as prepare
 
 CONFIG = "configs/division_process.toml"
 
@@ -19,8 +18,7 @@ def no_vllm(monkeypatch):
 
 def run(run_dir, *overrides):
     cfg = config.load(CONFIG, [f"run_dir={run_dir}", "rollout.engine=transformers", *overrides])
-    with metrics.Progress() as progress, prepare.opened(cfg) as (parts, state):
-        assert train.train(cfg, parts, state, progress) == 0
+    assert not run_training(cfg).interrupted
     return metrics.read(run_dir)
 
 

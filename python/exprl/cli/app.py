@@ -9,15 +9,15 @@ from typing import Annotated
 
 import typer
 
+import exprl
 from exprl.cli import config, evaluate, judge, study, train
+from exprl.cli.options import INTERRUPTED
 from exprl.errors import ConfigError, DataError, ExprlError
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"exprl {version('exprl')}")
+        typer.echo(f"exprl {exprl.__version__}")
         raise typer.Exit
 
 
@@ -78,4 +78,4 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         print("exprl: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exprl import config, files, train
+from exprl import config, files
+from exprl.cli.options import INTERRUPTED
 from exprl.errors import ConfigError
 from exprl.evaluate import during_training as examine
 from exprl.monitor import metrics_log as metrics
-from exprl.run import open as prepare
+from exprl.train import run_training
 
 KS = (1, 16, 64)
 MARK = ".demo"
@@ -32,10 +33,8 @@ def run(config_file: Path, run_dir: Path) -> int:
     if cfg.eval.data is None or cfg.eval.samples < max(KS):
         raise ConfigError(f"{config_file}: the demo needs eval.data and eval.samples >= {max(KS)}")
     _clear(run_dir)
-    with metrics.Progress() as progress, prepare.opened(cfg) as (parts, state):
-        code = train.train(cfg, parts, state, progress)
-    if code:
-        return code
+    if run_training(cfg).interrupted:
+        return INTERRUPTED
     summary = summarize(cfg, run_dir)
     files.write_json(run_dir / "summary.json", summary)
     metrics.curve(run_dir, run_dir / "curve.png")

@@ -11,6 +11,9 @@ from exprl.errors import ConfigError
 
 T = TypeVar("T")
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
+
 ConfigFile = Annotated[Path, typer.Argument(help="TOML file, see configs/", show_default=False)]
 Overrides = Annotated[
     list[str] | None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from exprl.cli.options import ConfigFile, Overrides
+from exprl.cli.options import INTERRUPTED, ConfigFile, Overrides
 
 
 def train(
@@ -31,13 +31,9 @@ def train(
 
         raise typer.Exit(dryrun.report(cfg))
 
-    from exprl import train
-    from exprl.monitor.metrics_log import Progress
-    from exprl.run.open import opened
+    from exprl.train import run_training
 
-    with Progress() as progress, opened(cfg) as (parts, state):
-        progress.start(state.step, cfg.train.steps)
-        raise typer.Exit(train.train(cfg, parts, state, progress))
+    raise typer.Exit(INTERRUPTED if run_training(cfg).interrupted else 0)
 
 
 def demo(
