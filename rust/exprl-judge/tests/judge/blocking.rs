@@ -73,18 +73,30 @@ fn await_bell(runtime: &Runtime, job: &Job) {
     });
 }
 
+/// Items without end, and how many of them were taken.
+fn count_up(taken: &Cell<usize>) -> impl FnMut() -> Option<Result<Item, Error>> {
+    || {
+        taken.set(taken.get() + 1);
+        Some(Ok(item(taken.get(), &["a trace"])))
+    }
+}
+
 #[test]
-fn a_source_is_read_as_there_is_room_and_the_job_ends_with_it() {
+fn a_source_is_read_while_there_is_room() {
+    let (runtime, _server, judge) = judge(Duration::from_secs(60), 4096);
+    let job = job(&runtime, &judge);
+    let taken = Cell::new(0);
+    job.feed(count_up(&taken)).unwrap();
+    assert_eq!(taken.get(), 5, "4 pieces of room, and one item in the hand");
+}
+
+#[test]
+fn a_job_ends_with_its_source() {
     let (runtime, _server, judge) = judge(Duration::from_millis(1), 4096);
     let job = job(&runtime, &judge);
     let taken = Cell::new(0);
-    let mut source = || {
-        taken.set(taken.get() + 1);
-        (taken.get() <= 100).then(|| Ok(item(taken.get(), &["a trace"])))
-    };
-    job.feed(&mut source).unwrap();
-    assert_eq!(taken.get(), 5, "4 pieces of room, and one item in the hand");
-    let graded = collect(&job, Some(&mut source));
+    let mut items = count_up(&taken);
+    let graded = collect(&job, Some(|| items().filter(|_| taken.get() <= 100)));
     let ids: Vec<_> = graded.iter().map(|graded| &*graded.id).collect();
     let pushed: Vec<_> = (1..=100).map(|id| format!("item {id}")).collect();
     assert_eq!(ids, pushed);
