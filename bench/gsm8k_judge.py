@@ -5,6 +5,7 @@
 Grades every answer of the file's four models through `exprl judge score`'s own code, over HTTP,
 with the right reference, with none, and with another problem's. `--items` writes the input lines
 for the command line instead.
+docs/concepts/method.md says what the rate is.
 """
 
 from __future__ import annotations

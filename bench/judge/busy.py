@@ -4,7 +4,8 @@
 
 The main thread counts in pure Python, alone and with a job of 8 kB requests running, in turns;
 nginx answers after 50 ms, and 160 requests in flight make the rate. Items are pushed before the
-clock starts. Bar (judge.md): at least 80 % of the speed alone.
+clock starts. Bar: at least 80 % of the speed alone.
+docs/project/benchmarks.md has what was seen.
 """
 
 from __future__ import annotations

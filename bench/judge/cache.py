@@ -3,8 +3,9 @@
     python bench/judge cache
 
 One training step of 36 problems x 16 rollouts x ~8 prefixes, three loads. Builds and runs the Rust
-example `cache_simulator`, which drives the dispatcher's own scheduler. Bars (judge.md): at least
+example `cache_simulator`, which drives the dispatcher's own scheduler. Bars: at least
 0.97 of the hits of one endless cache, and no server with more than 1.15 of the mean load.
+docs/project/benchmarks.md has what was seen.
 """
 
 from __future__ import annotations

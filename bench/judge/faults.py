@@ -4,8 +4,9 @@
 
 3 % of the contents meet a 429 with Retry-After, 1 % a 500, 0.5 % a cut reply, 0.2 % a hang, and
 2 % are graded in prose. Every client sends the same requests with the same time limit, 64 at a
-time. Bars (judge.md): every result has a status, none is lost or wrong, at most 0.1 % unparseable,
+time. Bars: every result has a status, none is lost or wrong, at most 0.1 % unparseable,
 at most 1.10 requests sent per result.
+docs/project/benchmarks.md has what was seen.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     python bench/judge kill [--kills N] [--binary PATH]
 
 Acknowledged is what stands as a whole line in the output. After each kill the same command runs on
-the same ledger. Bars (judge.md): every acknowledged grade comes from the ledger, unchanged, and of
+the same ledger. Bars: every acknowledged grade comes from the ledger, unchanged, and of
 what was sent before only what was in flight at the kill is sent again.
+docs/project/benchmarks.md has what was seen.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     python bench/judge unequal [--count N]
 
 The oracle knows which two work and how fast: its throughput is the sum of what each of them does
-alone, as measured in the same run. Bar (judge.md): at least 90 % of it, and nothing lost.
+alone, as measured in the same run. Bar: at least 90 % of it, and nothing lost.
+docs/project/benchmarks.md has what was seen.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from paper.rows import Row
 REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "docs" / "project" / "paper.md"
 MAIN_SEEDS = (0, 1, 2)
-# Issue and design: what the miniature has to show, pass@1 after Stage I and after Stage II.
+# What the miniature has to show, set before it was run, pass@1 after Stage I and after Stage II.
 BARS: dict[str, tuple[Callable[[float], bool], Callable[[float], bool], str]] = {
     "outcome": (lambda x: x >= 0.50, lambda x: x >= 0.65, ">= .50, then >= .65"),
     "delta": (lambda x: x >= 0.50, lambda x: x >= 0.65, ">= .50, then >= .65"),

@@ -26,7 +26,8 @@ def advantages(
     """Advantages of a batch: G groups of R rollouts of S segments.
 
     A rollout with a missing score, or without segments, is out: its advantages are NaN, and it is
-    in no statistic. The others are valid. Equation numbers are those of arXiv 2606.17024.
+    in no statistic. The others are valid. Equation numbers are those of arXiv 2606.17024
+    (docs/concepts/method.md).
 
     Outcome kinds, one score s_i per rollout; over the valid rollouts of the group:
 

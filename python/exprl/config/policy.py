@@ -128,7 +128,7 @@ class Teacher(Section):
 
 
 class Loss(Section):
-    """The token-level objective."""
+    """The token-level objective (docs/concepts/method.md)."""
 
     objective: Objective = Field(
         "policy_gradient",

@@ -109,7 +109,7 @@ class Reward(Section):
 
 
 class Advantage(Section):
-    """From scores to advantages."""
+    """From scores to advantages (docs/concepts/method.md)."""
 
     kind: AdvantageKind = Field(
         "delta",

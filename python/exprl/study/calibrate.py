@@ -1,7 +1,7 @@
 """Graded solutions whose truth is known, to how far a judge can be believed.
 
-    misplacement   (FPR + FNR) / 2, a grade >= 4 being "judged correct", with
-                   the right reference, none, and another problem's
+    misplacement   (FPR + FNR) / 2, a grade >= 4 being "judged correct", with the right
+                   reference, none, and another problem's (docs/concepts/method.md)
     AUC            chance that a right solution is graded above a wrong one, a tie counting one half
     agreement      of repeated grades of one solution: share of equal pairs, Krippendorff's alpha
     prefixes       grades of beginnings against the success rate of continuations (continuations.py)

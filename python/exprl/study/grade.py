@@ -20,7 +20,7 @@ from exprl.judge import Graded, Judge, JudgeItem, JudgeSettings, View, split
 Condition = Literal["right", "none", "wrong"]
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 VIEWS: tuple[View, ...] = get_args(View)
-# From this grade on, the judge calls a solution correct.
+# From this grade on, the judge calls a solution correct (docs/concepts/method.md, Measures).
 CORRECT_FROM = 4
 
 
@@ -94,7 +94,7 @@ def grade(items: Sequence[JudgeItem], settings: JudgeSettings) -> Iterator[Grade
 
 
 def misplacement(lines: Sequence[Line], grades: Iterable[int | None]) -> Misplacement:
-    """Compare outcome grades with the truth."""
+    """Compare outcome grades with the truth (docs/concepts/method.md, Measures)."""
     seen: Counter[tuple[bool, bool]] = Counter()
     missing = 0
     for line, one in zip(lines, grades, strict=True):

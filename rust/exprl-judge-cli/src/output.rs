@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::Error;
 use crate::input::Entry;
 
-/// From this grade on the judge calls a solution correct.
+/// From this grade on the judge calls a solution correct (docs/concepts/method.md, Measures).
 const CORRECT_FROM: u8 = 4;
 
 /// What an output line needs of its input line.

@@ -10,7 +10,7 @@ pub enum Readout {
     Expected,
 }
 
-/// How a grade becomes a score.
+/// How a grade becomes a score (docs/concepts/method.md, "Grades and scores").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ScoreMap {
     /// (grade - 1) / 4.

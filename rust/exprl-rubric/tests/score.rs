@@ -1,4 +1,4 @@
-//! The score maps, by hand.
+//! The score maps, by hand from docs/concepts/method.md.
 
 use exprl_rubric::ScoreMap::{Binary, Extremes, ExtremesSoft, Linear};
 
