@@ -173,7 +173,7 @@ def per_trace(kind: int) -> list[float]:
         problem = Problem(f"{i}", Prompt(f"{i}", ()), question.answer, "math")
         text = trace(question, kind, 35_000, lines, rng)
         start = time.perf_counter()
-        verifiers.correct(text, problem)
+        verifiers.is_correct(text, problem)
         taken.append(time.perf_counter() - start)
     return taken[1:]  # the first one starts the process
 

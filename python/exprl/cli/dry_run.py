@@ -109,7 +109,7 @@ def _check_programs(
         for p in problems
         if p.answer and p.reference and cfg.treatment(p.domain).verifier == "code"
     ][:REFERENCES_TRIED]
-    failed = [p.id for p in code if not verifiers.correct(str(p.reference), p)]
+    failed = [p.id for p in code if not verifiers.is_correct(str(p.reference), p)]
     yield f"{len(code) - len(failed)} of the first {len(code)} references pass their unit tests"
     if failed:
         yield (

@@ -13,12 +13,7 @@ View = Literal["outcome", "prefix", "step"]
 RewardSource = Literal["judge", "verifier", "max", "weighted", "none"]
 AdvantageKind = Literal["grpo", "dr_grpo", "rloo", "reinforce", "delta", "end", "group"]
 VerifierName = Literal["math", "science", "choice", "exact", "code"]
-VERIFIERS: dict[str, VerifierName] = {
-    "division": "exact",
-    "science": "science",
-    "choice": "choice",
-    "code": "code",
-}
+VERIFIERS: dict[str, VerifierName] = {name: name for name in get_args(VerifierName)}
 """By the name of a domain; every other one has `math`."""
 Confinement = Literal[
     "network",
@@ -155,7 +150,8 @@ class Domain(Section):
 
     verifier: VerifierName | None = Field(
         None,
-        description="how answers are compared; none = the domain's own verifier",
+        description="how answers are compared; none = the one that the domain is named after, else"
+        " math",
     )
     source: RewardSource | None = Field(None, description="reward.source of the domain")
     verifier_weight: float | None = Field(

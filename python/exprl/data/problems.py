@@ -17,7 +17,7 @@ from exprl.data.files import Row, kind, read_rows
 from exprl.data.mixture import generator
 from exprl.errors import DataError
 from exprl.types import Message, Problem, Prompt, ReferenceProblem, Role
-from exprl.verify.answer import final_answer
+from exprl.verify.answer import find_answer
 
 PLAIN_TEMPLATE = "{problem}"
 _ROLES: tuple[str, ...] = get_args(Role)
@@ -221,7 +221,7 @@ def _text(value: Any, place: str, *, numbers: bool = True) -> str | None:
 
 def _extract(answer: str, pattern: str, place: str) -> str:
     if pattern == config.BOXED:
-        boxed = final_answer(answer)
+        boxed = find_answer(answer)
         if boxed is None or not boxed.strip():
             raise DataError(f"{place}: data.answer_pattern = 'boxed' finds no \\boxed{{...}} in it")
         return boxed.strip()

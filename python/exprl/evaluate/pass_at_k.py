@@ -280,7 +280,7 @@ def evaluate(
                 continue
             text, verified = decode(rollout), None
             if rollout.finish_reason == "stop":
-                verified = threads.submit(verifiers.correct, text, by_id[rollout.problem_id])
+                verified = threads.submit(verifiers.is_correct, text, by_id[rollout.problem_id])
             taken.append((rollout, text, verified))
     n, c, overlong = Counter[str](), Counter[str](), Counter[str]()
     wrong: dict[str, list[str]] = {key: [] for key in by_id}  # answers
@@ -292,7 +292,7 @@ def evaluate(
         n[key] += 1
         c[key] += right
         overlong[key] += rollout.finish_reason == "length"
-        vote = votes.named(text, verifiers.kind(by_id[key].domain))
+        vote = votes.find_vote(text, verifiers.kind(by_id[key].domain))
         if not right and vote is not None and rollout.finish_reason == "stop":
             wrong[key].append(vote)
         if keep is not None:
@@ -303,7 +303,7 @@ def evaluate(
             n[key],
             c[key],
             overlong[key],
-            votes.sizes(wrong[key], verifiers.kind(problem.domain)),
+            votes.count_votes(wrong[key], verifiers.kind(problem.domain)),
             problem.domain,
         )
         for key, problem in by_id.items()

@@ -9,8 +9,7 @@ from fractions import Fraction
 
 from exprl import config
 from exprl.errors import VerifierError
-from exprl.verify import answer as verify
-from exprl.verify import quantity as answers
+from exprl.verify import answer, choice, quantity
 
 MOST_COMPARISONS = 200
 """Of one problem's answers by math-verify; beyond it only text and plain numbers decide."""
@@ -18,18 +17,18 @@ MOST_COMPARISONS = 200
 _PLAIN = re.compile(r"[+-]?\d{1,300}(?:\.\d{1,300}|/0*[1-9]\d{0,299})?")
 
 
-def named(text: str, verifier: config.VerifierName) -> str | None:
+def find_vote(text: str, verifier: config.VerifierName) -> str | None:
     """The answer that a trace votes for, as its verifier finds it; None = it does not vote."""
     match verifier:
         case "code":
             return None
         case "choice":
-            return answers.choice(text)
+            return choice.find_letter(text)
         case _:
-            return verify.final_answer(text)
+            return answer.find_answer(text)
 
 
-def sizes(votes: Sequence[str], verifier: config.VerifierName) -> tuple[int, ...] | None:
+def count_votes(votes: Sequence[str], verifier: config.VerifierName) -> tuple[int, ...] | None:
     r"""How many of the answers fall on each distinct answer, largest first.
 
     Two answers are one where the verifier would call them equal. Plain numbers of mathematics are
@@ -38,9 +37,9 @@ def sizes(votes: Sequence[str], verifier: config.VerifierName) -> tuple[int, ...
     Returns:
         None for code, whose answers cannot be compared with each other.
 
-    >>> sizes(["0.5", "2", "1/2", "2", "02"], "math")
+    >>> count_votes(["0.5", "2", "1/2", "2", "02"], "math")
     (3, 2)
-    >>> sizes(["2", "02"], "exact")
+    >>> count_votes(["2", "02"], "exact")
     (1, 1)
     """
     if verifier == "code":
@@ -49,7 +48,7 @@ def sizes(votes: Sequence[str], verifier: config.VerifierName) -> tuple[int, ...
     known: dict[str, _Group] = {}
     left = MOST_COMPARISONS
     for vote in votes:
-        text = verify.normalized(vote) if verifier == "math" else vote.strip()
+        text = answer.normalize(vote) if verifier == "math" else vote.strip()
         group = known.get(text)
         if group is None:
             value = _number(text) if verifier == "math" else None
@@ -75,9 +74,9 @@ def _same(a: str, b: str, verifier: config.VerifierName) -> bool:
     try:
         match verifier:
             case "science":
-                return answers.one_quantity(a, b)
+                return quantity.is_equal(a, b)
             case "math":
-                return verify.same(a, b, "math")
+                return answer.is_equal(a, b)
             case _:
                 return a.strip() == b.strip()
     except VerifierError:

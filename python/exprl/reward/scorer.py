@@ -106,7 +106,7 @@ class Scorer:
         if problem.answer is None or rollout.finish_reason == "failed":
             return None
         text = "".join(s.text for s in segments)
-        return self._threads.submit(self._verifiers.correct, text, problem)
+        return self._threads.submit(self._verifiers.is_correct, text, problem)
 
     def _score(self, i: int, graded: Graded | None) -> Scored:
         rollout, segments = self._rollouts[i]

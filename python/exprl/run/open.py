@@ -29,8 +29,7 @@ from exprl.run.checkpoint import RunState
 from exprl.steps import Splitter
 from exprl.types import Int32Array, Problem, ReferenceProblem
 from exprl.verify.sandbox.sandbox import Sandbox
-from exprl.verify.verifiers import Verifiers, needs_sandbox
-from exprl.verify.verifiers import check as check_answers
+from exprl.verify.verifiers import Verifiers, check_answers, needs_sandbox
 
 LOG = logging.getLogger(__name__)
 P = TypeVar("P", bound=Problem)

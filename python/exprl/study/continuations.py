@@ -181,7 +181,7 @@ def _continue(
             asked = starts[name][0].asked
             assert asked is not None, "see _chosen"
             whole = text(np.concatenate([tokens[name], rollout.token_ids]))
-            known = verifiers.correct(whole, asked)
+            known = verifiers.is_correct(whole, asked)
             if known is None:
                 continue
             correct = known

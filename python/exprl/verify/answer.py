@@ -1,21 +1,15 @@
-r"""The sparse verifier: does a trace end in the right answer?
+r"""The final answer of a trace, and whether it equals the gold answer.
 
-The final answer is taken out of the trace and compared with the gold answer: first as text, then,
-in the domains of mathematics, by math-verify (SymPy).
-
-math-verify runs in processes of its own (math.py); an answer that exceeds their limits is not
-equal.
+Two answers are compared as text. In mathematics math-verify (SymPy) also compares them, in
+processes of its own (math.py); an answer that exceeds their limits is not equal.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Literal
 
-from exprl.errors import DataError
-from exprl.verify import math as comparer
-
-EXACT_DOMAINS = ("division",)
-"""Domains whose answers are codes such as `021394r3`: equal as text, or not equal."""
+from exprl.verify import math
 
 LONGEST_ANSWER = 1000
 """Characters; SymPy is not asked about longer ones."""
@@ -27,7 +21,7 @@ _HASHES = re.compile(r"(?:^|\n)####(?!#)[^\S\n]*(\S[^\n]*)\s*\Z")
 _SPACING = re.compile(r"\s+|\\[,;:! ]|\\left(?![a-zA-Z])|\\right(?![a-zA-Z])|~")
 
 
-def is_correct(text: str, answer: str, domain: str) -> bool:
+def is_correct(text: str, gold: str, verifier: Literal["math", "exact"]) -> bool:
     r"""Whether the final answer of a trace equals the gold answer.
 
     The final answer is the last complete `\boxed{...}`, else what follows `####` on the last line,
@@ -35,54 +29,50 @@ def is_correct(text: str, answer: str, domain: str) -> bool:
 
     Args:
         text: the whole trace; hostile.
-        answer: the gold answer, without a box.
-        domain: "division" compares text only; every other one lets math-verify decide, too.
+        gold: the gold answer, without a box.
+        verifier: "exact" compares text only, for answers that are codes such as `021394r3`; "math"
+            lets math-verify decide, too.
 
     Raises:
-        DataError: the domain has no verifier of this kind (code).
         ConfigError: math-verify is not installed.
         EngineError: its process does not start.
         VerifierError: something killed its process again and again.
 
-    >>> is_correct(r"...###\boxed{021394r3}", "021394r3", "division")
+    >>> is_correct(r"...###\boxed{021394r3}", "021394r3", "exact")
     True
-    >>> is_correct(r"...###\boxed{21394r3}", "021394r3", "division")
+    >>> is_correct(r"...###\boxed{21394r3}", "021394r3", "exact")
     False
     """
-    if domain == "code":
-        raise DataError("domain 'code' cannot be verified by comparing answers")
-    found = final_answer(text)
+    found = find_answer(text)
+    if verifier == "exact":
+        return found is not None and found.strip() == gold.strip()
     if found is not None:
-        return same(found, answer, domain)
+        return is_equal(found, gold)
     tail = text[-TAIL:].strip()
-    return domain not in EXACT_DOMAINS and bool(tail) and comparer.equal(tail, answer)
+    return bool(tail) and math.equal(tail, gold)
 
 
-def same(found: str, answer: str, domain: str) -> bool:
-    r"""Whether two final answers, such as `final_answer` gives, are one answer.
+def is_equal(found: str, gold: str) -> bool:
+    r"""Whether two final answers, such as `find_answer` gives, are one in mathematics.
 
-    >>> same(r"\dfrac{1}{2}", r"\frac12 ", "division")
-    False
+    >>> is_equal(r"\dfrac{1}{2}", r"\frac{1}{2} ")
+    True
     """
-    if domain in EXACT_DOMAINS:
-        return found.strip() == answer.strip()
-    normal = normalized(found)
-    if normal and normal == normalized(answer):
+    normal = normalize(found)
+    if normal and normal == normalize(gold):
         return True
-    return 0 < len(normal) <= LONGEST_ANSWER and comparer.equal(
-        rf"\boxed{{{found.strip()}}}", answer
-    )
+    return 0 < len(normal) <= LONGEST_ANSWER and math.equal(rf"\boxed{{{found.strip()}}}", gold)
 
 
-def final_answer(text: str) -> str | None:
+def find_answer(text: str) -> str | None:
     r"""What the trace marks as its answer, or None.
 
     Linear in the text, whatever it holds. An unclosed box is no answer; of nested boxes the
     innermost counts.
 
-    >>> final_answer(r"\boxed{1}, no, \boxed{\frac{1}{2}} because \boxed{")
+    >>> find_answer(r"\boxed{1}, no, \boxed{\frac{1}{2}} because \boxed{")
     '\\frac{1}{2}'
-    >>> final_answer("18 apples\n#### 18")
+    >>> find_answer("18 apples\n#### 18")
     '18'
     """
     open_braces: list[int | None] = []  # where the content of a box starts; None: another brace
@@ -103,7 +93,7 @@ def final_answer(text: str) -> str | None:
     return hashes.group(1) if hashes else None
 
 
-def normalized(answer: str) -> str:
+def normalize(answer: str) -> str:
     """The text without what only sets it: spaces, dollars, a final full stop."""
     text = _SPACING.sub("", answer).removesuffix(".").strip("$")
     return text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")

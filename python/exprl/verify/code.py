@@ -40,16 +40,16 @@ def passes(sandbox: Sandbox, text: str, tests: str, setup: str = "") -> bool | N
     Raises:
         SandboxError: the sandbox could not run it.
     """
-    exchanges = as_exchanges(tests)
+    exchanges = parse_exchanges(tests)
     if exchanges is not None:
-        source = program(text, "", setup)
+        source = find_program(text, "", setup)
         pairs = zip(exchanges.inputs, exchanges.outputs, strict=True)
         return all(_prints(sandbox, source, given, wanted) for given, wanted in pairs)
-    tested = sandbox.test(program(text, tests, setup), tests, setup)
+    tested = sandbox.test(find_program(text, tests, setup), tests, setup)
     return None if tested.verdict == "vacuous" else tested.verdict == "passed"
 
 
-def program(text: str, tests: str = "", setup: str = "") -> str:
+def find_program(text: str, tests: str = "", setup: str = "") -> str:
     """The program that a trace proposes, with its setup before it.
 
     Of fenced Python blocks the last one counts that defines something which the tests use, else
@@ -58,22 +58,22 @@ def program(text: str, tests: str = "", setup: str = "") -> str:
     """
     blocks = [m[3] for m in _FENCE.finditer(text) if m[2].lower() in _PYTHON]
     wanted = names_used(tests) if tests else set()
-    defining = [block for block in blocks if _defined(block) & wanted]
+    defining = [block for block in blocks if _find_definitions(block) & wanted]
     code = (defining or blocks or [text])[-1]
     if not setup:
         return code
-    if _defined(code) & wanted or (_parses(code) and not _parses(setup + code)):
+    if _find_definitions(code) & wanted or (_parses(code) and not _parses(setup + code)):
         future = "".join(_FUTURE.findall(code))  # must stand first
         return future + setup + "\n\n" + _FUTURE.sub("", code)
     whole = setup + code
-    return whole if _parses(whole) else setup + _body(code)
+    return whole if _parses(whole) else setup + _cut_after_body(code)
 
 
 def check(tests: str, setup: str) -> str | None:
     """What is wrong with the tests of a row, or None."""
     if _looks_like_json(tests):
         try:
-            as_exchanges(tests)
+            parse_exchanges(tests)
         except DataError as error:
             return str(error)
         return None
@@ -85,7 +85,7 @@ def check(tests: str, setup: str) -> str | None:
     return None
 
 
-def as_exchanges(tests: str) -> Exchanges | None:
+def parse_exchanges(tests: str) -> Exchanges | None:
     """Tests by input and output, if they are of that kind.
 
     Raises:
@@ -95,7 +95,7 @@ def as_exchanges(tests: str) -> Exchanges | None:
         return None
     try:
         tree = json.loads(tests)
-        inputs, outputs = (tuple(map(_lines, tree[key])) for key in ("inputs", "outputs"))
+        inputs, outputs = (tuple(map(_join_lines, tree[key])) for key in ("inputs", "outputs"))
     except (ValueError, KeyError, TypeError, RecursionError):
         inputs, outputs = (), ()
     if not inputs or len(inputs) != len(outputs):
@@ -106,7 +106,7 @@ def as_exchanges(tests: str) -> Exchanges | None:
     return Exchanges(inputs[:MOST_EXCHANGES], outputs[:MOST_EXCHANGES])
 
 
-def _lines(value: object) -> str:
+def _join_lines(value: object) -> str:
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         return "\n".join(value)
     if not isinstance(value, str):
@@ -135,7 +135,7 @@ def _parses(source: str) -> bool:
     return True
 
 
-def _defined(source: str) -> set[str]:
+def _find_definitions(source: str) -> set[str]:
     """Names of functions, classes and variables that a source defines at its top."""
     try:
         tree = ast.parse(source)
@@ -151,7 +151,7 @@ def _defined(source: str) -> set[str]:
     return names
 
 
-def _body(code: str) -> str:
+def _cut_after_body(code: str) -> str:
     """The first lines, up to what is no longer indented: a completion that ran on."""
     kept: list[str] = []
     for line in code.splitlines(keepends=True):

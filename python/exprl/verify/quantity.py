@@ -1,39 +1,15 @@
-r"""Final answers that are no mathematics: the letter of a choice, and a measured quantity.
-
-Nothing is guessed: a trace that names two letters, or none, has not answered.
-"""
+r"""A measured quantity: a number and its unit."""
 
 from __future__ import annotations
 
 import math
 import re
 
-from exprl.verify.answer import final_answer, same
+from exprl.verify import answer
 
-LETTERS = "ABCDEFGHIJ"
-TAIL = 2000
-"""Characters at the end of a trace in which an answer without a box is looked for."""
 LONGEST_QUANTITY = 200
 TOLERANCE = 0.01
 """Relative difference of two quantities that are one: rounding and constants of a textbook."""
-
-_DRESS = re.compile(
-    r"\\(?:text|mathrm|mathbf|textbf|operatorname)\s*\{([^{}]*)\}|[*_`$]+|\\[,;:! ]"
-)
-_LETTER = rf"[{LETTERS}]"
-_ALONE = re.compile(
-    rf"(?:(?:option|choice|answer)\s*:?\s*)?[(\[]?({_LETTER})[)\]]?\s*(?:[.):]\s*(?P<text>\S.*)?)?",
-    re.IGNORECASE | re.DOTALL,
-)
-_STATED = re.compile(
-    r"\b(?:answer|option|choice)\s*(?:is|:|=)?\s*(?:option|choice)?\s*:?\s*"
-    rf"(?P<open>[(\[])?(?P<letter>(?-i:{_LETTER}))(?P<close>[)\]])?"
-    r"(?!\w)(?=(?P<after>\W{0,3}\w*))",
-    re.IGNORECASE,
-)
-_ANOTHER = re.compile(
-    rf"\s*(?:,|/|&|\b(?:and|or)\b)\s*(?:option\s*)?[(\[]?{_LETTER}\b", re.IGNORECASE
-)
 
 _NUMBER = re.compile(
     r"(?:\\approx|\\simeq|\\sim|≈|~|=)?\s*"
@@ -63,86 +39,39 @@ _UNITS = frozenset(
 """Words that stand behind a number as its unit. One letter alone could be a variable."""
 
 
-def choice(text: str) -> str | None:
-    r"""The letter that a trace chooses, or None.
-
-    The last box counts, else the last statement such as `Answer: (C)`, else a last line that is a
-    letter and nothing else. `A or B` is no choice.
-
-    >>> choice(r"So \boxed{\text{(C)}}"), choice("**Answer: B**"), choice("The answer is A or B.")
-    ('C', 'B', None)
-    """
-    boxed = final_answer(text)
-    if boxed is not None:
-        return _only_letter(boxed)
-    tail = _undressed(text[-TAIL:])
-    statements = list(_STATED.finditer(tail))
-    if statements:
-        last = statements[-1]
-        if _ANOTHER.match(tail, last.end("close") if last["close"] else last.end("letter")):
-            return None
-        return last["letter"].upper() if _is_a_letter(last) else None
-    lines = tail.strip().splitlines()
-    return _only_letter(lines[-1]) if lines else None
-
-
-def gold_choice(answer: str) -> str | None:
-    """The letter of a gold answer such as `C`, `(C)` or `C. 5 m/s`; None if it names none."""
-    return _only_letter(answer)
-
-
-def same_quantity(text: str, answer: str) -> bool:
+def is_correct(text: str, gold: str) -> bool:
     r"""Whether a trace ends in the gold answer of a science problem.
 
     Two numbers are one if they differ by at most 1 % and have the same unit, or one has none; the
-    rest is mathematics (`verify.same`).
+    rest is mathematics (`answer.is_equal`).
 
-    >>> same_quantity(r"\boxed{4.52 \times 10^{33}\ \mathrm{erg/s}}", "4.5e33")
+    >>> is_correct(r"\boxed{4.52 \times 10^{33}\ \mathrm{erg/s}}", "4.5e33")
     True
-    >>> same_quantity(r"\boxed{3\ \mathrm{m}}", r"3\ \mathrm{cm}")
+    >>> is_correct(r"\boxed{3\ \mathrm{m}}", r"3\ \mathrm{cm}")
     False
     """
-    found = final_answer(text)
-    return found is not None and one_quantity(found, answer)
+    found = answer.find_answer(text)
+    return found is not None and is_equal(found, gold)
 
 
-def one_quantity(found: str, answer: str) -> bool:
-    """Whether two final answers are one by the rules of `same_quantity`."""
-    here, there = _quantity(found), _quantity(answer)
+def is_equal(found: str, gold: str) -> bool:
+    """Whether two final answers are one by the rules of `is_correct`."""
+    here, there = _parse(found), _parse(gold)
     if here is None or there is None:
-        return same(found, answer, "math")
-    (value, unit), (gold, gold_unit) = here, there
+        return answer.is_equal(found, gold)
+    (value, unit), (gold_value, gold_unit) = here, there
     if unit and gold_unit and unit != gold_unit:
         return False
-    return abs(value - gold) <= TOLERANCE * abs(gold)
+    return abs(value - gold_value) <= TOLERANCE * abs(gold_value)
 
 
-def _undressed(text: str) -> str:
-    return _DRESS.sub(lambda match: match.group(1) or "", text)
-
-
-def _only_letter(text: str) -> str | None:
-    found = _ALONE.fullmatch(_undressed(text).strip())
-    if found is None:
-        return None
-    rest = found["text"] or ""
-    return None if _ANOTHER.match("," + rest) and len(rest.strip(" ().")) == 1 else found[1].upper()
-
-
-def _is_a_letter(match: re.Match[str]) -> bool:
-    """Whether it is not the article or the pronoun at the start of a sentence: `is A good one`."""
-    if match["letter"] not in "AI" or match["open"] or match["close"]:
-        return True
-    return not re.match(r"[ \t]+\w", match["after"])
-
-
-def _quantity(text: str) -> tuple[float, str] | None:
+def _parse(text: str) -> tuple[float, str] | None:
     """Value and unit, if the text is one number with at most a unit."""
     bare = _POWER_OF_TEN.sub(r"\1 1\\times 10^", text.strip().strip("$").strip())
     found = _NUMBER.fullmatch(bare) if len(bare) <= LONGEST_QUANTITY else None
     if found is None:
         return None
-    unit = _unit(found["unit"])
+    unit = _parse_unit(found["unit"])
     if unit is None:
         return None
     mantissa = re.sub(r"[\s,]", "", found["mantissa"]).replace("\u2212", "-")
@@ -151,7 +80,7 @@ def _quantity(text: str) -> tuple[float, str] | None:
     return (value, unit) if math.isfinite(value) else None
 
 
-def _unit(text: str) -> str | None:
+def _parse_unit(text: str) -> str | None:
     """What stands behind a number, without what sets it; None if it may be mathematics: `3x`."""
     words = re.findall(r"[^\W\d_]+", text) if _WORDS.fullmatch(text) else []
     units = [w for w in words if w in _UNITS or w.removesuffix("s") in _UNITS]

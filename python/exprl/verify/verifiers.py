@@ -8,10 +8,7 @@ from collections.abc import Sequence
 from exprl import config
 from exprl.errors import ConfigError, DataError, SandboxError, VerifierError
 from exprl.types import Problem
-from exprl.verify import answer as verify
-from exprl.verify import code as programs
-from exprl.verify import math as comparer
-from exprl.verify import quantity as answers
+from exprl.verify import answer, choice, code, math, quantity
 from exprl.verify.sandbox.sandbox import Sandbox
 
 MOST_WORKERS = 16
@@ -38,9 +35,9 @@ class Verifiers:
 
     def close(self) -> None:
         """End the processes that compare answers."""
-        comparer.close()
+        math.close()
 
-    def correct(self, text: str, problem: Problem) -> bool | None:
+    def is_correct(self, text: str, problem: Problem) -> bool | None:
         """Whether a trace is right; None where that is not known.
 
         It is not known where the row has no answer, where unit tests ask nothing of the program,
@@ -57,24 +54,22 @@ class Verifiers:
         if problem.answer is None:
             return None
         try:
-            return self._verdict(text, problem, problem.answer)
+            return self._verify(text, problem, problem.answer)
         except (SandboxError, VerifierError):
             return None
 
-    def _verdict(self, text: str, problem: Problem, answer: str) -> bool | None:
+    def _verify(self, text: str, problem: Problem, gold: str) -> bool | None:
         match self.kind(problem.domain):
             case "code":
                 if self.sandbox is None:
                     raise ConfigError(f"problem {problem.id!r}: code cannot be verified unconfined")
-                return programs.passes(self.sandbox, text, answer, problem.setup)
+                return code.passes(self.sandbox, text, gold, problem.setup)
             case "choice":
-                return answers.choice(text) == answers.gold_choice(answer)
+                return choice.find_letter(text) == choice.read_letter(gold)
             case "science":
-                return answers.same_quantity(text, answer)
-            case "exact":
-                return verify.is_correct(text, answer, verify.EXACT_DOMAINS[0])
-            case "math":
-                return verify.is_correct(text, answer, "math")
+                return quantity.is_correct(text, gold)
+            case "exact" | "math" as verifier:
+                return answer.is_correct(text, gold, verifier)
 
 
 def needs_sandbox(cfg: config.Config, problems: Sequence[Problem]) -> bool:
@@ -84,7 +79,7 @@ def needs_sandbox(cfg: config.Config, problems: Sequence[Problem]) -> bool:
     )
 
 
-def check(cfg: config.Config, problems: Sequence[Problem]) -> None:
+def check_answers(cfg: config.Config, problems: Sequence[Problem]) -> None:
     """Look at every answer before the run.
 
     Raises:
@@ -95,9 +90,9 @@ def check(cfg: config.Config, problems: Sequence[Problem]) -> None:
             continue
         match cfg.treatment(problem.domain).verifier:
             case "code":
-                wrong = programs.check(problem.answer, problem.setup)
+                wrong = code.check(problem.answer, problem.setup)
             case "choice":
-                is_letter = answers.gold_choice(problem.answer) is not None
+                is_letter = choice.read_letter(problem.answer) is not None
                 wrong = None if is_letter else f"{problem.answer!r} names no letter A..J"
             case _:
                 wrong = None

@@ -84,7 +84,14 @@ def problems(*ids: str) -> list[Problem]:
 
 
 VERIFIERS = Verifiers(
-    config.build({"model": {"path": "m"}, "data": {"path": "d"}, "judge": {"kind": "rules"}})
+    config.build(
+        {
+            "model": {"path": "m"},
+            "data": {"path": "d"},
+            "judge": {"kind": "rules"},
+            "domains": {"division": {"verifier": "exact"}},
+        }
+    )
 )
 RIGHT, WRONG = r"\boxed{03r2}", r"\boxed{3r2}"
 

@@ -41,6 +41,7 @@ def score(tokenizer, rollouts, *, view="prefix", reward=None, faults=None):
         {
             "model": {"path": "m"},
             "data": {"path": "d", "domain": "division"},
+            "domains": {"division": {"verifier": "exact"}},
             "judge": {"kind": "rules", "view": view},
             "reward": reward,
             "advantage": {"kind": "delta" if process else "grpo"},

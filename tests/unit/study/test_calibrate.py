@@ -179,6 +179,7 @@ def a_run(tmp_path):
         "data": {
             "path": str(tmp_path / "train.jsonl"), "domain": "division", "columns": {"id": "id"},
         },
+        "domains": {"division": {"verifier": "exact"}},
     }  # fmt: skip
     (run / "config.toml").write_text(config.to_toml(config.build(tree)))
     texts = [

@@ -16,22 +16,22 @@ import pytest
 from exprl import config
 from exprl.errors import VerifierError
 from exprl.types import Problem, Prompt
-from exprl.verify import math as comparer
+from exprl.verify import math
 from exprl.verify.verifiers import Verifiers
 
 
 @pytest.fixture(autouse=True)
 def fresh():
     """No answers are known and no process runs, before and after."""
-    comparer.equal.cache_clear()
-    comparer.close()
+    math.equal.cache_clear()
+    math.close()
     yield
-    comparer.close()
+    math.close()
 
 
 def idle():
     """The processes that nobody is asking."""
-    return [one._process for one in comparer._pool(os.getpid())._idle]
+    return [one._process for one in math._pool(os.getpid())._idle]
 
 
 class Asked(threading.Thread):
@@ -48,7 +48,7 @@ class Asked(threading.Thread):
 
     def run(self):
         try:
-            self.verdict = comparer.equal(*self.question)
+            self.verdict = math.equal(*self.question)
         except VerifierError as error:
             self.verdict = error
 
@@ -60,16 +60,16 @@ def waiting(pipe):
 
 def test_there_is_no_process_before_the_first_question_and_one_for_questions_in_turn():
     assert idle() == []
-    assert comparer.equal(r"\boxed{\frac{14}{2}}", "7")
+    assert math.equal(r"\boxed{\frac{14}{2}}", "7")
     [process] = idle()
-    assert not comparer.equal(r"\boxed{\frac{15}{2}}", "7")
+    assert not math.equal(r"\boxed{\frac{15}{2}}", "7")
     assert idle() == [process]
 
 
 def test_a_question_does_not_wait_for_one_that_takes_long():
-    assert comparer.equal(r"\boxed{\frac{14}{2}}", "7")
+    assert math.equal(r"\boxed{\frac{14}{2}}", "7")
     slow = Asked(r"\boxed{\frac{16}{2}}", "8")
-    assert comparer.equal(r"\boxed{\frac{18}{2}}", "9")
+    assert math.equal(r"\boxed{\frac{18}{2}}", "9")
     assert slow.is_alive()
     slow.process.send_signal(signal.SIGCONT)
     slow.join()
@@ -78,7 +78,7 @@ def test_a_question_does_not_wait_for_one_that_takes_long():
 
 
 def test_a_question_whose_process_is_killed_is_asked_again():
-    assert comparer.equal(r"\boxed{\frac{14}{2}}", "7")
+    assert math.equal(r"\boxed{\frac{14}{2}}", "7")
     asked = Asked(r"\boxed{\frac{16}{2}}", "8")
     asked.process.kill()
     asked.join()
@@ -87,55 +87,55 @@ def test_a_question_whose_process_is_killed_is_asked_again():
 
 
 def test_a_process_that_was_killed_between_two_questions_is_replaced():
-    assert comparer.equal(r"\boxed{\frac{14}{2}}", "7")
+    assert math.equal(r"\boxed{\frac{14}{2}}", "7")
     [process] = idle()
     process.kill()
     process.wait()
-    assert comparer.equal(r"\boxed{\frac{16}{2}}", "8")
+    assert math.equal(r"\boxed{\frac{16}{2}}", "8")
 
 
 def test_a_verdict_that_is_killed_each_time_is_missing_and_not_wrong(monkeypatch):
-    monkeypatch.setattr(comparer, "TRIES", 1)
-    assert comparer.equal(r"\boxed{\frac{14}{2}}", "7")
+    monkeypatch.setattr(math, "TRIES", 1)
+    assert math.equal(r"\boxed{\frac{14}{2}}", "7")
     asked = Asked(r"\boxed{\frac{16}{2}}", "8")
     asked.process.kill()
     asked.join()
     assert isinstance(asked.verdict, VerifierError)
-    assert comparer.equal(r"\boxed{\frac{16}{2}}", "8"), "nothing of it is remembered"
+    assert math.equal(r"\boxed{\frac{16}{2}}", "8"), "nothing of it is remembered"
 
 
 def test_the_verifier_of_a_row_calls_such_a_verdict_unknown(monkeypatch):
     def killed(candidate, answer):
         raise VerifierError("the math-verify process was killed 3 times")
 
-    monkeypatch.setattr(comparer, "equal", killed)
+    monkeypatch.setattr(math, "equal", killed)
     cfg = config.build({"model": {"path": "m"}, "data": {"path": "d"}, "judge": {"kind": "rules"}})
     for domain in ("math", "science"):
         row = Problem("p", Prompt("p", ()), r"\pi", domain)
-        assert Verifiers(cfg).correct(r"\boxed{\frac{2\pi}{2}}", row) is None
+        assert Verifiers(cfg).is_correct(r"\boxed{\frac{2\pi}{2}}", row) is None
 
 
 def test_a_comparison_without_an_end_is_cut_and_not_equal(monkeypatch):
-    monkeypatch.setattr(comparer, "WALL_LIMIT_S", 0.1)
-    assert not comparer.equal(r"\boxed{9^{9^{9^9}}}", "7")
+    monkeypatch.setattr(math, "WALL_LIMIT_S", 0.1)
+    assert not math.equal(r"\boxed{9^{9^{9^9}}}", "7")
     assert idle() == [None]
 
 
 def test_closing_ends_the_processes_and_the_next_question_starts_one():
-    assert comparer.equal(r"\boxed{\frac{14}{2}}", "7")
+    assert math.equal(r"\boxed{\frac{14}{2}}", "7")
     [process] = idle()
     Verifiers(
         config.build({"model": {"path": "m"}, "data": {"path": "d"}, "judge": {"kind": "rules"}})
     ).close()
     assert process.poll() is not None
-    assert comparer.equal(r"\boxed{\frac{16}{2}}", "8")
+    assert math.equal(r"\boxed{\frac{16}{2}}", "8")
 
 
 def test_a_process_ends_with_its_parent():
     program = (
-        "import os; from exprl.verify import math as comparer;"
-        r"assert comparer.equal(r'\boxed{1/2}', '0.5');"
-        "print(comparer._pool(os.getpid())._idle[0]._process.pid, flush=True);"
+        "import os; from exprl.verify import math;"
+        r"assert math.equal(r'\boxed{1/2}', '0.5');"
+        "print(math._pool(os.getpid())._idle[0]._process.pid, flush=True);"
         "os.kill(os.getpid(), 9)"
     )
     command = [sys.executable, "-c", program]

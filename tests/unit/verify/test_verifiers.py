@@ -9,10 +9,8 @@ import pytest
 from exprl import config
 from exprl.errors import ConfigError, DataError, SandboxError
 from exprl.types import Problem, Prompt
-from exprl.verify import code as programs
-from exprl.verify import quantity as answers
-from exprl.verify import verifiers
-from exprl.verify.answer import final_answer
+from exprl.verify import choice, code, quantity, verifiers
+from exprl.verify.answer import find_answer
 from exprl.verify.verifiers import Verifiers
 
 TESTS = "def check(candidate):\n    assert candidate(2) == 3\n\ncheck(inc)\n"
@@ -62,7 +60,7 @@ def sandbox(confined):
     ],
 )
 def test_the_letter_of_a_choice(text, letter):
-    assert answers.choice(text) == letter
+    assert choice.find_letter(text) == letter
 
 
 @pytest.mark.parametrize(
@@ -88,15 +86,15 @@ def test_the_letter_of_a_choice(text, letter):
     ],
 )
 def test_quantities(found, gold, same):
-    assert answers.same_quantity(rf"So \boxed{{{found}}}.", gold) is same
+    assert quantity.is_correct(rf"So \boxed{{{found}}}.", gold) is same
 
 
 def test_every_solution_of_minerva_has_its_own_answer(shared_data):
     rows = [json.loads(x) for x in shared_data("minerva/test.jsonl").read_text().splitlines()]
-    golds = [final_answer(row["solution"]) for row in rows]
+    golds = [find_answer(row["solution"]) for row in rows]
     assert len(golds) == 272 and None not in golds
     assert all(
-        answers.same_quantity(row["solution"], gold) for row, gold in zip(rows, golds, strict=True)
+        quantity.is_correct(row["solution"], gold) for row, gold in zip(rows, golds, strict=True)
     )
 
 
@@ -129,19 +127,19 @@ WRONG = {
 @pytest.mark.parametrize("name", [*RIGHT, *WRONG])
 def test_the_program_in_a_trace(sandbox, name):
     text = (RIGHT | WRONG)[name]
-    assert programs.passes(sandbox, text, TESTS, SETUP) is (name in RIGHT)
+    assert code.passes(sandbox, text, TESTS, SETUP) is (name in RIGHT)
 
 
 def test_tests_that_ask_nothing_leave_it_open(sandbox):
-    assert programs.passes(sandbox, FENCED, "def check(candidate): pass\n") is None
+    assert code.passes(sandbox, FENCED, "def check(candidate): pass\n") is None
 
 
 def test_tests_by_input_and_output(sandbox):
     tests = json.dumps({"inputs": ["2\n", ["3", ""]], "outputs": ["3", ["4 ", ""]]})
     right = "```python\nprint(int(input()) + 1)\n```"
-    assert programs.passes(sandbox, right, tests) is True
-    assert programs.passes(sandbox, right.replace("+ 1", "+ 2"), tests) is False
-    assert programs.passes(sandbox, right.replace("+ 1", "+ 1); exit(1"), tests) is False
+    assert code.passes(sandbox, right, tests) is True
+    assert code.passes(sandbox, right.replace("+ 1", "+ 2"), tests) is False
+    assert code.passes(sandbox, right.replace("+ 1", "+ 1); exit(1"), tests) is False
 
 
 @pytest.mark.parametrize(
@@ -156,25 +154,27 @@ def test_tests_by_input_and_output(sandbox):
 )
 def test_tests_that_cannot_be_run_are_refused_before_the_run(tests, message):
     with pytest.raises(DataError, match=f"id 'p', domain 'code': .*{message}"):
-        verifiers.check(cfg(), [problem("code", tests)])
+        verifiers.check_answers(cfg(), [problem("code", tests)])
 
 
 def test_a_choice_without_a_letter_is_refused_before_the_run():
     with pytest.raises(DataError, match="'2' names no letter"):
-        verifiers.check(cfg(), [problem("choice", "2")])
-    verifiers.check(cfg(), [problem("choice", "(B)"), problem("math", "2"), problem("code", None)])
+        verifiers.check_answers(cfg(), [problem("choice", "2")])
+    verifiers.check_answers(
+        cfg(), [problem("choice", "(B)"), problem("math", "2"), problem("code", None)]
+    )
 
 
 def test_the_domain_chooses_and_the_config_may_choose_otherwise():
     plain = Verifiers(cfg())
-    assert plain.correct(r"\boxed{(B)}", problem("choice", "B")) is True
-    assert plain.correct(r"\boxed{1.002}", problem("science", "1")) is True
-    assert plain.correct(r"\boxed{1.002}", problem("math", "1")) is False
-    assert plain.correct(r"\boxed{02r1}", problem("division", "2r1")) is False
-    assert plain.correct(r"\boxed{1}", problem("math", None)) is None
+    assert plain.is_correct(r"\boxed{(B)}", problem("choice", "B")) is True
+    assert plain.is_correct(r"\boxed{1.002}", problem("science", "1")) is True
+    assert plain.is_correct(r"\boxed{1.002}", problem("math", "1")) is False
+    assert plain.is_correct(r"\boxed{02r1}", problem("exact", "2r1")) is False
+    assert plain.is_correct(r"\boxed{1}", problem("math", None)) is None
     other = Verifiers(cfg(domains={"gpqa": {"verifier": "choice"}}))
-    assert other.correct("Answer: C", problem("gpqa", "C")) is True
-    assert plain.correct("Answer: C", problem("gpqa", "D")) is False
+    assert other.is_correct("Answer: C", problem("gpqa", "C")) is True
+    assert plain.is_correct("Answer: C", problem("gpqa", "D")) is False
 
 
 def test_code_is_never_verified_unconfined():
@@ -182,7 +182,7 @@ def test_code_is_never_verified_unconfined():
     assert verifiers.needs_sandbox(cfg(), [problem("math", "1"), row])
     assert not verifiers.needs_sandbox(cfg(), [problem("code", None)])
     with pytest.raises(ConfigError, match="unconfined"):
-        Verifiers(cfg()).correct(FENCED, row)
+        Verifiers(cfg()).is_correct(FENCED, row)
 
 
 def test_what_the_sandbox_could_not_run_is_missing_and_not_wrong():
@@ -190,7 +190,7 @@ def test_what_the_sandbox_could_not_run_is_missing_and_not_wrong():
         raise SandboxError("no processes left")
 
     broken = Verifiers(cfg(), SimpleNamespace(test=fails))
-    assert broken.correct(FENCED, problem("code", TESTS, SETUP)) is None
+    assert broken.is_correct(FENCED, problem("code", TESTS, SETUP)) is None
 
 
 def test_humaneval_as_models_answer_it(sandbox, shared_data):
@@ -201,4 +201,4 @@ def test_humaneval_as_models_answer_it(sandbox, shared_data):
         tests = f"{row['test']}\n\ncheck({row['entry_point']})\n"
         whole = f"Here:\n```python\n{row['prompt']}{row['canonical_solution']}\n```\nDone."
         for text in (row["canonical_solution"], whole):
-            assert programs.passes(sandbox, text, tests, row["prompt"]) is True, row["task_id"]
+            assert code.passes(sandbox, text, tests, row["prompt"]) is True, row["task_id"]
