@@ -24,20 +24,20 @@ BARS: dict[str, tuple[Callable[[float], bool], Callable[[float], bool], str]] = 
     "sft": (lambda x: x <= 0.05, lambda x: x <= 0.05, "<= .05, both"),
 }
 CAVEATS = """\
-- **The contrast is built in.** The references are terse and in another style than the policy's, as
-  the paper argues that real ones are; here it is so by design. References in the policy's own style
-  would make SFT the best start.
-- **The base is made for it.** It has the skill and never uses it to the end on hard problems. The
-  sparse reward stays silent only because (its success rate) x (all rollouts of both stages) is far
-  below 1.
-- **The teacher of self-distillation is no better than its student**
-  ([measured](miniature.md)): that this baseline fails is by design too. Its rank,
-  and that of Process against Outcome, are no evidence.
-- **One latent skill, shared by all problems.** Exploration that is specific to a problem is not
-  tested, nor is any real mathematics.
-- **The judge is a rule that knows the only right chain.** What a language model's errors do is not
-  in these tables.
-- The 16 training problems and the 32 test problems are the same for every seed; seeds differ in
+- **The contrast is built in.** The references are short and in another style than the policy's. The
+  paper argues that real references are like that; here it is so by design. References in the
+  policy's own style would make SFT the best start.
+- **The base is made for this contrast.** It has the skill, but on hard problems it never uses it to
+  the end. The sparse reward teaches nothing only because (its success rate) x (all rollouts of both
+  stages) is far below 1.
+- **The teacher of self-distillation is no better than its student** ([measured](miniature.md)). So
+  this baseline fails by design too. Its rank, and the rank of Process against Outcome, are no
+  evidence.
+- **All problems share one latent skill.** Exploration that is specific to a problem is not tested,
+  and no real mathematics is.
+- **The judge is a rule that knows the only right chain.** These tables do not show what the errors
+  of a language model do.
+- The 16 training problems and the 32 test problems are the same for every seed. Seeds differ in
   sampling and in order.
 """
 
@@ -66,25 +66,25 @@ def text(
         "# The paper's tables in miniature\n",
         "<!-- Written by bench/paper/run.py from bench/results/paper.jsonl;"
         " edit bench/paper/report.py instead. -->\n",
-        "Long division by one digit, a policy of 0.28 M parameters, a rule as the judge"
-        " ([examples/division](miniature.md)). Stage I is 16 steps of the method"
-        " in the row's name, Stage II 16 steps of sparse GRPO from where it ended. pass@1 is"
-        " measured on 32 problems outside the training set, 64 samples each; in brackets the 95 %"
+        "The task is long division by one digit. The policy has 0.28 M parameters, and a rule is"
+        " the judge ([the miniature](miniature.md)). Stage I is 16 steps of the method that the row"
+        " names. Stage II is 16 steps of sparse GRPO from where Stage I ended. pass@1 is measured"
+        " on 32 problems outside the training set, with 64 samples each. Brackets hold the 95 %"
         " bootstrap interval over problems.\n",
-        "What this shows: every part of the trainer works together, and dense rewards from hidden"
-        " references open a task on which the sparse reward never gets its first success. What it"
-        " does not show comes first:\n",
+        "The tables show that all parts of the trainer work together. They also show that dense"
+        " rewards from hidden references can teach a task on which the sparse reward never gets its"
+        " first success. They do not show more than that:\n",
         CAVEATS,
         "## Table 1: pass@1 after Stage I\n",
         table(main, "stage1", seeds),
         "## Table 2: pass@1 after Stage II\n",
-        "The row *none (base)* is sparse GRPO at Stage II's learning rate from the base policy; the"
-        " base without any RL is that row of Table 1.\n",
+        "The row *none (base)* is sparse GRPO at Stage II's learning rate from the base policy. The"
+        " base without any RL is the row of that name in Table 1.\n",
         table(main, "stage2", seeds),
         headroom(main),
         bars(main),
         "## Fresh seeds\n" if fresh else "",
-        "Not used while base policy and settings were chosen.\n" if fresh else "",
+        "These seeds were not used while base policy and settings were chosen.\n" if fresh else "",
         table(fresh, "stage1", sorted({row["seed"] for row in fresh}), "Stage I"),
         table(fresh, "stage2", sorted({row["seed"] for row in fresh}), "Stage II"),
         bars(fresh),
@@ -92,30 +92,31 @@ def text(
         "![pass@k after both stages](paper/pass_at_k.svg)\n",
         pass_table(main),
         "## Dynamics (figure 3)\n",
-        "Mean over the seeds, the band from the lowest to the highest; the broken line is where"
-        " Stage II begins, and with it the count of unsolved problems. Starts that solve nothing"
-        " lie on one line. SFT samples nothing in Stage I: its entropy there is that of the"
-        " references' tokens. The start *none* has no Stage I.\n",
+        "A line is the mean over the seeds, and its band goes from the lowest to the highest. Stage"
+        " II begins at the broken line, where the count of unsolved problems begins anew. Starts"
+        " that solve nothing lie on one line. SFT samples nothing in Stage I, so its entropy there"
+        " is that of the references' tokens. The start *none* has no Stage I.\n",
         "![unsolved problems, right rollouts, entropy and length by step](paper/dynamics.svg)\n",
         "## Centering (figure 8)\n",
-        "The same process scores, centered by the last score of the rollout (`delta`, `end`), by"
-        " the group's mean (`group`), or not: `group` with `advantage.compat = published`, where"
-        " the baseline is divided by the padded width once too often and 1/96 of it is left.\n",
+        "The same process scores are centered in three ways: by the last score of the rollout"
+        " (`delta`, `end`), by the group's mean (`group`), or not at all. *Not centered* is `group`"
+        " with `advantage.compat = published`: its baseline is divided by the padded width once too"
+        " often, and 1/96 of it is left.\n",
         "![right rollouts by step of Stage I](paper/centering.svg)\n",
         "## Calibration (table 5 and figure 11)\n",
-        "All finished rollouts of ExpRL-Process (delta), seed 0, Stage I, graded as whole"
-        ' solutions; a grade of 4 or 5 means "judged right", and misplacement is the mean of false'
-        " positive and false negative rate. In the paper a 4B judge misplaces 17.8 % with the right"
-        " reference, 39.2 % with none and 50.4 % with a wrong one. The rule says 3 of everything"
-        " where it has no reference; with the right one it differs from the verifier in two cases:"
+        "All finished rollouts of ExpRL-Process (delta), seed 0, Stage I, were graded as whole"
+        ' solutions. A grade of 4 or 5 means "judged right". Misplacement is the mean of the false'
+        " positive and the false negative rate. In the paper a 4B judge misplaces 17.8 % with the"
+        " right reference, 39.2 % with none and 50.4 % with a wrong one. Without a reference the"
+        " rule gives everything a 3. With the right one it differs from the verifier in two cases:"
         " it gives 4 to a right chain with a wrong box, and less than 4 to a right box after a"
         " wrong chain.\n",
         judge_table(judge),
         "![grades by truth](paper/calibration.svg)\n",
         "## Larger\n",
         "`python bench/paper/run.py --scale gpu` trains a base policy of 25 M parameters that"
-        " divides 2 to 6 digits and runs the same table on dividends of 8 to 12, 40 steps a"
-        " stage, on one GPU.\n",
+        " divides numbers of 2 to 6 digits. It then runs the same table on numbers of 8 to 12"
+        " digits, with 40 steps a stage, on one GPU.\n",
         table(larger, "stage1", sorted({row["seed"] for row in larger}), "Stage I")
         or "It has not been run yet: no GPU was at hand. CI runs its code at a tiny size.\n",
         table(larger, "stage2", sorted({row["seed"] for row in larger}), "Stage II"),
