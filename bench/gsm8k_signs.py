@@ -15,15 +15,15 @@ import numpy as np
 from _row import Row, report
 from gsm8k_judge import items
 
-from exprl.monitor import text_signs as signs
+from exprl.monitor.text_signs import Hidden, find_signs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path)
     found = list(items(parser.parse_args().source))
-    shown = signs.find(
-        [x["trace"] for x in found], [signs.Hidden(x["reference"], x["problem"]) for x in found]
+    shown = find_signs(
+        [x["trace"] for x in found], [Hidden(x["reference"], x["problem"]) for x in found]
     )
     shares = np.array([one.overlap for one in shown])
     right = np.array([x["is_correct"] for x in found])

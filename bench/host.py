@@ -24,8 +24,8 @@ from steps import train_tokenizer, words
 
 from exprl import config
 from exprl.learn.batch import fill, from_rollouts, pack
-from exprl.monitor import rollout_file as record
-from exprl.monitor import step_metrics as measures
+from exprl.monitor.rollout_file import RolloutWriter
+from exprl.monitor.step_metrics import step_row
 from exprl.reward.scorer import Scorer
 from exprl.run.checkpoint import RunState
 from exprl.steps import Splitter
@@ -167,7 +167,7 @@ def graded(work: Work) -> list[Scored]:
 
 def per_trace(kind: int) -> list[float]:
     """Seconds of the verifier for each of 64 fresh traces of one kind of ending, one by one."""
-    verifiers, rng, taken = Verifiers(settings("sparse-grpo")), random.Random(kind), []
+    verifiers, rng, taken = Verifiers(settings("sparse-grpo").treatment), random.Random(kind), []
     questions, lines = corpus(rng)
     for i, question in enumerate(questions[-65:]):
         problem = Problem(f"{i}", Prompt(f"{i}", ()), question.answer, "math")
@@ -183,9 +183,15 @@ def waited(work: Work, sampling: float, note: str) -> list[Row]:
 
     The rollouts come evenly over them.
     """
-    verifiers = Verifiers(settings("sparse-grpo"))
+    verifiers = Verifiers(settings("sparse-grpo").treatment)
     one = Scorer(
-        work.problems, work.references, work.splitter, settings("sparse-grpo"), None, verifiers
+        work.problems,
+        work.references,
+        work.splitter,
+        settings("sparse-grpo").reward,
+        settings("sparse-grpo").treatment,
+        None,
+        verifiers,
     )
     begin, pushing, cpu = time.perf_counter(), 0.0, 0.0
     for i, rollout in enumerate(work.rollouts):
@@ -209,7 +215,7 @@ def recorded(
 ) -> tuple[list[float], list[float]]:
     """Seconds that a step needs to hand its rollouts over, and until their file is written."""
     handing, writing = [], []
-    with tempfile.TemporaryDirectory() as folder, record.Writer(Path(folder)) as writer:
+    with tempfile.TemporaryDirectory() as folder, RolloutWriter(Path(folder)) as writer:
         for step in range(repeats + 1):
             start = time.perf_counter()
             writer.submit(step, scored, values)
@@ -222,7 +228,7 @@ def recorded(
 def measure(work: Work, note: str, sampling: float, repeats: int) -> list[Row]:
     cfg = settings("exprl-process")
     scored = graded(work)
-    values = segment_advantages(cfg, scored)
+    values = segment_advantages(scored, cfg.treatment, cfg.advantage, 0)
 
     def packed() -> list:
         return pack(
@@ -241,11 +247,14 @@ def measure(work: Work, note: str, sampling: float, repeats: int) -> list[Row]:
         return Row(name, taken, note=note, extra={"cpu_s": cpu, **extra})
 
     rows = [
-        row("score arrays and advantages", lambda: segment_advantages(cfg, scored)),
+        row(
+            "score arrays and advantages",
+            lambda: segment_advantages(scored, cfg.treatment, cfg.advantage, 0),
+        ),
         row("pack", packed, fill=fill(packed(), LIMIT)),
         row(
             "metrics, texts included",
-            lambda: measures.of_step(scored, [], work.problems, work.references, RunState(), None),
+            lambda: step_row(scored, [], work.problems, work.references, RunState(), None),
         ),
     ]
     handing, writing = recorded(scored, values, repeats)

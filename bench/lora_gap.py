@@ -30,7 +30,7 @@ from exprl.data.tokenizer import load_tokenizer, prompt_ids
 from exprl.learn.batch import pack
 from exprl.learn.policy import Policy
 from exprl.run import checkpoint
-from exprl.run import open as prepare
+from exprl.run import problems as run_problems
 from exprl.types import Example, TrainBatch
 
 
@@ -40,7 +40,9 @@ def main() -> None:
     cfg = config.load(run / "config.toml")
     folder = checkpoint.latest(run)
     tokenizer = load_tokenizer(cfg.model)
-    prompts = {p.id: prompt_ids(tokenizer, p.prompt) for p in prepare.load_problems(cfg, tokenizer)}
+    prompts = {
+        p.id: prompt_ids(tokenizer, p.prompt) for p in run_problems.load_problems(cfg, tokenizer)
+    }
     batches = read(sorted((run / "rollouts").glob("step-*.parquet"))[-1], prompts)
 
     def logps(lora: config.Lora, *, by_peft: bool = False, **model: str) -> list[np.ndarray]:

@@ -19,7 +19,7 @@ from exprl import config, files, train
 from exprl.data.tokenizer import load_tokenizer
 from exprl.evaluate import during_training as examine
 from exprl.evaluate.pass_at_k import Evaluation
-from exprl.monitor import metrics_log as metrics
+from exprl.monitor.progress import Progress
 from exprl.rollout.engine import Engine, open_engine
 from exprl.run import checkpoint
 from exprl.run import open as prepare
@@ -113,7 +113,7 @@ def run_stage(cfg: config.Config, before: Evaluation, engine: Engine) -> Evaluat
         if not examine.read(folder):
             examine.append(folder, replace(before, step=0))
         wall, cpu = time.perf_counter(), time.process_time()
-        with metrics.Progress() as progress, prepare.opened(cfg, engine) as (parts, state):
+        with Progress() as progress, prepare.open_run(cfg, engine) as (parts, state):
             result = train.train(cfg, parts, state, progress)
         if result.interrupted:
             raise SystemExit(130)
@@ -143,7 +143,7 @@ def base_evaluation(seed: int, out: Path, common: Sequence[str], engine: Engine)
         fcntl.flock(file, fcntl.LOCK_EX)
         found = examine.read(Path(cfg.run_dir))
         if not found:
-            with metrics.Progress() as progress, prepare.opened(cfg, engine) as (parts, _):
+            with Progress() as progress, prepare.open_run(cfg, engine) as (parts, _):
                 examine.run(cfg, parts, 0, progress)
             found = examine.read(Path(cfg.run_dir))
     return found[0]

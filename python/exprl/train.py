@@ -1,36 +1,34 @@
-"""The loop: sample, judge, advantages, pack, update, sync.
+"""The loop: sample, grade, advantages, pack, update, sync.
 
-Read `train` first: a step is its `while` body, one line for each noun of types.py. What a run
-works with is opened in run/open.py.
+Read `train` first: a step is the body of its `while`. What a run works with is opened in
+run/open.py; the equations are in docs/concepts/method.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 from rich.console import Console
 
 from exprl import config
-from exprl.advantage import advantages
 from exprl.data import mixture
 from exprl.errors import JudgeError, NumericsError
-from exprl.evaluate import during_training as examine
+from exprl.evaluate.during_training import evaluate_if_due
+from exprl.learn.advantages import segment_advantages
 from exprl.learn.batch import fill, from_rollouts, from_solutions, pack
 from exprl.learn.model import describe
-from exprl.monitor import metrics_log as metrics
-from exprl.monitor import rollout_file as record
-from exprl.monitor import step_metrics as measures
 from exprl.monitor.alarms import Watch
-from exprl.monitor.metrics_log import MetricsLog, Progress
-from exprl.monitor.step_metrics import Clock
-from exprl.reward.scorer import Scorer, score_arrays
-from exprl.rollout import weight_sync as weights
+from exprl.monitor.metrics_log import MetricsLog, read_metrics
+from exprl.monitor.progress import Progress
+from exprl.monitor.rollout_file import RolloutWriter
+from exprl.monitor.step_metrics import Clock, count_since, step_row
+from exprl.reward.scorer import Scorer
 from exprl.rollout.engine import step_seed
+from exprl.rollout.weight_sync import lend_gpu, wake_engine
 from exprl.run import checkpoint
 from exprl.run.checkpoint import RunState
 from exprl.run.interrupt import interruptible
-from exprl.run.open import Parts, opened
+from exprl.run.open import Parts, open_run
 from exprl.types import Float64Array, Problem, Scored, StepReport, TrainingResult
 
 OnStep = Callable[[StepReport], object]
@@ -54,7 +52,7 @@ def run_training(
         JudgeError, EngineError, NumericsError: the run cannot go on; see `train`.
     """
     console = None if show_progress else Console(quiet=True)
-    with Progress(console) as progress, opened(cfg) as (parts, state):
+    with Progress(console) as progress, open_run(cfg) as (parts, state):
         progress.start(state.step, cfg.train.steps)
         return train(cfg, parts, state, progress, on_step)
 
@@ -76,27 +74,47 @@ def train(
     """
     with (
         MetricsLog(parts.run_dir, cfg.logging, state.step) as log,
-        record.Writer(parts.run_dir) as writer,
+        RolloutWriter(parts.run_dir) as writer,
         interruptible(progress.note) as interrupt,
     ):
-        watch = Watch(cfg.alarms, cfg.advantage, metrics.read(parts.run_dir))
+        watch = Watch(cfg.alarms, cfg.advantage, read_metrics(parts.run_dir))
         if parts.verifiers.sandbox:
             progress.note(parts.verifiers.sandbox.summary())
         policy = parts.policy
         progress.note(f"computes {describe(cfg.model, policy.model.config, policy.device)}")
         while state.step < cfg.train.steps:
-            examine.run_if_due(cfg, parts, state.step, progress)
+            evaluate_if_due(cfg, parts, state.step, progress)
             clock = Clock()
             counted = parts.judges.stats() if parts.judges else None
-            problems = step_problems(cfg, parts, state.step)
+
+            # Problems and seeds are pure functions of (seed, step): a run that was killed here
+            # draws the same problems again, and needs no saved generator.
+            problems = mixture.step_problems(
+                parts.problems,
+                [source.weight for source in cfg.data.parts],
+                cfg.rollout.problems_per_step,
+                cfg.seed,
+                state.step,
+            )
             scored, values = list[Scored](), list[Float64Array]()
             match cfg.loss.objective:
-                case "cross_entropy":
+                case "cross_entropy":  # SFT: the references are the responses
                     examples = from_solutions([parts.solutions[p.id] for p in problems])
                 case "policy_gradient" | "reverse_kl" | "sampled_reverse_kl":
+                    # R = problems x group_size rollouts; each has T grades of 1..5, which become
+                    # scores s_1..s_T in [0, 1]: one per step, or T = 1 with an outcome reward.
                     scored = sample(cfg, parts, problems, state.step, progress, clock)
-                    values = segment_advantages(cfg, scored)
+                    # A_t per step, [T] a rollout: s_t - s_(t-1) with `delta`, s minus its group's
+                    # mean with `grpo`. A score that nobody gave is NaN and not 0, since 0 would
+                    # teach that the step is wrong; NaN takes the whole rollout out of the loss.
+                    values = segment_advantages(
+                        scored, cfg.treatment, cfg.advantage, cfg.rollout.max_response_tokens
+                    )
                     examples = from_rollouts(scored, values, parts.teacher_prompts)
+
+            # Micro-batches of whole sequences without padding. Each token carries its share w of
+            # the step's mean, counted over the whole mini-batch: micro-batches then add up to the
+            # loss sum_i w_i l_i, however the sequences are packed.
             batches = pack(
                 examples,
                 mini_batches=cfg.optim.mini_batches,
@@ -104,19 +122,23 @@ def train(
                 aggregation=cfg.loss.aggregation,
                 max_response_tokens=cfg.rollout.max_response_tokens,
             )
-            with weights.training(parts.policy, parts.engine, parts.probe):
-                updates = parts.policy.step(batches, cfg.loss)
+            # One optimizer step per mini-batch, with the log-probs of before the first one as the
+            # old policy's. The policy's version rises by one with each that is applied; one that
+            # is not finite is skipped, counted, and leaves weights and version as they are.
+            with lend_gpu(policy, parts.engine, parts.probe):
+                updates = policy.step(batches, cfg.loss)
             clock.lap("train")
 
+            # The step is done from here on, whatever happens to its report.
             state.count(scored, updates)
-            judged = measures.since(counted, parts.judges)
+            judged = count_since(counted, parts.judges)
             row = (
-                measures.of_step(scored, updates, parts.problems, parts.references, state, judged)
+                step_row(scored, updates, parts.problems, parts.references, state, judged)
                 | {"batch/fill": fill(batches, cfg.optim.micro_batch_tokens)}
                 | (parts.probe.row() if parts.probe else {})
                 | clock.row()
             )
-            flags, alarms = watch.see(row)
+            flags, alarms = watch.add(row)
             log.write(state.step - 1, row | flags)
             if cfg.logging.save_rollouts and scored:
                 writer.submit(state.step - 1, scored, values)
@@ -124,18 +146,19 @@ def train(
             for alarm in alarms:
                 progress.warn(str(alarm))
 
+            # A run that must stop is saved first, so that the same command goes on from here.
             report = StepReport(state.step, cfg.train.steps, row | flags, scored)
             failure = error_of(on_step, report) or reason_to_stop(cfg, state, scored)
             due = state.step % cfg.train.checkpoint_every == 0 or state.step == cfg.train.steps
             if due or failure or interrupt.wanted:
                 writer.join()
                 keep = cfg.train.keep_checkpoints
-                checkpoint.save(parts.run_dir, state, parts.policy, parts.tokenizer, keep)
+                checkpoint.save(parts.run_dir, state, policy, parts.tokenizer, keep)
             if failure:
                 raise failure
             if interrupt.wanted:
                 return TrainingResult(parts.run_dir, state.step, interrupted=True)
-        examine.run_if_due(cfg, parts, state.step, progress)
+        evaluate_if_due(cfg, parts, state.step, progress)
     return TrainingResult(parts.run_dir, state.step, interrupted=False)
 
 
@@ -149,13 +172,6 @@ def error_of(on_step: OnStep | None, report: StepReport) -> Exception | None:
     return None
 
 
-def step_problems(cfg: config.Config, parts: Parts, step: int) -> list[Problem]:
-    """The problems of step `step`: a pure function of the seed, so a resumed run agrees."""
-    shares = [source.weight for source in cfg.data.parts]
-    count = cfg.rollout.problems_per_step
-    return mixture.step_problems(parts.problems, shares, count, cfg.seed, step)
-
-
 def sample(
     cfg: config.Config,
     parts: Parts,
@@ -164,18 +180,21 @@ def sample(
     progress: Progress,
     clock: Clock,
 ) -> list[Scored]:
-    """The step's rollouts, each judged while others are still being sampled."""
-    engine = weights.awake(parts.policy, parts.engine, parts.probe)
+    """Sample the step's rollouts; each is graded while others are still being sampled."""
+    # New weights go into the engine here, when they are needed, and a probe proves that they did.
+    engine = wake_engine(parts.policy, parts.engine, parts.probe)
     clock.lap("sync")
     scorer = Scorer(
         problems,
         parts.references,
         parts.splitter,
-        cfg,
+        cfg.reward,
+        cfg.treatment,
         parts.judges,
         parts.verifiers,
     )
     try:
+        # The engine is given prompts, which have no way to the references.
         rollouts = engine.sample(
             [p.prompt for p in problems],
             cfg.rollout.group_size,
@@ -193,32 +212,6 @@ def sample(
         raise
     clock.lap("judge")
     return scored
-
-
-def segment_advantages(cfg: config.Config, scored: Sequence[Scored]) -> list[Float64Array]:
-    """Per rollout one advantage per score; NaN throughout where the rollout is out.
-
-    Each domain has its own kind of advantage, and its own mean where the kind takes the batch's.
-    Without a reward (self-distillation) there is none: an empty array.
-    """
-    if cfg.reward.source == "none":
-        return [np.full(int(s.rollout.finish_reason == "failed"), np.nan) for s in scored]
-    values: list[Float64Array] = [np.empty(0)] * len(scored)
-    for domain in dict.fromkeys(s.domain for s in scored):
-        members = [i for i, s in enumerate(scored) if s.domain == domain]
-        scores, seg_off, group_off = score_arrays([scored[i] for i in members])
-        flat = advantages(
-            scores,
-            seg_off,
-            group_off,
-            cfg.treatment(domain).advantage,
-            single_segment=cfg.advantage.single_segment,
-            compat=cfg.advantage.compat,
-            response_width=cfg.rollout.max_response_tokens,
-        )
-        for i, own in zip(members, np.split(flat, seg_off[1:-1]), strict=True):
-            values[i] = own
-    return values
 
 
 def reason_to_stop(

@@ -7,9 +7,10 @@ import os
 import signal
 import sys
 
-from exprl import cli, train
+from exprl import cli
+from exprl.data import mixture
 from exprl.learn import policy
-from exprl.reward import scorer as reward
+from exprl.reward import scorer
 from exprl.rollout import vllm_engine
 
 place, deadly_step = sys.argv[1], int(sys.argv[2])
@@ -21,9 +22,10 @@ def die_at(here):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def step_problems(cfg, parts, done, original=train.step_problems):
+def step_problems(*args, original=mixture.step_problems):
+    *_, done = args
     steps.append(done + 1)
-    return original(cfg, parts, done)
+    return original(*args)
 
 
 def sample(self, *args, original=vllm_engine.VllmEngine.sample):
@@ -34,7 +36,7 @@ def sample(self, *args, original=vllm_engine.VllmEngine.sample):
         yield one
 
 
-def finish(self, progress, original=reward.Scorer.finish):
+def finish(self, progress, original=scorer.Scorer.finish):
     """Dies when some grades have come and others have not."""
 
     def note(done, of):
@@ -50,9 +52,9 @@ def save_file(*args, original=policy.save_file):
     return original(*args)
 
 
-train.step_problems = step_problems
+mixture.step_problems = step_problems
 vllm_engine.VllmEngine.sample = sample
-reward.Scorer.finish = finish
+scorer.Scorer.finish = finish
 policy.save_file = save_file
 sys.argv = ["exprl", "train", *sys.argv[3:]]
 cli.main()

@@ -23,9 +23,10 @@ from exprl.errors import EngineError, JudgeError
 from exprl.evaluate import during_training as examine
 from exprl.judge import RuleJudge
 from exprl.learn.batch import from_rollouts, pack
-from exprl.monitor import metrics_log as metrics
-from exprl.rollout import weight_sync as weights
+from exprl.monitor.metrics_log import read_metrics
+from exprl.monitor.progress import Progress
 from exprl.rollout.engine import open_engine
+from exprl.rollout.weight_sync import lend_gpu, wake_engine
 from exprl.run import checkpoint
 from exprl.run import open as prepare
 from exprl.types import Problem, Scored, Segment
@@ -59,12 +60,12 @@ class Outcome:
 def run(engine, run_dir, *overrides):
     """Train, then measure pass@1 on the held-out problems; no evaluation before."""
     cfg = settings(run_dir, *overrides)
-    with metrics.Progress() as progress, prepare.opened(cfg, engine) as (parts, state):
+    with Progress() as progress, prepare.open_run(cfg, engine) as (parts, state):
         ended = train.train(without_eval(cfg), without_held_out(parts), state, progress)
         assert not ended.interrupted
         examine.run(cfg, parts, state.step, progress)
     [after] = examine.read(run_dir)
-    return Outcome(metrics.read(run_dir), after.at(1))
+    return Outcome(read_metrics(run_dir), after.at(1))
 
 
 def without_eval(cfg):
@@ -87,15 +88,15 @@ def test_exprl_process_learns_from_problems_that_the_base_never_solves(engine, t
 def shifted(by):
     """Advantages on the neighbouring segment."""
 
-    def advantages(cfg, scored):
-        return [np.roll(a, by) for a in original(cfg, scored)]
+    def advantages(*args):
+        return [np.roll(a, by) for a in original(*args)]
 
     original = train.segment_advantages
     return advantages
 
 
-def flipped(cfg, scored, original=train.segment_advantages):
-    return [-a for a in original(cfg, scored)]
+def flipped(*args, original=train.segment_advantages):
+    return [-a for a in original(*args)]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_the_reference_never_reaches_the_policy(engine, tmp_path, monkeypatch):
     """Checked on the token ids that the engine was given."""
     seen = spied(engine, monkeypatch)
     cfg = settings(tmp_path / "run", "train.steps=1")
-    with metrics.Progress() as progress, prepare.opened(cfg, engine) as (parts, state):
+    with Progress() as progress, prepare.open_run(cfg, engine) as (parts, state):
         train.train(without_eval(cfg), without_held_out(parts), state, progress)
     probe, *sampled = seen
     assert len(sampled) == cfg.rollout.problems_per_step * cfg.rollout.group_size
@@ -210,7 +211,7 @@ def stage_one(engine, tmp_path_factory):
 
 def trained(engine, cfg):
     """The parts after training, and the weights and problems it began with."""
-    with metrics.Progress() as progress, prepare.opened(cfg, engine) as (parts, state):
+    with Progress() as progress, prepare.open_run(cfg, engine) as (parts, state):
         began = {name: value.clone() for name, value in parts.policy.weights()}
         ended = train.train(without_eval(cfg), without_held_out(parts), state, progress)
         assert not ended.interrupted
@@ -254,13 +255,13 @@ def test_stage_two_starts_at_stage_ones_weights_and_never_reads_a_reference(
 def test_stage_two_keeps_its_start_when_stage_one_goes_on(engine, stage_one, tmp_path):
     overrides = [f"init_from={stage_one}", f"run_dir={tmp_path}", "train.steps=1"]
     cfg = config.load("configs/division_stage2.toml", overrides)
-    with prepare.opened(cfg, engine) as (parts, state):
+    with prepare.open_run(cfg, engine) as (parts, state):
         checkpoint.save(tmp_path, state, parts.policy, parts.tokenizer, keep=1)
     first = checkpoint.latest(stage_one)
     later = first.with_name("step-00099")
     shutil.copytree(first, later)
     try:
-        with prepare.opened(cfg, engine):
+        with prepare.open_run(cfg, engine):
             assert config.load(tmp_path / "config.toml").model.path == str(first)
     finally:
         shutil.rmtree(later)
@@ -279,7 +280,7 @@ def test_self_distillation_shows_the_reference_to_the_teacher_alone(
     assert seen and not any(hint in tokens for tokens in seen)
     assert parts.judges is None
     assert any(not torch.equal(began[name], value) for name, value in parts.policy.weights())
-    [row] = metrics.read(tmp_path)
+    [row] = read_metrics(tmp_path)
     assert row["reward/excluded_rate"] == 0.0 and row["policy/skipped"] == 0
 
 
@@ -288,7 +289,7 @@ def test_sft_learns_the_references_without_sampling(engine, tmp_path, monkeypatc
     overrides = [f"run_dir={tmp_path}", "train.steps=8", "eval.data=none"]
     parts, _ = trained(None, config.load("configs/division_sft.toml", overrides))
     assert not seen and parts.engine is None
-    losses = [row["policy/loss"] for row in metrics.read(tmp_path)]
+    losses = [row["policy/loss"] for row in read_metrics(tmp_path)]
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -299,7 +300,7 @@ def test_the_sparse_reward_scores_an_overlong_rollout_once(engine, tmp_path):
         [f"run_dir={tmp_path}", "train.steps=1", "rollout.max_response_tokens=40"],
     )
     trained(engine, cfg)
-    [row] = metrics.read(tmp_path)
+    [row] = read_metrics(tmp_path)
     assert row["rollout/overlong_rate"] == 1.0 and row["steps/per_rollout"] > 2
     assert row["reward/mean"] == 0.0 and row["reward/excluded_rate"] == 0.0
 
@@ -324,8 +325,8 @@ def test_a_weight_update_that_goes_wrong_stops_the_run(engine, tmp_path, monkeyp
     small = ["rollout.problems_per_step=4", "train.steps=2"]
     cfg = settings(tmp_path / "run", *small)
     original = type(engine).load_weights
-    with metrics.Progress() as progress, prepare.opened(cfg, engine) as (parts, state):
-        weights.awake(parts.policy, parts.engine, parts.probe)
+    with Progress() as progress, prepare.open_run(cfg, engine) as (parts, state):
+        wake_engine(parts.policy, parts.engine, parts.probe)
         assert parts.probe.gap < 2e-5
         monkeypatch.setattr(type(engine), "load_weights", lambda *told: mutant(original, *told))
         with pytest.raises(EngineError, match=r"differ by|says that it samples with"):
@@ -349,15 +350,15 @@ def packed(rollouts):
 
 def test_every_token_matches_the_policy_that_its_version_names_and_not_the_next(engine, tmp_path):
     cfg = settings(tmp_path / "run")
-    with prepare.opened(cfg, engine) as (parts, _):
+    with prepare.open_run(cfg, engine) as (parts, _):
         policy, prompts = parts.policy, [p.prompt for p in parts.problems[:4]]
         for version in range(2):
-            sampled = weights.awake(policy, engine, parts.probe).sample(prompts, 4, 1, 1.0, 96)
+            sampled = wake_engine(policy, engine, parts.probe).sample(prompts, 4, 1, 1.0, 96)
             rollouts = list(sampled)
             assert {v for r in rollouts for v in r.versions} == {version} == {policy.version}
             [[batch]] = batches = packed(rollouts)
             assert apart(policy.logp(batch), batch.generator_logp) < 1e-4
-            with weights.training(policy, engine, parts.probe):
+            with lend_gpu(policy, engine, parts.probe):
                 policy.step(batches, cfg.loss)
             assert apart(policy.logp(batch), batch.generator_logp) > 1e-2
 
@@ -369,8 +370,8 @@ def apart(trainer, generator):
 def test_both_engines_give_the_same_tokens_the_same_log_probs(engine, tmp_path):
     cfg = settings(tmp_path / "run", "rollout.engine=transformers")
     other = open_engine(cfg.model, cfg.rollout, tokenizer=engine.tokenizer, weights=cfg.model.path)
-    with prepare.opened(cfg, engine) as (parts, _):
-        weights.awake(parts.policy, engine, parts.probe)
+    with prepare.open_run(cfg, engine) as (parts, _):
+        wake_engine(parts.policy, engine, parts.probe)
         prompts = [p.prompt for p in parts.problems[:2]]
     for sampler, reader in ((engine, other), (other, engine)):
         for one in sampler.sample(prompts, 4, 1, 1.0, 96):
@@ -380,7 +381,7 @@ def test_both_engines_give_the_same_tokens_the_same_log_probs(engine, tmp_path):
 
 def test_eval_gives_the_base_no_solved_problem(engine, tmp_path):
     cfg = settings(tmp_path / "run", "eval.samples=64")
-    with metrics.Progress() as progress, prepare.opened(cfg, engine) as (parts, _):
+    with Progress() as progress, prepare.open_run(cfg, engine) as (parts, _):
         examine.run(cfg, parts, 0, progress)
     [base] = examine.read(tmp_path / "run")
     assert base.at(64) <= 0.07

@@ -3,7 +3,8 @@
 from exprl import config, train
 from exprl.monitor import metrics_log
 from exprl.monitor.metric_names import METRICS, line_of
-from exprl.run.open import opened
+from exprl.monitor.progress import Progress
+from exprl.run.open import open_run
 
 TWO_DOMAINS = """
 [domains.long]
@@ -28,7 +29,7 @@ def test_the_row_of_a_step_has_every_metric_of_the_table_and_no_other(repo, tmp_
         tmp_path / "mixed.toml",
         [f"run_dir={tmp_path / 'run'}", "rollout.engine=transformers", "eval.data=none", *small],
     )
-    with metrics_log.Progress() as progress, opened(cfg) as (parts, state):
+    with Progress() as progress, open_run(cfg) as (parts, state):
         assert train.train(cfg, parts, state, progress) == 0
     [row] = metrics_log.read(tmp_path / "run")
     assert [name for name in row if line_of(name) is None] == []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from exprl.errors import ConfigError
-from exprl.run import checkpoint
+from exprl.run import checkpoint, recorded
 
 pytestmark = pytest.mark.engine
 
@@ -117,7 +117,6 @@ def test_ctrl_c_finishes_the_step_saves_and_exits_with_130(repo, tmp_path):
 
 def test_a_run_may_be_moved_and_graded_by_other_servers(repo, tmp_path):
     from exprl import config
-    from exprl.run import open as prepare
 
     run_dir = tmp_path / "moved"
     (run_dir / "checkpoints" / "step-00001").mkdir(parents=True)
@@ -127,14 +126,13 @@ def test_a_run_may_be_moved_and_graded_by_other_servers(repo, tmp_path):
     (run_dir / "config.toml").write_text(config.to_toml(before))
     here = f"run_dir={run_dir}"
     now = ['judge.endpoints=["http://b/v1"]', "judge.deadline_s=60", "judge.max_missing_rate=0.5"]
-    prepare.check_same_run(config.load(path, [*judge, *now, here]))
+    recorded.check_same_run(config.load(path, [*judge, *now, here]))
     with pytest.raises(ConfigError, match=r"judge\.model: 'm' then, 'n' now"):
-        prepare.check_same_run(config.load(path, [*judge, *now, here, "judge.model=n"]))
+        recorded.check_same_run(config.load(path, [*judge, *now, here, "judge.model=n"]))
 
 
 def test_a_run_may_be_made_longer_unless_its_learning_rate_falls_to_the_end(repo, tmp_path):
     from exprl import config
-    from exprl.run import open as prepare
 
     (tmp_path / "checkpoints" / "step-00001").mkdir(parents=True)
     path, here = repo / "configs/division_process.toml", f"run_dir={tmp_path}"
@@ -144,10 +142,10 @@ def test_a_run_may_be_made_longer_unless_its_learning_rate_falls_to_the_end(repo
         (tmp_path / "config.toml").write_text(config.to_toml(before))
         longer = config.load(path, [here, falls, "train.steps=32"])
         if schedule == "constant":
-            prepare.check_same_run(longer)
+            recorded.check_same_run(longer)
         else:
             with pytest.raises(ConfigError, match=r"train\.steps: 16 then, 32 now.*cosine"):
-                prepare.check_same_run(longer)
+                recorded.check_same_run(longer)
 
 
 def test_other_settings_are_refused_in_an_existing_run(repo, tmp_path):

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from exprl import config, run_training
-from exprl.monitor import metrics_log as metrics
+from exprl.monitor.metrics_log import read_metrics
 
 CONFIG = "configs/division_process.toml"
 
@@ -19,7 +19,7 @@ def no_vllm(monkeypatch):
 def run(run_dir, *overrides):
     cfg = config.load(CONFIG, [f"run_dir={run_dir}", "rollout.engine=transformers", *overrides])
     assert not run_training(cfg).interrupted
-    return metrics.read(run_dir)
+    return read_metrics(run_dir)
 
 
 def test_exprl_process_learns_without_vllm(tmp_path):

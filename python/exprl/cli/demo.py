@@ -15,7 +15,8 @@ from exprl import config, files
 from exprl.cli.options import INTERRUPTED
 from exprl.errors import ConfigError
 from exprl.evaluate import during_training as examine
-from exprl.monitor import metrics_log as metrics
+from exprl.monitor.curve import draw_curve
+from exprl.monitor.metrics_log import read_metrics
 from exprl.train import run_training
 
 KS = (1, 16, 64)
@@ -37,14 +38,14 @@ def run(config_file: Path, run_dir: Path) -> int:
         return INTERRUPTED
     summary = summarize(cfg, run_dir)
     files.write_json(run_dir / "summary.json", summary)
-    metrics.curve(run_dir, run_dir / "curve.png")
+    draw_curve(run_dir, run_dir / "curve.png")
     _report(summary, run_dir)
     return 0
 
 
 def summarize(cfg: config.Config, run_dir: Path) -> dict[str, Any]:
     """The run in one flat object, from its own metrics.jsonl and eval.jsonl."""
-    rows = metrics.read(run_dir)
+    rows = read_metrics(run_dir)
     before, *_, after = examine.read(run_dir)
     rollouts = sum(row["rollout/count"] for row in rows)
     summary: dict[str, Any] = {

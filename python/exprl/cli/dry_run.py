@@ -24,6 +24,8 @@ from exprl.monitor import metrics_log as metrics
 from exprl.reward import judges as panel
 from exprl.rollout.engine import NO_VLLM
 from exprl.run import open as prepare
+from exprl.run import problems as run_problems
+from exprl.run import recorded
 from exprl.types import Problem, ReferenceProblem
 
 REFERENCES_TRIED = 8
@@ -38,13 +40,13 @@ def report(cfg: config.Config) -> int:
         JudgeError: no judge answered, or its reply holds no grade.
     """
     console = Console()
-    cfg = prepare.started(cfg)
-    prepare.check_same_run(cfg)
+    cfg = recorded.resolve_init_from(cfg)
+    recorded.check_same_run(cfg)
     _check_run_dir(cfg)
     metrics.check_trackers(cfg.logging)
     tokenizer = load_tokenizer(cfg.model)
-    problems = prepare.load_problems(cfg, tokenizer)
-    held_out = prepare.load_held_out(cfg, tokenizer)
+    problems = run_problems.load_problems(cfg, tokenizer)
+    held_out = run_problems.load_held_out(cfg, tokenizer)
     rollouts = cfg.rollout.problems_per_step * cfg.rollout.group_size
     lengths = [len(prompt_ids(tokenizer, p.prompt)) for p in problems]
     console.print(f"[bold]{cfg.method}[/] into {cfg.run_dir}: {cfg.train.steps} steps")
@@ -70,7 +72,7 @@ def report(cfg: config.Config) -> int:
                 console.print(f"judge      {name}: {_ask_judge(own, asked)}")
     for line in _check_programs(cfg, problems, held_out):
         console.print(f"sandbox    {line}")
-    if prepare.samples(cfg) and cfg.rollout.engine == "vllm" and not find_spec("vllm"):
+    if cfg.needs_engine and cfg.rollout.engine == "vllm" and not find_spec("vllm"):
         raise EngineError(NO_VLLM)
     for warning in warnings(cfg):
         console.print(f"[yellow]warning[/]    {warning}")
@@ -258,7 +260,9 @@ def _ask_judge(cfg: config.Config, problem: ReferenceProblem) -> str:
     item = JudgeItem(
         id="dry-run",
         problem=problem.question,
-        reference=hidden.references(cfg, [problem])[problem.id] if _one(cfg) else None,
+        reference=hidden.references("right", [problem], cfg.seed)[problem.id]
+        if _one(cfg)
+        else None,
         segments=(problem.reference or problem.question,),
         domain=problem.domain,
     )

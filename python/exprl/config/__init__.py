@@ -8,10 +8,11 @@ Imports neither torch nor vllm.
 
 from exprl.config.data import BOXED, Columns, Data, MixedSource, Source
 from exprl.config.keys import differences, flat
-from exprl.config.policy import Lora, Loss, Model, Optim, Rollout, Teacher, Train
+from exprl.config.policy import Lora, Loss, Model, Objective, Optim, Rollout, Teacher, Train
 from exprl.config.reward import (
     CONFINEMENTS,
     Advantage,
+    Condition,
     Confinement,
     Domain,
     Judge,
@@ -31,6 +32,7 @@ __all__ = [
     "Advantage",
     "Alarms",
     "Columns",
+    "Condition",
     "Config",
     "Confinement",
     "Data",
@@ -42,6 +44,7 @@ __all__ = [
     "Loss",
     "MixedSource",
     "Model",
+    "Objective",
     "Optim",
     "Reward",
     "Rollout",

@@ -15,6 +15,8 @@ AdvantageKind = Literal["grpo", "dr_grpo", "rloo", "reinforce", "delta", "end", 
 VerifierName = Literal["math", "science", "choice", "exact", "code"]
 VERIFIERS: dict[str, VerifierName] = {name: name for name in get_args(VerifierName)}
 """By the name of a domain; every other one has `math`."""
+Condition = Literal["right", "none", "wrong"]
+"""Which reference the judge is shown: the problem's, none, or another problem's."""
 Confinement = Literal[
     "network",
     "reading",
@@ -53,7 +55,7 @@ class Judge(Section):
     score_map: Literal["linear", "binary", "extremes", "extremes_soft"] = Field(
         "linear", description="how a grade from 1 to 5 becomes a score in [0, 1]"
     )
-    condition: Literal["right", "none", "wrong"] = Field(
+    condition: Condition = Field(
         "right", description="show the right reference, none, or another problem's (calibration)"
     )
     temperature: float = Field(0.0, ge=0.0, description="temperature of the judge")

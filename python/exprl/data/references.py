@@ -19,15 +19,17 @@ from exprl.data.tokenizer import chat_ids, prompt_ids
 from exprl.types import Int32Array, Message, ReferenceProblem
 
 
-def references(cfg: config.Config, problems: Sequence[ReferenceProblem]) -> dict[str, str | None]:
+def references(
+    condition: config.Condition, problems: Sequence[ReferenceProblem], seed: int
+) -> dict[str, str | None]:
     """What the judge is shown, by judge.condition."""
-    match cfg.judge.condition:
+    match condition:
         case "right":
             return {p.id: p.reference for p in problems}
         case "none":
             return dict.fromkeys((p.id for p in problems), None)
         case "wrong":
-            return dict(data.wrong_references(problems, cfg.seed))
+            return dict(data.wrong_references(problems, seed))
 
 
 def solutions(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from exprl import config, files
 from exprl.evaluate import pass_at_k as evaluate
 from exprl.evaluate.pass_at_k import Evaluation
-from exprl.monitor.metrics_log import Progress
+from exprl.monitor.progress import Progress
 from exprl.steps import Splitter
 from exprl.types import Rollout
 
@@ -21,7 +21,7 @@ FILE_NAME = "eval.jsonl"
 EVAL_SEED_OFFSET = 1 << 32
 
 
-def run_if_due(cfg: config.Config, parts: Parts, step: int, progress: Progress) -> None:
+def evaluate_if_due(cfg: config.Config, parts: Parts, step: int, progress: Progress) -> None:
     """Evaluate before training, every so often, and at the end."""
     every = cfg.eval.every
     if step in (0, cfg.train.steps) or (every is not None and step % every == 0):
@@ -32,10 +32,10 @@ def run(cfg: config.Config, parts: Parts, step: int, progress: Progress) -> None
     """Evaluate the policy after `step` steps, unless RUN/eval.jsonl has it already."""
     if not parts.held_out or any(e.step == step for e in read(parts.run_dir)):
         return
-    from exprl.rollout.weight_sync import awake
+    from exprl.rollout.weight_sync import wake_engine
 
     result = evaluate.evaluate(
-        watched(awake(parts.policy, parts.engine, parts.probe), progress),
+        watched(wake_engine(parts.policy, parts.engine, parts.probe), progress),
         parts.held_out,
         cfg.eval,
         decode=lambda rollout: decode(parts.splitter, rollout),

@@ -58,14 +58,14 @@ class Watch:
         self._advantage = advantage
         self._rows = list(earlier)
 
-    def see(self, row: Mapping[str, float]) -> tuple[dict[str, float], list[Alarm]]:
+    def add(self, row: Mapping[str, float]) -> tuple[dict[str, float], list[Alarm]]:
         """Take the row of a step.
 
         Returns:
             The flags to write with it, and the alarms whose episode begins here: none of the last
             `alarms.repeat_after` steps had them.
         """
-        now = list(raised([*self._rows, row], self._settings, self._advantage))
+        now = list(find_alarms([*self._rows, row], self._settings, self._advantage))
         flags = {f"alarm/{name}": float(any(a.name == name for a in now)) for name in NAMES}
         recent = self._rows[-self._settings.repeat_after :]
         fresh = [a for a in now if not any(r.get(f"alarm/{a.name}") for r in recent)]
@@ -73,7 +73,7 @@ class Watch:
         return flags, fresh
 
 
-def raised(
+def find_alarms(
     rows: Sequence[Row], settings: config.Alarms, advantage: config.Advantage
 ) -> Iterator[Alarm]:
     """The alarms of the last row, in the light of those before it."""

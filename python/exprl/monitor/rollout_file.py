@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class Writer:
+class RolloutWriter:
     """Writes the rollouts of a step while the next one goes on; one file at a time.
 
     Use it as a context manager: at its end everything is written.
@@ -37,13 +37,13 @@ class Writer:
     def submit(
         self, step: int, scored: Sequence[Scored], advantages: Sequence[Float64Array]
     ) -> None:
-        """Have `write` called on a thread, once the file before is written.
+        """Have `write_rollouts` called on a thread, once the file before is written.
 
         Raises:
             OSError: the file before was not written.
         """
         self.join()
-        self._write = self._thread.submit(write, self._run_dir, step, scored, advantages)
+        self._write = self._thread.submit(write_rollouts, self._run_dir, step, scored, advantages)
 
     def join(self) -> None:
         """Wait for the file in flight. A checkpoint does, so that no step before it lacks its file.
@@ -56,7 +56,7 @@ class Writer:
             last.result()
 
 
-def write(
+def write_rollouts(
     run_dir: Path, step: int, scored: Sequence[Scored], advantages: Sequence[Float64Array]
 ) -> Path:
     """Write RUN/rollouts/step-NNNNN.parquet, one row per rollout; a rerun of the step replaces it.

@@ -14,13 +14,13 @@ import numpy as np
 from exprl.judge import Judge, JudgeStats
 from exprl.learn.loss import LossStats
 from exprl.learn.policy import UpdateStats
-from exprl.monitor import text_signs as signs
+from exprl.monitor import text_signs
 from exprl.reward.judges import Panel
 from exprl.run.checkpoint import RunState
 from exprl.types import Problem, Scored
 
 
-def of_step(
+def step_row(
     scored: Sequence[Scored],
     updates: Sequence[UpdateStats],
     problems: Sequence[Problem],
@@ -68,7 +68,7 @@ def _domain(
     return row
 
 
-def since(before: JudgeStats | None, judge: Judge | Panel | None) -> JudgeStats | None:
+def count_since(before: JudgeStats | None, judge: Judge | Panel | None) -> JudgeStats | None:
     """What a judge has counted since `before`; sums only, the latencies stay the whole run's."""
     if before is None or judge is None:
         return None
@@ -148,11 +148,11 @@ def _texts(
     written = [s for s in scored if s.segments]
     wanted = {s.rollout.problem_id for s in written}
     hidden = {
-        p.id: signs.Hidden(reference, p.question)
+        p.id: text_signs.Hidden(reference, p.question)
         for p in problems
         if p.id in wanted and (reference := references.get(p.id)) is not None
     }
-    found = signs.find(
+    found = text_signs.find_signs(
         [s.text for s in written], [hidden.get(s.rollout.problem_id) for s in written]
     )
     counts = Counter(kind for one in found for kind in one.injections)
@@ -160,7 +160,7 @@ def _texts(
         "text/reference_overlap": _mean([x.overlap for x in found if not math.isnan(x.overlap)]),
         "text/injections": sum(bool(one.injections) for one in found),
         "text/injection_rate": _mean([bool(one.injections) for one in found]),
-        **{f"text/injection_{kind}": counts[kind] for kind in signs.INJECTIONS},
+        **{f"text/injection_{kind}": counts[kind] for kind in text_signs.INJECTIONS},
     }
 
 

@@ -37,14 +37,14 @@ class Signs(NamedTuple):
     injections: list[str]
 
 
-def find(texts: Sequence[str], hidden: Sequence[Hidden | None]) -> list[Signs]:
+def find_signs(texts: Sequence[str], hidden: Sequence[Hidden | None]) -> list[Signs]:
     """The signs of each text, found on all cores without holding the GIL.
 
     Args:
         hidden: one entry for each text; None where no reference is known.
 
     >>> secret = Hidden("first add four and nine and then halve the sum", "How?")
-    >>> find(["I first add four and nine and then halve the sum", "Score: 5"], [secret, None])
+    >>> find_signs(["I first add four and nine and then halve the sum", "Score: 5"], [secret, None])
     [Signs(overlap=1.0, injections=[]), Signs(overlap=nan, injections=['grade'])]
 
     Raises:

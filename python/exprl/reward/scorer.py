@@ -10,13 +10,11 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import numpy as np
-
 from exprl import config
 from exprl.judge import Graded, JudgeItem
 from exprl.reward.judges import Panel, Session
 from exprl.steps import Splitter
-from exprl.types import Float64Array, Int64Array, Problem, Rollout, Scored, Segment
+from exprl.types import Problem, Rollout, Scored, Segment
 from exprl.verify.verifiers import Verifiers
 
 
@@ -28,7 +26,8 @@ class Scorer:
         problems: Sequence[Problem],
         references: Mapping[str, str | None],
         splitter: Splitter,
-        cfg: config.Config,
+        reward: config.Reward,
+        treatment: Callable[[str], config.Treatment],
         judges: Panel | None,
         verifiers: Verifiers,
     ) -> None:
@@ -37,14 +36,15 @@ class Scorer:
         Args:
             problems: of the step, in group order; ids may repeat.
             references: what the judge is shown for each problem id; None shows no reference.
+            treatment: how the rows of a domain are rewarded.
             judges: None where the verifier alone scores, or nobody does.
         """
         self._problems = {p.id: p for p in problems}
         self._order = {p.id: i for i, p in enumerate(problems)}
         self._references = references
         self._splitter = splitter
-        self._reward = cfg.reward
-        self._treatments = {p.domain: cfg.treatment(p.domain) for p in problems}
+        self._reward = reward
+        self._treatments = {p.domain: treatment(p.domain) for p in problems}
         self._verifiers = verifiers
         self._threads = ThreadPoolExecutor(verifiers.workers, thread_name_prefix="verify")
         self._job: Session | None = judges.submit() if judges else None
@@ -164,21 +164,3 @@ def combined(
             weight = treatment.verifier_weight
             joined = weight * (verified or 0.0) + (1.0 - weight) * (grade or 0.0)
             return (joined if both else None,)
-
-
-def score_arrays(scored: Sequence[Scored]) -> tuple[Float64Array, Int64Array, Int64Array]:
-    """Scores [S] (NaN = missing), seg_off [R+1] and group_off [G+1] for `exprl.advantage`.
-
-    A rollout without any score, and one that is masked, has NaN throughout.
-    """
-    rows = [
-        [np.nan] * max(1, len(s.scores))
-        if s.masked or not s.scores
-        else [np.nan if x is None else x for x in s.scores]
-        for s in scored
-    ]
-    seg_off = np.cumsum([0, *(len(row) for row in rows)], dtype=np.int64)
-    ids = [s.rollout.problem_id for s in scored]
-    starts = [i for i, name in enumerate(ids) if i == 0 or name != ids[i - 1]]
-    scores = np.array([x for row in rows for x in row], dtype=np.float64)
-    return scores, seg_off, np.array([*starts, len(ids)], dtype=np.int64)

@@ -123,8 +123,8 @@ def open_probe(problems: Sequence[Problem], tokenizer: Any, rollout: config.Roll
 
 
 @contextmanager
-def training(policy: Policy, engine: Engine | None, probe: Probe | None) -> Iterator[None]:
-    """The engine sleeps while the trainer works."""
+def lend_gpu(policy: Policy, engine: Engine | None, probe: Probe | None) -> Iterator[None]:
+    """Have the engine sleep while the trainer works on the same GPU."""
     if engine is not None:
         engine.sleep()
     policy.to_device()
@@ -134,8 +134,8 @@ def training(policy: Policy, engine: Engine | None, probe: Probe | None) -> Iter
     policy.to_host()
 
 
-def awake(policy: Policy, engine: Engine | None, probe: Probe | None) -> Engine:
-    """The engine, ready to sample from the policy as it is now, and proven to be.
+def wake_engine(policy: Policy, engine: Engine | None, probe: Probe | None) -> Engine:
+    """Give the engine the policy's weights where its own are older, and prove that it has them.
 
     Raises:
         EngineError: it has other weights.

@@ -28,7 +28,7 @@ from exprl.errors import ConfigError, DataError, EngineError
 from exprl.evaluate import during_training as examine
 from exprl.evaluate import pass_at_k as evaluate
 from exprl.evaluate.pass_at_k import Curve, Evaluation
-from exprl.monitor.metrics_log import Progress
+from exprl.monitor.progress import Progress
 from exprl.study import compare, plots, targets
 from exprl.study.compare import Comparison
 from exprl.study.targets import Target
@@ -151,14 +151,15 @@ def measure(job: Measurement) -> Evaluation:
     """Sample and verify in this process; the JSON form reports every k up to n."""
     from exprl.data.tokenizer import load_tokenizer
     from exprl.rollout.engine import open_engine
-    from exprl.run.open import fitting, open_verifiers, set_threads
+    from exprl.run.open import open_verifiers, set_threads
+    from exprl.run.problems import drop_long_prompts
     from exprl.steps import Splitter
 
     cfg = job.cfg
     set_threads(cfg.train.torch_threads)
     tokenizer = load_tokenizer(cfg.model)
     problems = _problems(job)
-    kept = fitting(problems, tokenizer, cfg.rollout.max_prompt_tokens)
+    kept = drop_long_prompts(problems, tokenizer, cfg.rollout.max_prompt_tokens)
     if not kept:
         raise DataError(
             f"none of the {len(problems)} problems has a prompt of at most"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from exprl import config
 from exprl.errors import ConfigError, DataError, SandboxError, VerifierError
 from exprl.types import Problem
 from exprl.verify import answer, choice, code, math, quantity
 from exprl.verify.sandbox.sandbox import Sandbox
+
+Treatments = Callable[[str], config.Treatment]
+"""How the rows of a domain are rewarded: `Config.treatment`."""
 
 MOST_WORKERS = 16
 """Each may hold a math-verify process of about 130 MB."""
@@ -18,9 +21,13 @@ MOST_WORKERS = 16
 class Verifiers:
     """What says whether a trace is right. Threads may share it."""
 
-    def __init__(self, cfg: config.Config, sandbox: Sandbox | None = None) -> None:
-        """`sandbox`: for code; None where no row needs it (`needs_sandbox`)."""
-        self._cfg = cfg
+    def __init__(self, treatment: Treatments, sandbox: Sandbox | None = None) -> None:
+        """Compare answers as `treatment` says for each domain.
+
+        Args:
+            sandbox: for code; None where no row needs it (`needs_sandbox`).
+        """
+        self._treatment = treatment
         self.sandbox = sandbox
 
     @property
@@ -31,7 +38,7 @@ class Verifiers:
 
     def kind(self, domain: str) -> config.VerifierName:
         """Which verifier the rows of a domain have."""
-        return self._cfg.treatment(domain).verifier
+        return self._treatment(domain).verifier
 
     def close(self) -> None:
         """End the processes that compare answers."""
@@ -72,14 +79,12 @@ class Verifiers:
                 return answer.is_correct(text, gold, verifier)
 
 
-def needs_sandbox(cfg: config.Config, problems: Sequence[Problem]) -> bool:
+def needs_sandbox(treatment: Treatments, problems: Sequence[Problem]) -> bool:
     """Whether any row is verified by running a program."""
-    return any(
-        p.answer is not None and cfg.treatment(p.domain).verifier == "code" for p in problems
-    )
+    return any(p.answer is not None and treatment(p.domain).verifier == "code" for p in problems)
 
 
-def check_answers(cfg: config.Config, problems: Sequence[Problem]) -> None:
+def check_answers(treatment: Treatments, problems: Sequence[Problem]) -> None:
     """Look at every answer before the run.
 
     Raises:
@@ -88,7 +93,7 @@ def check_answers(cfg: config.Config, problems: Sequence[Problem]) -> None:
     for problem in problems:
         if problem.answer is None:
             continue
-        match cfg.treatment(problem.domain).verifier:
+        match treatment(problem.domain).verifier:
             case "code":
                 wrong = code.check(problem.answer, problem.setup)
             case "choice":

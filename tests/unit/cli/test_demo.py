@@ -6,7 +6,7 @@ import pytest
 from exprl import config
 from exprl.cli import demo
 from exprl.errors import ConfigError
-from exprl.monitor import rollout_file as record
+from exprl.monitor.rollout_file import write_rollouts
 from exprl.types import Rollout, Scored, Segment
 
 
@@ -21,7 +21,7 @@ def scored(texts, grades):
 def test_the_rollout_with_the_largest_contrast_is_shown_step_by_step(tmp_path):
     dull = scored(("dull", "dull"), (5, 5))
     sharp = scored(("good", "bad"), (5, 1))
-    record.write(tmp_path, 0, [dull, sharp], [np.zeros(2), np.array([1.0, -1.0])])
+    write_rollouts(tmp_path, 0, [dull, sharp], [np.zeros(2), np.array([1.0, -1.0])])
     text = demo.colored_rollout(tmp_path)
     lines = text.plain.splitlines()
     assert lines[2].split() == ["5", "+1.00", "good"]
@@ -31,7 +31,7 @@ def test_the_rollout_with_the_largest_contrast_is_shown_step_by_step(tmp_path):
 
 def test_hostile_text_is_neither_markup_nor_a_control_sequence(tmp_path):
     hostile = "[bold red]x[/] \x1b[31m \x1b]8;;http://evil\x07 \r\n\u202e"
-    record.write(tmp_path, 0, [scored((hostile, "y"), (5, 1))], [np.array([1.0, -1.0])])
+    write_rollouts(tmp_path, 0, [scored((hostile, "y"), (5, 1))], [np.array([1.0, -1.0])])
     plain = demo.colored_rollout(tmp_path).plain
     assert "[bold red]x[/]" in plain
     assert not set(plain) & set("\x1b\x07\r\u202e")

@@ -91,7 +91,7 @@ VERIFIERS = Verifiers(
             "judge": {"kind": "rules"},
             "domains": {"division": {"verifier": "exact"}},
         }
-    )
+    ).treatment
 )
 RIGHT, WRONG = r"\boxed{03r2}", r"\boxed{3r2}"
 

@@ -121,7 +121,7 @@ def episodes(values, **settings):
     watch = Watch(config.Alarms(**settings), config.Advantage(), [])
     told, flags = [], []
     for step, value in enumerate(values):
-        flag, fresh = watch.see(QUIET | {"judge/missing_rate": value})
+        flag, fresh = watch.add(QUIET | {"judge/missing_rate": value})
         flags.append(flag["alarm/missing"])
         told += [step] * len(fresh)
     return told, flags
@@ -137,8 +137,8 @@ def test_a_resumed_run_does_not_tell_again_what_was_told():
     settings, advantage = config.Alarms(), config.Advantage()
     first = Watch(settings, advantage, [])
     row = QUIET | {"judge/missing_rate": 0.1}
-    flags, fresh = first.see(row)
+    flags, fresh = first.add(row)
     assert len(fresh) == 1
     assert set(flags) == {f"alarm/{name}" for name in NAMES}
     resumed = Watch(settings, advantage, [{"step": 0} | row | flags])
-    assert resumed.see(row)[1] == []
+    assert resumed.add(row)[1] == []

@@ -12,7 +12,9 @@ from rich.console import Console
 from exprl import config
 from exprl.errors import ConfigError, DataError
 from exprl.monitor import metrics_log as metrics
-from exprl.monitor.metrics_log import MetricsLog, Progress
+from exprl.monitor.curve import draw_curve
+from exprl.monitor.metrics_log import MetricsLog, read_metrics
+from exprl.monitor.progress import Progress
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -77,7 +79,7 @@ def test_a_last_line_cut_by_a_kill_is_dropped(torn: str, tmp_path: Path) -> None
     write_steps(tmp_path, 0, 1)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(torn)
-    assert [row["step"] for row in metrics.read(tmp_path)] == [0, 1]
+    assert [row["step"] for row in read_metrics(tmp_path)] == [0, 1]
     write_steps(tmp_path, 2, resume_step=2)
     assert [row["step"] for row in rows(tmp_path)] == [0, 1, 2]
 
@@ -168,13 +170,13 @@ def test_the_curve_is_a_picture_of_the_numbers_that_exist(tmp_path: Path) -> Non
         for step in range(4):
             unsolved = math.nan if step == 0 else 1.0 / step
             open_log.write(step, {"reward/mean": step / 4, "reward/unsolved": unsolved})
-    metrics.curve(tmp_path, tmp_path / "curve.png")
+    draw_curve(tmp_path, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(PNG)
 
 
 def test_a_run_without_metrics_has_no_curve(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no such file"):
-        metrics.curve(tmp_path, tmp_path / "curve.png")
+        draw_curve(tmp_path, tmp_path / "curve.png")
     write_steps(tmp_path)
     with pytest.raises(DataError, match="nothing to draw"):
-        metrics.curve(tmp_path, tmp_path / "curve.png")
+        draw_curve(tmp_path, tmp_path / "curve.png")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from exprl.monitor import rollout_file as record
+from exprl.monitor.rollout_file import RolloutWriter, write_rollouts
 from exprl.types import Rollout, Scored, Segment
 
 
@@ -18,7 +18,7 @@ def scored(*versions):
 
 
 def test_the_policy_version_of_every_token_is_kept_and_a_rollout_without_tokens_has_none(tmp_path):
-    path = record.write(tmp_path, 0, [scored(3, 3, 4), scored()], [np.zeros(1)] * 2)
+    path = write_rollouts(tmp_path, 0, [scored(3, 3, 4), scored()], [np.zeros(1)] * 2)
     table = parquet.read_table(path)
     assert table["versions"].to_pylist() == [[3, 3, 4], []]
     assert table["policy_version"].to_pylist() == [3, None]
@@ -28,7 +28,7 @@ def test_what_is_missing_is_null_and_what_was_not_measured_is_nan(tmp_path):
     graded = scored(0, 0, 0)
     one = Scored(graded.rollout, graded.segments, (None, 4), (None, 0.75), None, domain="math")
     one.rollout.generator_logp[1] = np.nan
-    path = record.write(tmp_path, 7, [one], [np.array([np.nan, -0.5])])
+    path = write_rollouts(tmp_path, 7, [one], [np.array([np.nan, -0.5])])
     [row] = parquet.read_table(path).to_pylist()
     assert (row["grades"], row["scores"]) == ([None, 4], [None, 0.75])
     assert (row["advantages"], row["correct"], row["missing"]) == ([None, -0.5], None, True)
@@ -37,7 +37,7 @@ def test_what_is_missing_is_null_and_what_was_not_measured_is_nan(tmp_path):
 
 
 def test_the_columns_have_the_types_that_readers_know(tmp_path):
-    path = record.write(tmp_path, 0, [scored()], [np.zeros(0)])
+    path = write_rollouts(tmp_path, 0, [scored()], [np.zeros(0)])
     kinds = {field.name: str(field.type) for field in parquet.read_schema(path)}
     assert kinds == {
         "problem_id": "string",
@@ -60,7 +60,7 @@ def test_the_columns_have_the_types_that_readers_know(tmp_path):
 
 def test_each_rollout_needs_its_advantages(tmp_path):
     with pytest.raises(ValueError, match="2 rollouts, but advantages of 1"):
-        record.write(tmp_path, 0, [scored(), scored()], [np.zeros(1)])
+        write_rollouts(tmp_path, 0, [scored(), scored()], [np.zeros(1)])
 
 
 class Gate:
@@ -80,7 +80,7 @@ class Gate:
 
 def test_a_step_is_written_beside_the_caller_and_one_at_a_time(tmp_path):
     gate, second = Gate(), []
-    with record.Writer(tmp_path) as writer:
+    with RolloutWriter(tmp_path) as writer:
         writer.submit(0, gate, [np.zeros(1)])
         gate.reached.wait()  # the write is under way, and we are here
         submitting = threading.Thread(
@@ -98,7 +98,7 @@ def test_a_step_is_written_beside_the_caller_and_one_at_a_time(tmp_path):
 @pytest.mark.parametrize("joined_by", ["join", "submit", "the end"])
 def test_a_write_that_fails_is_told_when_it_is_joined(tmp_path, joined_by):
     (tmp_path / "rollouts").write_text("a file where the folder should be")
-    writer = record.Writer(tmp_path)
+    writer = RolloutWriter(tmp_path)
     writer.submit(0, [scored(0)], [np.zeros(1)])
     with pytest.raises(FileExistsError):
         match joined_by:

@@ -8,7 +8,7 @@ import pytest
 
 from exprl.learn.loss import LossStats
 from exprl.learn.policy import UpdateStats
-from exprl.monitor import step_metrics as measures
+from exprl.monitor.step_metrics import step_row
 from exprl.run.checkpoint import RunState
 from exprl.types import Message, Problem, Prompt, Rollout, Scored, Segment
 
@@ -35,7 +35,7 @@ TWO = (problem("a"), problem("b"))
 
 
 def row(items, state=None, problems=TWO, references=None):
-    return measures.of_step(items, [], problems, references or {}, state or RunState(), None)
+    return step_row(items, [], problems, references or {}, state or RunState(), None)
 
 
 def test_the_reward_is_the_mean_score_and_missing_rollouts_do_not_count():
@@ -120,7 +120,7 @@ def test_the_lag_of_a_token_is_counted_from_the_policy_at_the_start_of_its_step(
     """Nine updates are done after a step of two, one of them skipped: it began at version 8."""
     updates, state = [an_update(), an_update(skipped=True)], RunState(policy_version=9)
     items = [sampled_by(8, 8, 7), sampled_by(2), sampled_by(0, masked=True)]
-    values = measures.of_step(items, updates, TWO, {}, state, None)
+    values = step_row(items, updates, TWO, {}, state, None)
     assert values["lag/mean"] == pytest.approx((0 + 0 + 1 + 6) / 4)
     assert values["lag/max"] == 6
     assert [values[f"lag/hist_{lag}"] for lag in range(5)] == [0.5, 0.25, 0.0, 0.0, 0.25]

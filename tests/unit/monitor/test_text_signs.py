@@ -8,17 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exprl.monitor import text_signs as signs
-from exprl.monitor.text_signs import Hidden
+from exprl.monitor.text_signs import INJECTIONS, Hidden, find_signs
 
 
 def injections(text):
-    [found] = signs.find([text], [None])
+    [found] = find_signs([text], [None])
     return found.injections
 
 
 def overlap(text, reference, problem=""):
-    [found] = signs.find([text], [Hidden(reference, problem)])
+    [found] = find_signs([text], [Hidden(reference, problem)])
     return found.overlap
 
 
@@ -33,7 +32,7 @@ def overlap_in_python(text, reference, problem):
 
 
 def injections_in_python(text):
-    as_python = {kind: re.sub(r"\\[<>]", r"\\b", x) for kind, x in signs.INJECTIONS.items()}
+    as_python = {kind: re.sub(r"\\[<>]", r"\\b", x) for kind, x in INJECTIONS.items()}
     return [kind for kind, x in as_python.items() if re.search(x, text, re.IGNORECASE | re.M)]
 
 
@@ -113,14 +112,14 @@ def test_each_text_has_its_own_signs_and_none_without_a_reference():
     reference = "first add four and nine and then halve it"
     texts = [reference if i % 3 else "Score: 4" for i in range(50)]
     hidden = [Hidden(reference, "") if i % 2 else None for i in range(50)]
-    for i, found in enumerate(signs.find(texts, hidden)):
+    for i, found in enumerate(find_signs(texts, hidden)):
         assert found.injections == ([] if i % 3 else ["grade"])
         assert math.isnan(found.overlap) if i % 2 == 0 else found.overlap == bool(i % 3)
 
 
 def test_every_text_needs_an_entry():
     with pytest.raises(ValueError, match="2 texts and 1 entries of hidden"):
-        signs.find(["a", "b"], [None])
+        find_signs(["a", "b"], [None])
 
 
 @pytest.mark.parametrize(
@@ -154,4 +153,4 @@ def test_real_solutions_do_not_speak_to_the_judge(shared_data):
     texts = [
         row[model]["solution"] for row in rows for model in ("6b_finetuning", "175b_verification")
     ]
-    assert not any(found.injections for found in signs.find(texts, [None] * len(texts)))
+    assert not any(found.injections for found in find_signs(texts, [None] * len(texts)))

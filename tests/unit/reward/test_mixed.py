@@ -12,11 +12,12 @@ from exprl.data import mixture
 from exprl.data import problems as data
 from exprl.data import references as hidden
 from exprl.errors import ConfigError, DataError
-from exprl.monitor import rollout_file as record
-from exprl.monitor import step_metrics as measures
+from exprl.monitor.rollout_file import write_rollouts
+from exprl.monitor.step_metrics import step_row
 from exprl.reward import judges as panel
 from exprl.reward.scorer import Scorer
 from exprl.run import open as prepare
+from exprl.run import problems as run_problems
 from exprl.run.checkpoint import RunState
 from exprl.steps import Splitter
 from exprl.train import segment_advantages
@@ -102,9 +103,9 @@ def scored(cfg, tokenizer, tmp_path):
         pytest.skip(f"no full confinement here: {error}")
     chosen = [p for p in problems if p.id in ("1/3", "2/2")]
     with panel.open_panel(cfg, tmp_path) as judges:
-        references = hidden.references(cfg, problems)
+        references = hidden.references(cfg.judge.condition, problems, cfg.seed)
         splitter = Splitter(tokenizer.to_str())
-        scorer = Scorer(chosen, references, splitter, cfg, judges, verifiers)
+        scorer = Scorer(chosen, references, splitter, cfg.reward, cfg.treatment, judges, verifiers)
         for problem, texts in zip(
             chosen, ((RIGHT_STEPS, WRONG_STEPS), (RIGHT_CODE, WRONG_CODE)), strict=True
         ):
@@ -128,7 +129,7 @@ def test_each_row_is_scored_as_its_domain_says(scored):
 
 
 def test_process_and_outcome_advantages_stand_in_one_batch(cfg, scored):
-    values = segment_advantages(cfg, scored)
+    values = segment_advantages(scored, cfg.treatment, cfg.advantage, 0)
     assert [len(v) for v in values] == [2, 2, 1, 1]
     for steps in values[:2]:  # delta
         assert steps.sum() == pytest.approx(0.0)
@@ -139,7 +140,7 @@ def test_process_and_outcome_advantages_stand_in_one_batch(cfg, scored):
 def test_metrics_are_shown_by_domain(cfg, scored):
     problems = data.load_problems(cfg.data)
     state = RunState(solved={s.rollout.problem_id for s in scored if s.correct})
-    row = measures.of_step(scored, [], problems, {}, state, None)
+    row = step_row(scored, [], problems, {}, state, None)
     for name in ("math", "code"):
         assert row[f"rollouts/{name}"] == 2
         assert row[f"correct/{name}"] == 0.5
@@ -148,7 +149,7 @@ def test_metrics_are_shown_by_domain(cfg, scored):
     assert row["steps/single_rate"] == 0.0  # programs have one step, and need no more
     assert row["unsolved/math"] == pytest.approx(5 / 6)
     assert row["unsolved/code"] == pytest.approx(2 / 3)
-    only_math = measures.of_step(scored[:2], [], problems, {}, state, None)
+    only_math = step_row(scored[:2], [], problems, {}, state, None)
     assert only_math["rollouts/code"] == 0 and math.isnan(only_math["score/code"])
 
 
@@ -171,7 +172,9 @@ def test_rubrics_of_one_name_in_two_folders_have_ledgers_of_their_own(tmp_path):
 def test_the_record_names_the_domain(cfg, scored, tmp_path):
     from pyarrow import parquet
 
-    path = record.write(tmp_path, 0, scored, segment_advantages(cfg, scored))
+    path = write_rollouts(
+        tmp_path, 0, scored, segment_advantages(scored, cfg.treatment, cfg.advantage, 0)
+    )
     assert parquet.read_table(path)["domain"].to_pylist() == ["math"] * 2 + ["code"] * 2
 
 
@@ -190,7 +193,7 @@ def test_a_section_for_a_domain_that_no_row_has_is_refused(tmp_path):
     wrong = tree(tmp_path)
     wrong["domains"]["coding"] = {"source": "verifier", "advantage": "grpo"}
     with pytest.raises(ConfigError, match=r"\[domains.coding\]: .*the data has code, math"):
-        prepare.load_problems(config.build(wrong), FewTokens())
+        run_problems.load_problems(config.build(wrong), FewTokens())
 
 
 def test_a_source_that_cannot_fill_its_share_is_refused(tmp_path):
@@ -198,21 +201,21 @@ def test_a_source_that_cannot_fill_its_share_is_refused(tmp_path):
     wrong["data"]["sources"][1]["weight"] = 20
     wrong["rollout"]["problems_per_step"] = 6
     with pytest.raises(ConfigError, match=r"sources.1.weight = 20.* up to 6 .*which has 3"):
-        prepare.load_problems(config.build(wrong), FewTokens())
+        run_problems.load_problems(config.build(wrong), FewTokens())
 
 
 def test_tests_that_are_no_python_are_refused_with_their_row(tmp_path):
     wrong = tree(tmp_path)
     wrong["data"]["sources"][1]["columns"]["answer"] = "canonical_solution"
     with pytest.raises(DataError, match=r"id '2/1', domain 'code': the tests are not Python"):
-        prepare.load_problems(config.build(wrong), FewTokens())
+        run_problems.load_problems(config.build(wrong), FewTokens())
 
 
 def test_only_rows_that_are_judged_need_references(tmp_path):
     mixed = tree(tmp_path)
     mixed["domains"]["code"] = {"source": "verifier", "advantage": "grpo"}
     mixed["data"]["sources"][1]["columns"]["reference"] = "none"
-    assert len(prepare.load_problems(config.build(mixed), FewTokens())) == 9
+    assert len(run_problems.load_problems(config.build(mixed), FewTokens())) == 9
     del mixed["domains"]
     with pytest.raises(ConfigError, match=r"code.jsonl has none"):
         config.build(mixed)

@@ -55,7 +55,15 @@ def score(tokenizer, rollouts, *, view="prefix", reward=None, faults=None):
             judge = stack.enter_context(Judge(settings))
             judges = Panel({(view, None): judge}, lambda domain: (view, None))
         splitter = Splitter(tokenizer.to_str())
-        scorer = Scorer([problem], {"p": REFERENCE}, splitter, cfg, judges, Verifiers(cfg))
+        scorer = Scorer(
+            [problem],
+            {"p": REFERENCE},
+            splitter,
+            cfg.reward,
+            cfg.treatment,
+            judges,
+            Verifiers(cfg.treatment),
+        )
         for one in rollouts:
             scorer.push(one)
         return scorer.finish(lambda done, of: None)

@@ -9,6 +9,7 @@ from exprl.errors import EngineError
 from exprl.learn.policy import Policy
 from exprl.rollout import weight_sync as weights
 from exprl.rollout.engine import NO_POLICY, open_engine
+from exprl.rollout.weight_sync import lend_gpu, wake_engine
 from exprl.types import Message, Problem, Prompt
 
 MODEL = config.Model(path="examples/division/base", dtype="float32")
@@ -48,7 +49,7 @@ def moved(policy, by=0.002):
 
 def test_the_first_check_sets_a_limit_that_no_rounding_of_fp32_reaches(engine, policy, probe):
     assert probe.limit is None and np.isnan(probe.gap)
-    assert weights.awake(policy, engine, probe) is engine
+    assert wake_engine(policy, engine, probe) is engine
     assert probe.gap < 1e-5 and probe.limit == weights.FP32_NOISE
     assert probe.row() == {"sync/probe_gap": probe.gap}
 
@@ -56,30 +57,30 @@ def test_the_first_check_sets_a_limit_that_no_rounding_of_fp32_reaches(engine, p
 def test_an_update_that_arrives_passes_and_one_that_does_not_is_told_with_both_numbers(
     engine, policy, probe, monkeypatch
 ):
-    weights.awake(policy, engine, probe)
-    with weights.training(policy, engine, probe):
+    wake_engine(policy, engine, probe)
+    with lend_gpu(policy, engine, probe):
         moved(policy)
-    weights.awake(policy, engine, probe)
+    wake_engine(policy, engine, probe)
     assert engine.policy_version == 1 and probe.gap < 1e-5
 
-    with weights.training(policy, engine, probe):
+    with lend_gpu(policy, engine, probe):
         moved(policy)
     monkeypatch.setattr(
         engine, "load_weights", lambda _, version: setattr(engine, "policy_version", version)
     )
     with pytest.raises(EngineError) as error:
-        weights.awake(policy, engine, probe)
+        wake_engine(policy, engine, probe)
     assert f"{probe.gap:.3g}" in str(error.value) and "0.0001 is rounding" in str(error.value)
     assert "policy version 2" in str(error.value)
 
 
 def test_an_engine_that_names_another_version_stops_the_run(engine, policy, probe, monkeypatch):
-    with weights.training(policy, engine, probe):
+    with lend_gpu(policy, engine, probe):
         moved(policy)
     load = engine.load_weights
     monkeypatch.setattr(engine, "load_weights", lambda sent, version: load(sent, version - 1))
     with pytest.raises(EngineError, match="with policy version 0, the trainer is at version 1"):
-        weights.awake(policy, engine, probe)
+        wake_engine(policy, engine, probe)
 
 
 def test_the_first_check_has_the_ceiling_for_a_limit(engine, policy, probe):
@@ -87,7 +88,7 @@ def test_the_first_check_has_the_ceiling_for_a_limit(engine, policy, probe):
     policy.version = 0
     probe.remember(policy)
     with pytest.raises(EngineError, match=f"at most {CEILING} is rounding"):
-        weights.awake(policy, engine, probe)
+        wake_engine(policy, engine, probe)
     assert probe.gap > CEILING
 
 
@@ -110,7 +111,7 @@ def test_an_engine_that_must_sleep_before_the_policy_loads_is_heard_before(
     engine.policy_version = NO_POLICY  # as after `sleep` on a GPU
     probe.remember(policy)
     assert probe.gap < 1e-5 and probe.limit == weights.FP32_NOISE
-    weights.awake(policy, engine, probe)
+    wake_engine(policy, engine, probe)
     assert engine.policy_version == 0
 
     other = weights.open_probe([PROBLEM], tokenizer, ROLLOUT)
@@ -123,7 +124,7 @@ def test_an_engine_that_must_sleep_before_the_policy_loads_is_heard_before(
 def test_a_gap_that_is_no_number_stops_the_run(engine, policy, probe):
     engine._model.lm_head.weight.data.fill_(float("nan"))
     with pytest.raises(EngineError, match="differ by nan"):
-        weights.awake(policy, engine, probe)
+        wake_engine(policy, engine, probe)
 
 
 def test_the_row_fits_an_engine_of_short_sequences(tokenizer):

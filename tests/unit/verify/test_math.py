@@ -112,7 +112,7 @@ def test_the_verifier_of_a_row_calls_such_a_verdict_unknown(monkeypatch):
     cfg = config.build({"model": {"path": "m"}, "data": {"path": "d"}, "judge": {"kind": "rules"}})
     for domain in ("math", "science"):
         row = Problem("p", Prompt("p", ()), r"\pi", domain)
-        assert Verifiers(cfg).is_correct(r"\boxed{\frac{2\pi}{2}}", row) is None
+        assert Verifiers(cfg.treatment).is_correct(r"\boxed{\frac{2\pi}{2}}", row) is None
 
 
 def test_a_comparison_without_an_end_is_cut_and_not_equal(monkeypatch):
@@ -125,7 +125,9 @@ def test_closing_ends_the_processes_and_the_next_question_starts_one():
     assert math.equal(r"\boxed{\frac{14}{2}}", "7")
     [process] = idle()
     Verifiers(
-        config.build({"model": {"path": "m"}, "data": {"path": "d"}, "judge": {"kind": "rules"}})
+        config.build(
+            {"model": {"path": "m"}, "data": {"path": "d"}, "judge": {"kind": "rules"}}
+        ).treatment
     ).close()
     assert process.poll() is not None
     assert math.equal(r"\boxed{\frac{16}{2}}", "8")

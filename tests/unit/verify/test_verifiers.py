@@ -154,42 +154,42 @@ def test_tests_by_input_and_output(sandbox):
 )
 def test_tests_that_cannot_be_run_are_refused_before_the_run(tests, message):
     with pytest.raises(DataError, match=f"id 'p', domain 'code': .*{message}"):
-        verifiers.check_answers(cfg(), [problem("code", tests)])
+        verifiers.check_answers(cfg().treatment, [problem("code", tests)])
 
 
 def test_a_choice_without_a_letter_is_refused_before_the_run():
     with pytest.raises(DataError, match="'2' names no letter"):
-        verifiers.check_answers(cfg(), [problem("choice", "2")])
+        verifiers.check_answers(cfg().treatment, [problem("choice", "2")])
     verifiers.check_answers(
-        cfg(), [problem("choice", "(B)"), problem("math", "2"), problem("code", None)]
+        cfg().treatment, [problem("choice", "(B)"), problem("math", "2"), problem("code", None)]
     )
 
 
 def test_the_domain_chooses_and_the_config_may_choose_otherwise():
-    plain = Verifiers(cfg())
+    plain = Verifiers(cfg().treatment)
     assert plain.is_correct(r"\boxed{(B)}", problem("choice", "B")) is True
     assert plain.is_correct(r"\boxed{1.002}", problem("science", "1")) is True
     assert plain.is_correct(r"\boxed{1.002}", problem("math", "1")) is False
     assert plain.is_correct(r"\boxed{02r1}", problem("exact", "2r1")) is False
     assert plain.is_correct(r"\boxed{1}", problem("math", None)) is None
-    other = Verifiers(cfg(domains={"gpqa": {"verifier": "choice"}}))
+    other = Verifiers(cfg(domains={"gpqa": {"verifier": "choice"}}).treatment)
     assert other.is_correct("Answer: C", problem("gpqa", "C")) is True
     assert plain.is_correct("Answer: C", problem("gpqa", "D")) is False
 
 
 def test_code_is_never_verified_unconfined():
     row = problem("code", TESTS, SETUP)
-    assert verifiers.needs_sandbox(cfg(), [problem("math", "1"), row])
-    assert not verifiers.needs_sandbox(cfg(), [problem("code", None)])
+    assert verifiers.needs_sandbox(cfg().treatment, [problem("math", "1"), row])
+    assert not verifiers.needs_sandbox(cfg().treatment, [problem("code", None)])
     with pytest.raises(ConfigError, match="unconfined"):
-        Verifiers(cfg()).is_correct(FENCED, row)
+        Verifiers(cfg().treatment).is_correct(FENCED, row)
 
 
 def test_what_the_sandbox_could_not_run_is_missing_and_not_wrong():
     def fails(*_):
         raise SandboxError("no processes left")
 
-    broken = Verifiers(cfg(), SimpleNamespace(test=fails))
+    broken = Verifiers(cfg().treatment, SimpleNamespace(test=fails))
     assert broken.is_correct(FENCED, problem("code", TESTS, SETUP)) is None
 
 

@@ -80,13 +80,17 @@ def shapes_of(model: config.Model) -> Shapes:
 
 
 def setup_of(
-    cfg: config.Config,
-    model_type: str,
+    model: config.Model,
+    lora: config.Lora,
+    optim: config.Optim,
+    rollout: config.Rollout,
     *,
+    objective: config.Objective,
+    model_type: str,
     gpu: bool,
     longest: int,
     needs_initial: bool,
-    samples: bool,
+    needs_engine: bool,
 ) -> Setup:
     """The settings of a run that its memory depends on.
 
@@ -94,27 +98,27 @@ def setup_of(
         model_type: of the model's transformers config.
         gpu: for a GPU, whether or not this machine has one.
         longest: tokens of the longest prompt with its response.
-        needs_initial, samples: as run/open.py says of the run.
+        needs_initial, needs_engine: as `Config.needs_initial_policy` and `Config.needs_engine` say.
     """
-    kernels = gpu and fused.choose(cfg.model.fused, model_type, torch.device("cuda"))
-    targets = cfg.lora.targets
+    kernels = gpu and fused.choose(model.fused, model_type, torch.device("cuda"))
+    targets = lora.targets
     return Setup(
         gpu=gpu,
-        dtype=cfg.model.dtype,
-        optimizer=cfg.optim.kind,
-        objective=cfg.loss.objective,
-        micro_batch_tokens=cfg.optim.micro_batch_tokens,
+        dtype=model.dtype,
+        optimizer=optim.kind,
+        objective=objective,
+        micro_batch_tokens=optim.micro_batch_tokens,
         longest=longest,
-        recomputed=float(cfg.model.gradient_checkpointing),
+        recomputed=float(model.gradient_checkpointing),
         fused=kernels,
         needs_initial=needs_initial,
-        offload_initial=cfg.model.offload_initial,
-        offload=cfg.model.offload,
-        lora_rank=cfg.lora.rank,
+        offload_initial=model.offload_initial,
+        offload=model.offload,
+        lora_rank=lora.rank,
         lora_targets=None if isinstance(targets, str) else targets,
-        engine=cfg.rollout.engine if samples else None,
-        engine_share=cfg.rollout.gpu_memory_utilization,
-        sequences=cfg.rollout.max_num_seqs,
+        engine=rollout.engine if needs_engine else None,
+        engine_share=rollout.gpu_memory_utilization,
+        sequences=rollout.max_num_seqs,
     )
 
 

@@ -1,0 +1,137 @@
+"""What the sections of a config must agree on; each error names the keys and what to set."""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from typing import TYPE_CHECKING
+
+from exprl.config import presets
+
+if TYPE_CHECKING:
+    from exprl.config.run import Config
+
+
+def check(cfg: Config) -> None:
+    """Raise a ValueError for the first settings that contradict each other."""
+    _advantage_fits_reward(cfg)
+    _judge_can_be_asked(cfg)
+    _judge_section_holds_no_secret(cfg)
+    _step_has_room(cfg)
+    _objective_fits_reward(cfg)
+    _references_are_there(cfg)
+    _domains_fit(cfg)
+    _answers_are_there(cfg)
+
+
+def _advantage_fits_reward(cfg: Config) -> None:
+    outcome = cfg.reward.source == "verifier" or cfg.judge.view == "outcome"
+    process_kind = cfg.advantage.kind in presets.PROCESS_ADVANTAGES
+    if outcome == process_kind and cfg.reward.source != "none":
+        scores = "one score per rollout" if outcome else "one score per step"
+        allowed = presets.kinds_for(per_segment=not outcome)
+        raise ValueError(
+            f"advantage.kind = {cfg.advantage.kind!r} does not fit a reward of {scores}"
+            f" (reward.source = {cfg.reward.source!r}, judge.view = {cfg.judge.view!r});"
+            f" use one of {', '.join(allowed)}"
+        )
+
+
+def _judge_can_be_asked(cfg: Config) -> None:
+    if not cfg.asks_judge or cfg.judge.kind != "server":
+        return
+    if not cfg.judge.endpoints:
+        raise ValueError(
+            "judge.endpoints is empty: name at least one OpenAI-compatible server, e.g."
+            ' judge.endpoints = ["http://127.0.0.1:8001/v1"], or set judge.kind ='
+            ' "rules" to rehearse with the built-in rule judge'
+        )
+    if not cfg.judge.model:
+        raise ValueError("judge.model is empty: name the model that the servers serve")
+
+
+def _judge_section_holds_no_secret(cfg: Config) -> None:
+    """Checked here and not in the section, whose errors would show the value."""
+    if not all(map(_is_plain_url, cfg.judge.endpoints)):
+        raise ValueError(
+            "judge.endpoints must be http:// or https:// URLs without user, password and"
+            " query; put the key into an environment variable and name it in judge.api_key_env"
+        )
+    if cfg.judge.api_key_env and not re.fullmatch(r"[A-Za-z_]\w*", cfg.judge.api_key_env):
+        raise ValueError(
+            "judge.api_key_env must be the name of an environment variable, not the key"
+        )
+
+
+def _is_plain_url(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        return False
+    hidden = parts.username or parts.password or parts.query
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not hidden
+
+
+def _step_has_room(cfg: Config) -> None:
+    if (cfg.eval.max_response_tokens or 0) > cfg.rollout.max_response_tokens:
+        raise ValueError(
+            f"eval.max_response_tokens = {cfg.eval.max_response_tokens} exceeds"
+            f" rollout.max_response_tokens = {cfg.rollout.max_response_tokens}, for which the"
+            " engine makes room"
+        )
+    rollouts = cfg.rollout.problems_per_step * cfg.rollout.group_size
+    if cfg.optim.mini_batches > rollouts:
+        raise ValueError(
+            f"optim.mini_batches = {cfg.optim.mini_batches} exceeds the {rollouts} rollouts of"
+            " a step (rollout.problems_per_step x rollout.group_size)"
+        )
+
+
+def _objective_fits_reward(cfg: Config) -> None:
+    rewarded = cfg.loss.objective == "policy_gradient"
+    for name in ("", *cfg.domains):
+        source = cfg.treatment(name).source
+        if rewarded == (source == "none"):
+            wanted = "'judge' or 'verifier'" if rewarded else "'none'"
+            where = f"domains.{name}.source" if name else "reward.source"
+            raise ValueError(
+                f"loss.objective = {cfg.loss.objective!r} does not fit {where} = {source!r};"
+                f" set {where} to {wanted}"
+            )
+
+
+def _references_are_there(cfg: Config) -> None:
+    for part in cfg.data.parts:
+        if part.columns.reference is None and cfg.looks_at_references(part):
+            raise ValueError(
+                f"this run needs reference solutions, and {part.path} has none: set"
+                " data.columns.reference to the column that holds them"
+            )
+
+
+def _domains_fit(cfg: Config) -> None:
+    for name in ("", *cfg.domains):
+        treatment, where = cfg.treatment(name), f"domains.{name}: " if name else ""
+        if treatment.source in ("max", "weighted") and treatment.view != "outcome":
+            raise ValueError(
+                f"{where}source = {treatment.source!r} joins the verifier's word with one grade"
+                f" of the whole rollout, not with view = {treatment.view!r}; set view ="
+                " 'outcome', and an advantage for it such as 'grpo'"
+            )
+        kinds = presets.kinds_for(treatment.per_segment)
+        if name and treatment.source != "none" and treatment.advantage not in kinds:
+            raise ValueError(
+                f"domains.{name}: advantage = {treatment.advantage!r} does not fit source ="
+                f" {treatment.source!r} with view = {treatment.view!r}; use one of"
+                f" {', '.join(kinds)}"
+            )
+
+
+def _answers_are_there(cfg: Config) -> None:
+    for part in cfg.data.parts:
+        treatment = cfg.treatment(part.domain)
+        if part.columns.domain is None and part.columns.answer is None and treatment.verified:
+            raise ValueError(
+                f"reward.source = {treatment.source!r} needs answers, and {part.path} has none:"
+                " set data.columns.answer to the column that holds the final answer"
+            )

@@ -1,0 +1,93 @@
+"""The problems of a run: those that fit, with what reward and loss need of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, TypeVar
+
+from exprl import config
+from exprl.data import mixture, references
+from exprl.data import problems as data
+from exprl.data.tokenizer import prompt_ids
+from exprl.errors import ConfigError
+from exprl.types import Problem, ReferenceProblem
+from exprl.verify.verifiers import check_answers
+
+P = TypeVar("P", bound=Problem)
+
+
+def load_problems(cfg: config.Config, tokenizer: Any) -> list[ReferenceProblem]:
+    """The training problems that fit, with what reward or loss need of them, and nothing else.
+
+    Where nothing looks at the references (sparse reward), their column is not read.
+    """
+    settings, limits = cfg.data, cfg.rollout
+    problems = data.load_problems(
+        settings if cfg.needs_references else references.taken_away(settings)
+    )
+    _check_domains(cfg, problems)
+    if cfg.needs_references:
+        rewarded = cfg.loss.objective == "policy_gradient"
+        data.require_references(
+            [p for p in problems if not rewarded or cfg.treatment(p.domain).judged]
+        )
+    data.require_answers([p for p in problems if cfg.treatment(p.domain).verified])
+    check_answers(cfg.treatment, problems)
+    kept = drop_long_prompts(problems, tokenizer, limits.max_prompt_tokens)
+    limit = f"prompt has at most rollout.max_prompt_tokens = {limits.max_prompt_tokens} tokens"
+    if cfg.learns_references:
+        pairs = references.solutions(kept, tokenizer)
+        kept = [p for p in kept if len(pairs[p.id][1]) <= limits.max_response_tokens]
+        limit += (
+            " and reference at most rollout.max_response_tokens ="
+            f" {limits.max_response_tokens} tokens"
+        )
+    if limits.problems_per_step > len(kept):
+        paths = ", ".join(source.path for source in settings.parts)
+        raise ConfigError(
+            f"rollout.problems_per_step = {limits.problems_per_step} exceeds the {len(kept)}"
+            f" problems of {paths} whose {limit} ({len(problems) - len(kept)} are longer)"
+        )
+    _check_shares(cfg, kept)
+    return kept
+
+
+def load_held_out(cfg: config.Config, tokenizer: Any) -> list[ReferenceProblem]:
+    """The problems of the evaluations; they need answers, and their references are not read."""
+    if cfg.eval.data is None:
+        return []
+    problems = data.load_problems(references.taken_away(cfg.eval.data))
+    data.require_answers(problems)
+    check_answers(cfg.treatment, problems)
+    return drop_long_prompts(problems, tokenizer, cfg.rollout.max_prompt_tokens)
+
+
+def _check_domains(cfg: config.Config, problems: Sequence[Problem]) -> None:
+    """A section for a domain that no row has is a typing error."""
+    found = {p.domain for p in problems}
+    for name in cfg.domains:
+        if name not in found:
+            has = ", ".join(sorted(found))
+            raise ConfigError(f"[domains.{name}]: no row is of this domain; the data has {has}")
+
+
+def _check_shares(cfg: config.Config, problems: Sequence[Problem]) -> None:
+    """No source may have to give more problems to a step than it has."""
+    parts, per_step = cfg.data.parts, cfg.rollout.problems_per_step
+    weights = [source.weight for source in parts]
+    counts = [mixture.shares(step * per_step, weights) for step in range(cfg.train.steps + 1)]
+    for i, source in enumerate(parts):
+        most = max(after[i] - before[i] for before, after in pairwise(counts))
+        own = sum(p.source == i for p in problems)
+        if most > own:
+            raise ConfigError(
+                f"data.sources.{i}.weight = {source.weight} makes a step take up to {most} problems"
+                f" of {source.path}, which has {own} that fit; lower its weight, or"
+                " rollout.problems_per_step"
+            )
+
+
+def drop_long_prompts(problems: Sequence[P], tokenizer: Any, limit: int) -> list[P]:
+    """The problems whose prompt has at most `limit` tokens."""
+    return [p for p in problems if len(prompt_ids(tokenizer, p.prompt)) <= limit]
