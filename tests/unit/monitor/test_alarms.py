@@ -5,7 +5,7 @@ import math
 import pytest
 
 from exprl import config
-from exprl.monitor.alarms import NAMES, Watch, raised
+from exprl.monitor.alarms import NAMES, Watch, find_alarms
 
 QUIET = {
     "reward/mean": 0.5,
@@ -20,7 +20,7 @@ QUIET = {
 
 
 def names(rows, advantage=None, **settings):
-    found = raised(rows, config.Alarms(**settings), config.Advantage(**(advantage or {})))
+    found = find_alarms(rows, config.Alarms(**settings), config.Advantage(**(advantage or {})))
     return [alarm.name for alarm in found]
 
 
@@ -49,7 +49,7 @@ def test_a_quiet_run_raises_nothing():
 )
 def test_a_value_past_its_limit_raises_its_alarm_with_value_and_remedy(metric, value, name, switch):
     row = QUIET | {metric: value}
-    [alarm] = raised([row], config.Alarms(), config.Advantage())
+    [alarm] = find_alarms([row], config.Alarms(), config.Advantage())
     assert (alarm.name, alarm.value) == (name, value)
     assert alarm.limit < value
     assert alarm.remedy and str(alarm).startswith(f"{name}: ")
@@ -75,7 +75,7 @@ def test_single_steps_matter_where_delta_learns_nothing_from_them(advantage, exp
 
 def test_a_score_that_rises_without_right_answers_is_an_alarm():
     rising = rows(reward__mean=lambda t: 0.3 + 0.01 * t)
-    [alarm] = raised(rising, config.Alarms(), config.Advantage())
+    [alarm] = find_alarms(rising, config.Alarms(), config.Advantage())
     assert alarm.name == "score_without_accuracy"
     assert alarm.value == pytest.approx(0.2)  # from steps 0-19 to 20-39
     assert "steps 0-19" in alarm.message

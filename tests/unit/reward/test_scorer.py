@@ -7,8 +7,9 @@ import pytest
 
 from exprl import config
 from exprl.judge import Judge, JudgeSettings, RuleJudge
+from exprl.learn.advantages import score_arrays
 from exprl.reward.judges import Panel
-from exprl.reward.scorer import Scorer, combined, score_arrays
+from exprl.reward.scorer import Scorer, combined
 from exprl.steps import Splitter
 from exprl.types import Message, Problem, Prompt, Rollout, Scored
 from exprl.verify.verifiers import Verifiers
