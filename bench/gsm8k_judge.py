@@ -21,7 +21,9 @@ from typing import Any
 from _row import Row, report
 
 from exprl.judge import JudgeSettings, RuleJudge
-from exprl.study import grade
+from exprl.study import solutions
+from exprl.study.calibrate import calibrate
+from exprl.study.grade import CONDITIONS
 
 
 def items(source: Path) -> Iterator[dict[str, Any]]:
@@ -49,26 +51,27 @@ def main() -> None:
         path.write_text("".join(json.dumps(item) + "\n" for item in items(arguments.source)))
         if arguments.items:
             return
-        lines = grade.read_lines(path, "is_correct", "###")
+        answers = solutions.read(path, label="is_correct")
     rows = []
-    for condition in grade.CONDITIONS:
+    for condition in CONDITIONS:
         start = time.perf_counter()
         with RuleJudge("numbers") as server:
             settings = JudgeSettings((server.url,), server.model, view="outcome")
-            graded = list(grade.grade(grade.shown(lines, condition), settings))
+            result, _ = calibrate(answers, settings, condition)
         seconds = time.perf_counter() - start
-        result = grade.misplacement(lines, [g.verdicts[-1].grade for g in graded])
+        missing = result.right_missing + result.wrong_missing
+        graded = len(answers) - missing
         rows.append(
             Row(
                 f"reference: {condition}",
-                [100.0 * result.rate],
+                [100.0 * result.misplacement.value],
                 unit="%",
-                note=f"{result.graded} graded, {result.missing} missing, {seconds:.1f} s",
+                note=f"{graded} graded, {missing} missing, {seconds:.1f} s",
                 extra={
-                    "false_positive_rate": result.false_positive_rate,
-                    "false_negative_rate": result.false_negative_rate,
-                    "graded": result.graded,
-                    "missing": result.missing,
+                    "false_positive_rate": result.false_positive.value,
+                    "false_negative_rate": result.false_negative.value,
+                    "graded": graded,
+                    "missing": missing,
                     "seconds": seconds,
                 },
             )

@@ -75,7 +75,7 @@ def main() -> None:
     rows.save(rows.collect(out, options.scale, common), options.rows)
     judged = cells.run_dir(cells.Cell("delta", 0), 1, out)
     if options.scale == "cpu" and (judged / "rollouts").exists():
-        judge.save(judge.measure(judged, REPOSITORY / "examples/division/train.jsonl"))
+        judge.save(judge.measure(judged))
     report.write(rows.read(options.rows), judge.read(), options.page)
     print(f"{options.rows}, {options.page}")
 

@@ -15,15 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from exprl.judge import JudgeSettings, RuleJudge
-from exprl.study import grade
+from exprl.study import calibrate, grade, solutions
 
 path = Path(sys.argv[1] if len(sys.argv) > 1 else "answers.jsonl")
 if not path.exists():
     sys.exit(
         f"{path} is not there; name a JSONL file of answers, see the first lines of {__file__}"
     )
-lines = grade.read_lines(path, "is_correct", "###")[:500]
-print(f"{len(lines)} answers, {sum(bool(line.correct) for line in lines)} of them right")
+answers = solutions.read(path, label="is_correct")[:500]
+print(f"{len(answers)} answers, {sum(bool(answer.correct) for answer in answers)} of them right")
 
 # %% A judge. Any OpenAI-compatible server does: JudgeSettings((url,), model, api_key_env=...).
 server = RuleJudge("numbers")
@@ -31,22 +31,22 @@ settings = JudgeSettings((server.url,), server.model, view="outcome")
 
 # %% Whole answers against the right reference, none, and another problem's.
 for condition in grade.CONDITIONS:
-    graded = list(grade.grade(grade.shown(lines, condition), settings))
-    result = grade.misplacement(lines, [g.verdicts[-1].grade for g in graded])
-    print(f"{condition:>6}: misplacement rate {result.rate:.1%}, {result.missing} missing")
+    result, _ = calibrate.calibrate(answers, settings, condition)
+    missing = result.right_missing + result.wrong_missing
+    print(f"{condition:>6}: misplacement rate {result.misplacement.value:.1%}, {missing} missing")
 
 # %% Where do the grades lie? A missing grade would be None, and counted as such.
-graded = list(grade.grade(grade.shown(lines, "right"), settings))
+verdicts = grade.ask(answers, settings, "right")
 for truth in (True, False):
-    grades = (g.verdicts[0].grade for line, g in zip(lines, graded, strict=True))
-    seen = Counter(g for line, g in zip(lines, grades, strict=True) if line.correct is truth)
+    pairs = zip(answers, verdicts, strict=True)
+    seen = Counter(verdict.grade for answer, verdict in pairs if answer.correct is truth)
     print("right" if truth else "wrong", dict(sorted(seen.items(), key=str)))
 
 # %% Beginnings: is each line of an answer still on a path to the reference's answer?
 by_line = []
-for line in lines[:100]:
-    parts = tuple("".join(line.item.segments).splitlines(keepends=True)) or line.item.segments
-    by_line.append(line.item._replace(segments=parts))
+for answer in answers[:100]:
+    parts = tuple(answer.trace.splitlines(keepends=True)) or answer.segments
+    by_line.append(answer.item._replace(segments=parts))
 for item, result in list(
     zip(by_line, grade.grade(by_line, replace(settings, view="prefix")), strict=True)
 )[:3]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast, get_args
 
@@ -76,22 +76,24 @@ def require_answers(problems: Sequence[Problem]) -> None:
             )
 
 
-def wrong_references(problems: Sequence[ReferenceProblem], seed: int) -> dict[str, str]:
+def draw_wrong_references(references: Mapping[str, str], seed: int) -> dict[str, str]:
     """Give every problem the reference of another one, for the judge's `wrong` condition.
 
     The text always differs from the problem's own, also where problems share a reference.
 
+    Args:
+        references: problem -> its own reference.
+
     Returns:
-        problem id -> the other problem's reference.
+        problem -> the other problem's reference.
 
     Raises:
-        DataError: a reference is missing, or more than half of the problems share one.
+        DataError: there is one problem only, or more than half of them share a reference.
     """
-    require_references(problems)
-    same_text: dict[str, list[ReferenceProblem]] = {}
+    problems = list(references)
+    same_text: dict[str, list[str]] = {}
     for i in generator(seed, 0).permutation(len(problems)):
-        problem = problems[i]
-        same_text.setdefault(cast(str, problem.reference), []).append(problem)
+        same_text.setdefault(references[problems[i]], []).append(problems[i])
     largest = max((len(group) for group in same_text.values()), default=0)
     if len(problems) < 2 or 2 * largest > len(problems):
         raise DataError(
@@ -101,7 +103,7 @@ def wrong_references(problems: Sequence[ReferenceProblem], seed: int) -> dict[st
     # Equal texts stand side by side, so a shift by the largest block leaves none at its place.
     order = [problem for group in same_text.values() for problem in group]
     shifted = order[largest:] + order[:largest]
-    return {own.id: cast(str, other.reference) for own, other in zip(order, shifted, strict=True)}
+    return {own: references[other] for own, other in zip(order, shifted, strict=True)}
 
 
 def _check_columns(rows: Sequence[Row], settings: config.Source) -> None:

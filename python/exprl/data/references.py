@@ -29,7 +29,9 @@ def references(
         case "none":
             return dict.fromkeys((p.id for p in problems), None)
         case "wrong":
-            return dict(data.wrong_references(problems, seed))
+            data.require_references(problems)
+            right = {p.id: str(p.reference) for p in problems}
+            return dict(data.draw_wrong_references(right, seed))
 
 
 def solutions(

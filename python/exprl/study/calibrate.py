@@ -18,15 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from exprl.errors import DataError, JudgeError
 from exprl.evaluate import estimates
 from exprl.evaluate.estimates import Rate, percentiles, resampled_counts
 from exprl.judge import JudgeSettings, Verdict
-from exprl.study import grade
-from exprl.study.grade import CORRECT_FROM, Condition, Line
+from exprl.study.grade import Condition, ask
+from exprl.study.solutions import Solution
 from exprl.types import Float64Array, Int64Array
 
 GRADES = 5
+# From this grade on, the judge calls a solution correct.
+CORRECT_FROM = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,57 +75,34 @@ class Agreement:
 
 
 def calibrate(
-    lines: Sequence[Line], settings: JudgeSettings, condition: Condition
+    solutions: Sequence[Solution], settings: JudgeSettings, condition: Condition, seed: int = 0
 ) -> tuple[Calibration, Float64Array]:
     """Grade the solutions under one condition, and compare with the truth.
 
     Args:
-        lines: whose `correct` is known.
+        solutions: whose `correct` is known.
         settings: view `outcome`; of `prefix` and `step` the last segment's grade counts.
+        seed: draws the other problems of the condition `wrong`.
 
     Returns:
-        The calibration, and the grades [N] in the order of lines, NaN = missing.
+        The calibration, and the grades [N] in the order of the solutions, NaN = missing.
 
     Raises:
         DataError: the condition cannot be shown: no references, or those of one problem only.
+        JudgeError: not one solution got a grade.
     """
-    verdicts = ask(lines, settings, condition)
-    return summarize(lines, verdicts, condition, by_score=settings.readout == "expected"), (
-        grades_of(verdicts)
-    )
+    verdicts = ask(solutions, settings, condition, seed)
+    by_score = settings.readout == "expected"
+    return summarize(solutions, verdicts, condition, by_score=by_score), list_grades(verdicts)
 
 
-def ask(lines: Sequence[Line], settings: JudgeSettings, condition: Condition) -> list[Verdict]:
-    """One verdict per line, in their order.
-
-    Raises:
-        DataError: the condition cannot be shown.
-        JudgeError: not one line got a grade; says why the first did not.
-    """
-    missing = next((line.item.id for line in lines if line.item.reference is None), None)
-    if condition != "none" and missing is not None:
-        raise DataError(
-            f"solution {missing!r} has no reference, which the condition {condition!r} shows: leave"
-            " it out of the input, or calibrate with --condition none only"
-        )
-    items = grade.shown(lines, condition)
-    verdicts = [graded.verdicts[-1] for graded in grade.grade(items, settings)]
-    if verdicts and all(verdict.grade is None for verdict in verdicts):
-        first = verdicts[0]
-        raise JudgeError(
-            f"the judge graded none of the {len(verdicts)} solutions with the reference"
-            f" {condition!r}; the first: {first.status}: {first.error or first.reply[-300:]!r}"
-        )
-    return verdicts
-
-
-def grades_of(verdicts: Sequence[Verdict]) -> Float64Array:
+def list_grades(verdicts: Sequence[Verdict]) -> Float64Array:
     """[N], NaN = missing."""
     return np.array([np.nan if v.grade is None else v.grade for v in verdicts], dtype=np.float64)
 
 
 def summarize(
-    lines: Sequence[Line],
+    solutions: Sequence[Solution],
     verdicts: Sequence[Verdict],
     condition: Condition,
     *,
@@ -135,9 +113,9 @@ def summarize(
     Args:
         by_score: take the AUC over scores (the expected readout) instead of grades.
     """
-    truth = np.array([bool(line.correct) for line in lines])
-    grades = grades_of(verdicts)
-    problems = _numbered([line.item.problem for line in lines])
+    truth = np.array([bool(solution.correct) for solution in solutions])
+    grades = list_grades(verdicts)
+    problems = _number([solution.problem for solution in solutions])
     scores = np.array([np.nan if v.score is None else v.score for v in verdicts], np.float64)
     levels = scores if by_score else grades
     by_grade = _tables(problems, truth, grades, np.arange(1, GRADES + 1, dtype=np.float64))
@@ -163,8 +141,8 @@ def summarize(
     )
 
 
-def agreement(
-    lines: Sequence[Line], settings: JudgeSettings, first: Float64Array, repeats: int
+def measure_agreement(
+    solutions: Sequence[Solution], settings: JudgeSettings, first: Float64Array, repeats: int
 ) -> Agreement:
     """Ask for every grade again, with the right reference.
 
@@ -175,11 +153,11 @@ def agreement(
     columns = [first]
     for index in range(1, repeats):
         again = replace(settings, sample_index=settings.sample_index + index)
-        columns.append(grades_of(ask(lines, again, "right")))
-    return agree(np.stack(columns, axis=1))
+        columns.append(list_grades(ask(solutions, again, "right")))
+    return summarize_agreement(np.stack(columns, axis=1))
 
 
-def agree(grades: Float64Array) -> Agreement:
+def summarize_agreement(grades: Float64Array) -> Agreement:
     """Agreement of grades [N, R], NaN = missing."""
     known = grades[~np.isnan(grades)]
     shares = np.unique(known, return_counts=True)[1] / max(1, known.size)
@@ -237,6 +215,6 @@ def _false_negative(tables: Int64Array) -> Any:
     return tables[..., 1, : CORRECT_FROM - 1].sum(axis=-1) / tables[..., 1, :].sum(axis=-1)
 
 
-def _numbered(names: Sequence[str]) -> Int64Array:
+def _number(names: Sequence[str]) -> Int64Array:
     """[N] the number of each distinct name."""
     return np.unique(np.array(names, dtype=object), return_inverse=True)[1]

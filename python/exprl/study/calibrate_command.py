@@ -24,7 +24,7 @@ from exprl.reward import judges as panel
 from exprl.study import calibrate, plots, solutions, targets
 from exprl.study.calibrate import Agreement, Calibration
 from exprl.study.continuations import Continued
-from exprl.study.grade import Condition, Line
+from exprl.study.grade import Condition
 from exprl.study.solutions import Solution
 
 LEDGER = "ledger"
@@ -101,14 +101,15 @@ def command(request: Request) -> dict[str, Any]:
             f" a file needs the field {request.label!r}, a run needs problems with answers"
         )
     chosen = solutions.drawn(usable, request.limit, request.seed)
-    lines = [Line(s.item, s.correct) for s in chosen]
     continued = None
     with _settings(request, {s.domain for s in chosen}) as found:
         warmth = found.temperature if request.temperature is None else request.temperature
         settings = replace(found, temperature=warmth)
         results, grades = [], {}
         for condition in request.conditions:
-            result, grades[condition] = calibrate.calibrate(lines, settings, condition)
+            result, grades[condition] = calibrate.calibrate(
+                chosen, settings, condition, request.seed
+            )
             results.append(result)
         again = None
         if request.repeats > 1:
@@ -117,7 +118,7 @@ def command(request: Request) -> dict[str, Any]:
                 raise ConfigError(
                     "--repeats measures with the right reference: add --condition right"
                 )
-            again = calibrate.agreement(lines, settings, first, request.repeats)
+            again = calibrate.measure_agreement(chosen, settings, first, request.repeats)
         if request.continuations:
             continued = _continue(request, chosen, settings)
     counts = {

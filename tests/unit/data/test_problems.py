@@ -321,30 +321,25 @@ def test_no_problems_cannot_be_drawn_from() -> None:
 
 
 def test_every_problem_gets_the_reference_of_another() -> None:
-    problems = [problem(i, f"solution {i}") for i in range(11)]
-    wrong = data.wrong_references(problems, seed=3)
-    assert Counter(wrong.values()) == Counter(p.reference for p in problems)
-    assert all(wrong[p.id] != p.reference for p in problems)
-    assert wrong == data.wrong_references(problems, seed=3)
-    assert wrong != data.wrong_references(problems, seed=4)
+    right = {str(i): f"solution {i}" for i in range(11)}
+    wrong = data.draw_wrong_references(right, seed=3)
+    assert wrong.keys() == right.keys() and Counter(wrong.values()) == Counter(right.values())
+    assert all(wrong[name] != right[name] for name in right)
+    assert wrong == data.draw_wrong_references(right, seed=3)
+    assert wrong != data.draw_wrong_references(right, seed=4)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_shared_reference_is_never_given_back_as_the_wrong_one(seed: int) -> None:
-    problems = [problem(i, text) for i, text in enumerate("aaabbbbccd" + "e")]
-    wrong = data.wrong_references(problems, seed)
-    assert all(wrong[p.id] != p.reference for p in problems)
+    right = {str(i): text for i, text in enumerate("aaabbbbccd" + "e")}
+    wrong = data.draw_wrong_references(right, seed)
+    assert all(wrong[name] != right[name] for name in right)
 
 
 @pytest.mark.parametrize("texts", ["", "a", "aab"])
 def test_wrong_references_need_two_different_ones(texts: str) -> None:
     with pytest.raises(DataError, match="no wrong references"):
-        data.wrong_references([problem(i, text) for i, text in enumerate(texts)], seed=0)
-
-
-def test_wrong_references_need_references() -> None:
-    with pytest.raises(DataError, match="row 2"):
-        data.wrong_references([problem(0, "a"), problem(1, None)], seed=0)
+        data.draw_wrong_references({str(i): text for i, text in enumerate(texts)}, seed=0)
 
 
 GSM8K = Path(__file__).parents[4] / "shared" / "data" / "gsm8k" / "train.jsonl"

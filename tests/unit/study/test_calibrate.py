@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +11,10 @@ from pyarrow import parquet
 
 from exprl import config
 from exprl.errors import ConfigError, DataError, JudgeError
-from exprl.judge import JudgeItem, JudgeSettings, Verdict, split
-from exprl.study import calibrate, calibrate_command, continuations, solutions, targets
+from exprl.judge import JudgeSettings, Verdict, split
+from exprl.study import calibrate, calibrate_command, continuations, grade, solutions, targets
 from exprl.study.calibrate_command import Request
-from exprl.study.grade import Line
+from exprl.study.solutions import Solution
 from exprl.types import Rollout
 from exprl.verify.verifiers import Verifiers
 
@@ -27,14 +28,14 @@ def verdict(grade, status="ok"):
     )
 
 
-def line(problem, correct):
-    return Line(JudgeItem("i", problem, "r", ("t",)), correct)
+def solution(problem, correct):
+    return Solution("i", problem, problem, "r", ("t",), "math", correct, "stop")
 
 
 def summary(*rows):
     """Rows of (problem, correct, grade)."""
-    lines = [line(p, c) for p, c, _ in rows]
-    return calibrate.summarize(lines, [verdict(g) for *_, g in rows], "right")
+    found = [solution(p, c) for p, c, _ in rows]
+    return calibrate.summarize(found, [verdict(g) for *_, g in rows], "right")
 
 
 def test_rates_and_histograms_by_hand():
@@ -82,11 +83,26 @@ def test_the_interval_is_over_problems_not_over_solutions():
 
 
 def test_agreement_counts_pairs_and_leaves_missing_grades_out():
-    result = calibrate.agree(np.array([[5, 5, 5], [1, 1, np.nan], [5, np.nan, np.nan]]))
+    result = calibrate.summarize_agreement(
+        np.array([[5, 5, 5], [1, 1, np.nan], [5, np.nan, np.nan]])
+    )
     assert (result.solutions, result.repeats, result.missing) == (3, 3, 3)
     assert result.exact == 1.0
     assert result.alpha == 1.0
     assert result.chance == pytest.approx((4 / 6) ** 2 + (2 / 6) ** 2)
+
+
+def test_the_wrong_reference_is_another_text_also_where_problems_share_a_reference():
+    found = [
+        replace(solution(problem, True), reference=reference)
+        for problem, reference in ("ax", "ax", "bx", "cy", "dz", "ez")
+    ]
+    right = grade.make_items(found, "right")
+    wrong = grade.make_items(found, "wrong", seed=1)
+    assert all(a.reference != b.reference for a, b in zip(right, wrong, strict=True))
+    assert wrong[0].reference == wrong[1].reference, "one for each problem"
+    assert wrong != grade.make_items(found, "wrong", seed=2)
+    assert {item.reference for item in grade.make_items(found, "none")} == {None}
 
 
 def write(path, rows):
@@ -132,7 +148,7 @@ def test_a_file_is_calibrated_under_all_conditions_and_the_ledger_answers_the_se
         ([{"problem": "p", "trace": "t"}], {}, "none ended by itself with a known truth"),
         ([], {}, "holds no solution"),
         ([{**ROWS[0], "reference": None}], {}, "has no reference"),
-        (ROWS[:2], {"conditions": ("wrong",)}, "two problems"),
+        (ROWS[:2], {"conditions": ("wrong",)}, "at least two problems"),
         (ROWS, {"steps": "0-3"}, "--steps goes with the folder of a run"),
         (ROWS, {"continuations": 2}, "needs a run folder"),
         (ROWS, {"domain": "code"}, "the solutions have ..math.."),
