@@ -100,7 +100,7 @@ def command(request: Request) -> dict[str, Any]:
             f"{request.source}: of {len(every)} solutions none ended by itself with a known truth:"
             f" a file needs the field {request.label!r}, a run needs problems with answers"
         )
-    chosen = solutions.drawn(usable, request.limit, request.seed)
+    chosen = solutions.draw(usable, request.limit, request.seed)
     continued = None
     with _settings(request, {s.domain for s in chosen}) as found:
         warmth = found.temperature if request.temperature is None else request.temperature

@@ -1,8 +1,6 @@
 """Solutions that a model wrote, from a run's rollouts or from a file, with what is known of them.
 
-A file holds rows of `{"problem", "trace"}` and, where known, `"id"`, `"problem_id"`, `"reference"`,
-`"domain"`, `"correct"` (true, false or null) and `"finish_reason"`: what `exprl eval --rollouts`
-writes, and what `exprl judge score` reads.
+docs/guides/judge.md ("The file of solutions") says what the rows of a file hold.
 """
 
 from __future__ import annotations
@@ -10,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from exprl import config
 from exprl.data import problems as data
-from exprl.data.files import kind, read_rows
+from exprl.data.files import Row, kind, read_rows
 from exprl.errors import DataError
 from exprl.judge import JudgeItem, split
 from exprl.study import targets
@@ -73,20 +70,20 @@ def read(
         DataError: no solutions there, or a row that cannot be used, by its number.
     """
     if targets.is_run(source):
-        found = _of_run(source, steps)
+        found = _read_run(source, steps)
     elif steps is not None:
         raise DataError(f"{source} is a file: --steps goes with the folder of a run")
     elif not source.is_file():
         raise DataError(f"{source}: neither a file nor the folder of a run")
     else:
         rows = enumerate(read_rows(config.Data(path=str(source))), 1)
-        found = [_of_row(row, f"{source}: row {i}", i, delimiter, label) for i, row in rows]
+        found = [_read_row(row, f"{source}: row {i}", i, delimiter, label) for i, row in rows]
     if not found:
         raise DataError(f"{source} holds no solution")
     return found
 
 
-def drawn(solutions: Sequence[Solution], limit: int | None, seed: int) -> list[Solution]:
+def draw(solutions: Sequence[Solution], limit: int | None, seed: int) -> list[Solution]:
     """At most `limit` of them at random without replacement, in their order."""
     if limit is None or limit >= len(solutions):
         return list(solutions)
@@ -95,12 +92,12 @@ def drawn(solutions: Sequence[Solution], limit: int | None, seed: int) -> list[S
     return [solutions[i] for i in sorted(chosen)]
 
 
-def _of_run(run_dir: Path, steps: str | None) -> list[Solution]:
+def _read_run(run_dir: Path, steps: str | None) -> list[Solution]:
     from pyarrow import parquet
 
     cfg = targets.config_of(run_dir)
     problems = {p.id: p for p in data.load_problems(cfg.data)}
-    first, last = _range(steps)
+    first, last = _parse_steps(steps)
     solutions = []
     for path in sorted((run_dir / "rollouts").glob("step-*.parquet")):
         step = int(path.stem.removeprefix("step-"))
@@ -138,32 +135,33 @@ def _of_run(run_dir: Path, steps: str | None) -> list[Solution]:
     return solutions
 
 
-def _of_row(row: Any, place: str, number: int, delimiter: str, label: str) -> Solution:
-    def text(field: str, default: str | None) -> str:
-        value = row.get(field, default)
+def _read_row(row: Row, place: str, number: int, delimiter: str, label: str) -> Solution:
+    def text(field: str, default: str | None = None) -> str:
+        value = row.get(field)
+        value = default if value is None else value
+        if field in ("id", "problem_id") and type(value) is int:
+            return str(value)
         if not isinstance(value, str):
             raise DataError(f"{place}: field {field!r} must be text, not {kind(value)}")
         return value
 
-    reference, correct = row.get("reference"), row.get(label)
-    if not isinstance(reference, str | None):
-        raise DataError(f"{place}: field 'reference' must be text or null, not {kind(reference)}")
+    correct = row.get(label)
     if not isinstance(correct, bool | None):
         raise DataError(f"{place}: field {label!r} must be true, false or null, not {correct!r}")
-    problem = text("problem", None)
+    problem, reference = text("problem"), text("reference", "")
     return Solution(
         id=text("id", str(number)),
         problem_id=text("problem_id", problem),
         problem=problem,
-        reference=reference,
-        segments=split(text("trace", None), delimiter),
+        reference=reference if reference.strip() else None,
+        segments=split(text("trace"), delimiter),
         domain=text("domain", "math"),
         correct=correct,
         finish_reason=text("finish_reason", "stop"),
     )
 
 
-def _range(steps: str | None) -> tuple[int, float]:
+def _parse_steps(steps: str | None) -> tuple[int, float]:
     if steps is None:
         return 0, float("inf")
     first, dash, last = steps.partition("-")

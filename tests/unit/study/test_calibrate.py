@@ -287,7 +287,14 @@ def test_beginnings_without_grade_or_continuation_are_counted_and_left_out():
 
 def test_drawing_is_repeatable_and_without_replacement(tmp_path):
     read = solutions.read(write(tmp_path / "in.jsonl", ROWS))
-    drawn = [s.id for s in solutions.drawn(read, 4, 1)]
-    assert drawn == [s.id for s in solutions.drawn(read, 4, 1)]
+    drawn = [s.id for s in solutions.draw(read, 4, 1)]
+    assert drawn == [s.id for s in solutions.draw(read, 4, 1)]
     assert len(set(drawn)) == 4
-    assert len(solutions.drawn(read, None, 1)) == len(read)
+    assert len(solutions.draw(read, None, 1)) == len(read)
+
+
+def test_a_line_is_read_as_the_judges_command_reads_it(tmp_path):
+    row = {"id": 7, "problem_id": 8, "problem": "p", "reference": " ", "trace": "a###b", "x": 1}
+    [one, two] = solutions.read(write(tmp_path / "in.jsonl", [row, {"problem": "p", "trace": ""}]))
+    assert (one.id, one.problem_id, one.reference, one.segments) == ("7", "8", None, ("a", "###b"))
+    assert (two.id, two.problem_id, two.domain, two.finish_reason) == ("2", "p", "math", "stop")
