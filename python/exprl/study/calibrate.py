@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from exprl.config import Condition
 from exprl.evaluate import estimates
 from exprl.evaluate.estimates import Rate, percentiles, resampled_counts
 from exprl.judge import JudgeSettings, Verdict
-from exprl.study.grade import Condition, ask
+from exprl.study.grade import ask
 from exprl.study.solutions import Solution
 from exprl.types import Float64Array, Int64Array
 

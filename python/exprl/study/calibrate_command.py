@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from exprl import config, files
+from exprl.config import Condition
 from exprl.errors import ConfigError, DataError
 from exprl.evaluate.estimates import Rate
 from exprl.judge import JudgeSettings, RuleJudge, View
@@ -24,7 +25,7 @@ from exprl.reward import judges as panel
 from exprl.study import calibrate, plots, solutions, targets
 from exprl.study.calibrate import Agreement, Calibration
 from exprl.study.continuations import Continued
-from exprl.study.grade import Condition
+from exprl.study.grade import CONDITIONS
 from exprl.study.solutions import Solution
 
 LEDGER = "ledger"
@@ -54,7 +55,7 @@ class Request:
     rules: str | None = None
     config_file: Path | None = None
     overrides: Sequence[str] = ()
-    conditions: Sequence[Condition] = ("right", "none", "wrong")
+    conditions: Sequence[Condition] = CONDITIONS
     view: View = "outcome"
     label: str = "correct"
     delimiter: str = "###"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
+from exprl.config import Condition
 from exprl.data.problems import draw_wrong_references
 from exprl.errors import DataError, JudgeError
 from exprl.judge import Graded, Judge, JudgeItem, JudgeSettings, Verdict, View
 from exprl.study.solutions import Solution
 
-Condition = Literal["right", "none", "wrong"]
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 VIEWS: tuple[View, ...] = get_args(View)
 
