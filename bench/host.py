@@ -23,7 +23,7 @@ from _row import Row, report, seconds
 from steps import train_tokenizer, words
 
 from exprl import config
-from exprl.learn.batch import fill, from_rollouts, pack
+from exprl.learn.batch import fill_rate, pack, rollout_examples
 from exprl.monitor.rollout_file import RolloutWriter
 from exprl.monitor.step_metrics import step_row
 from exprl.reward.scorer import Scorer
@@ -232,7 +232,7 @@ def measure(work: Work, note: str, sampling: float, repeats: int) -> list[Row]:
 
     def packed() -> list:
         return pack(
-            from_rollouts(scored, values),
+            rollout_examples(scored, values),
             mini_batches=1,
             micro_batch_tokens=LIMIT,
             aggregation="token_mean",
@@ -251,7 +251,7 @@ def measure(work: Work, note: str, sampling: float, repeats: int) -> list[Row]:
             "score arrays and advantages",
             lambda: segment_advantages(scored, cfg.treatment, cfg.advantage, 0),
         ),
-        row("pack", packed, fill=fill(packed(), LIMIT)),
+        row("pack", packed, fill=fill_rate(packed(), LIMIT)),
         row(
             "metrics, texts included",
             lambda: step_row(scored, [], work.problems, work.references, RunState(), None),

@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM  # noqa: E402
 from exprl import config  # noqa: E402
 from exprl.data import problems as data  # noqa: E402
 from exprl.data.tokenizer import load_tokenizer  # noqa: E402
-from exprl.learn.batch import from_rollouts, pack  # noqa: E402
+from exprl.learn.batch import pack, rollout_examples  # noqa: E402
 from exprl.learn.policy import Policy  # noqa: E402
 from exprl.rollout.engine import open_engine  # noqa: E402
 from exprl.types import Rollout, Scored, Segment  # noqa: E402
@@ -93,7 +93,7 @@ def by_trainer(cfg: config.Config, rollouts: Sequence[Rollout]) -> np.ndarray:
     for r in rollouts:
         scored = Scored(r, (Segment(0, len(r.token_ids), ""),), (1,), (0.0,), None)
         [[batch]] = pack(
-            from_rollouts([scored], [np.zeros(1)]),
+            rollout_examples([scored], [np.zeros(1)]),
             mini_batches=1,
             micro_batch_tokens=1,
             aggregation="token_mean",

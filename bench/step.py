@@ -27,7 +27,7 @@ from transformers import AttentionInterface, AutoTokenizer  # noqa: E402
 
 from exprl import config  # noqa: E402
 from exprl.learn import attention  # noqa: E402
-from exprl.learn.batch import from_rollouts, pack  # noqa: E402
+from exprl.learn.batch import pack, rollout_examples  # noqa: E402
 from exprl.learn.policy import Policy  # noqa: E402
 from exprl.types import Rollout, Scored, Segment, TrainBatch  # noqa: E402
 
@@ -55,7 +55,7 @@ def batches(cfg: config.Config) -> list[list[TrainBatch]]:
         scored.append(Scored(rollout, (Segment(0, len(tokens), ""),), (1,), (0.0,), None))
         advantages.append(np.array([rng.gauss(0.0, 1.0)]))
     return pack(
-        from_rollouts(scored, advantages),
+        rollout_examples(scored, advantages),
         mini_batches=cfg.optim.mini_batches,
         micro_batch_tokens=cfg.optim.micro_batch_tokens,
         aggregation=cfg.loss.aggregation,

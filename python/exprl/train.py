@@ -15,7 +15,7 @@ from exprl.data import mixture
 from exprl.errors import JudgeError, NumericsError
 from exprl.evaluate.during_training import evaluate_if_due
 from exprl.learn.advantages import segment_advantages
-from exprl.learn.batch import fill, from_rollouts, from_solutions, pack
+from exprl.learn.batch import fill_rate, pack, rollout_examples, solution_examples
 from exprl.learn.model import describe
 from exprl.monitor.alarms import Watch
 from exprl.monitor.metrics_log import MetricsLog, read_metrics
@@ -99,7 +99,7 @@ def train(
             scored, values = list[Scored](), list[Float64Array]()
             match cfg.loss.objective:
                 case "cross_entropy":  # SFT: the references are the responses
-                    examples = from_solutions([parts.solutions[p.id] for p in problems])
+                    examples = solution_examples([parts.solutions[p.id] for p in problems])
                 case "policy_gradient" | "reverse_kl" | "sampled_reverse_kl":
                     # R = problems x group_size rollouts; each has T grades of 1..5, which become
                     # scores s_1..s_T in [0, 1]: one per step, or T = 1 with an outcome reward.
@@ -110,7 +110,7 @@ def train(
                     values = segment_advantages(
                         scored, cfg.treatment, cfg.advantage, cfg.rollout.max_response_tokens
                     )
-                    examples = from_rollouts(scored, values, parts.teacher_prompts)
+                    examples = rollout_examples(scored, values, parts.teacher_prompts)
 
             # Micro-batches of whole sequences without padding. Each token carries its share w of
             # the step's mean, counted over the whole mini-batch: micro-batches then add up to the
@@ -134,7 +134,7 @@ def train(
             judged = count_since(counted, parts.judges)
             row = (
                 step_row(scored, updates, parts.problems, parts.references, state, judged)
-                | {"batch/fill": fill(batches, cfg.optim.micro_batch_tokens)}
+                | {"batch/fill": fill_rate(batches, cfg.optim.micro_batch_tokens)}
                 | (parts.probe.row() if parts.probe else {})
                 | clock.row()
             )

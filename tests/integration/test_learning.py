@@ -22,7 +22,7 @@ from exprl.data.tokenizer import load_tokenizer
 from exprl.errors import EngineError, JudgeError
 from exprl.evaluate import during_training as examine
 from exprl.judge import RuleJudge
-from exprl.learn.batch import from_rollouts, pack
+from exprl.learn.batch import pack, rollout_examples
 from exprl.monitor.metrics_log import read_metrics
 from exprl.monitor.progress import Progress
 from exprl.rollout.engine import open_engine
@@ -340,7 +340,7 @@ def packed(rollouts):
     scored = [Scored(r, (w,), (5,), (1.0,), None) for r, w in zip(rollouts, whole, strict=True)]
     advantages = [np.array([float(r.index % 2)]) for r in rollouts]
     return pack(
-        from_rollouts(scored, advantages),
+        rollout_examples(scored, advantages),
         mini_batches=1,
         micro_batch_tokens=16384,
         aggregation="token_mean",

@@ -7,7 +7,7 @@ Imports neither torch nor vllm.
 """
 
 from exprl.config.data import BOXED, Columns, Data, MixedSource, Source
-from exprl.config.keys import differences, flat
+from exprl.config.keys import differences, flatten
 from exprl.config.policy import Lora, Loss, Model, Objective, Optim, Rollout, Teacher, Train
 from exprl.config.reward import (
     CONFINEMENTS,
@@ -23,7 +23,7 @@ from exprl.config.reward import (
     View,
 )
 from exprl.config.run import Config
-from exprl.config.toml import build, json_schema, load, overridden, read, to_toml
+from exprl.config.toml import build, json_schema, load, override, read, to_toml
 from exprl.config.watch import Alarms, Evaluation, Logging
 
 __all__ = [
@@ -57,10 +57,10 @@ __all__ = [
     "View",
     "build",
     "differences",
-    "flat",
+    "flatten",
     "json_schema",
     "load",
-    "overridden",
+    "override",
     "read",
     "to_toml",
 ]

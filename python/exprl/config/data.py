@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from exprl.config.section import Section, laid_over
+from exprl.config.section import Section, lay_over
 
 BOXED = "boxed"
 """An answer_pattern that is no regular expression."""
@@ -95,7 +95,7 @@ class Data(Source):
         if not isinstance(sources, list | tuple) or not all(isinstance(x, dict) for x in sources):
             return values
         shared = {k: v for k, v in values.items() if k not in ("sources", "path")}
-        return values | {"sources": [laid_over(shared, source) for source in sources]}
+        return values | {"sources": [lay_over(shared, source) for source in sources]}
 
     @model_validator(mode="after")
     def _is_one_or_several(self) -> Self:

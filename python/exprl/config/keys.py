@@ -8,14 +8,14 @@ from typing import Any
 from exprl.config.run import Config
 
 
-def flat(config: Config) -> dict[str, Any]:
+def flatten(config: Config) -> dict[str, Any]:
     """Dotted key to value."""
     return dict(_leaves(config.model_dump(mode="json"), ""))
 
 
 def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
     """The sorted keys on which two configs differ, with both values; None where one has no such."""
-    flat_a, flat_b = flat(a), flat(b)
+    flat_a, flat_b = flatten(a), flatten(b)
     both = {key: (flat_a.get(key), flat_b.get(key)) for key in sorted(flat_a.keys() | flat_b)}
     return {key: (x, y) for key, (x, y) in both.items() if x != y}
 

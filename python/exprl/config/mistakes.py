@@ -19,7 +19,7 @@ _IN_TOML = {
 """What pydantic says in words of Python."""
 
 
-def explained(error: ValidationError, source: str) -> str:
+def explain_errors(error: ValidationError, source: str) -> str:
     """Every mistake with the file, the key, its value and what is allowed."""
     lines = []
     for problem in error.errors(include_url=False):

@@ -42,13 +42,13 @@ class Section(BaseModel):
         return {field.annotation, *get_args(field.annotation)} if field else set()
 
 
-def laid_over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def lay_over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` laid upon `base`, section by section."""
     result = dict(base)
     for key, value in over.items():
         if isinstance(value, dict):
             below = result.get(key)
-            result[key] = laid_over(below if isinstance(below, dict) else {}, value)
+            result[key] = lay_over(below if isinstance(below, dict) else {}, value)
         else:
             result[key] = value
     return result

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from exprl.config import mistakes
 from exprl.config import presets as methods
 from exprl.config.run import Config
-from exprl.config.section import laid_over
+from exprl.config.section import lay_over
 from exprl.errors import ConfigError
 
 
@@ -26,7 +26,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: with file, key, value and what is allowed, in one message.
     """
-    return build(overridden(read(path), overrides), source=str(path))
+    return build(override(read(path), overrides), source=str(path))
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
 
-def overridden(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The tree with dotted overrides laid into it.
 
     Raises:
@@ -61,9 +61,9 @@ def build(tree: dict[str, Any], source: str = "config") -> Config:
     name = tree.get("method", Config.model_fields["method"].default)
     preset = methods.PRESETS.get(name, {}) if isinstance(name, str) else {}
     try:
-        return Config.model_validate(laid_over(preset, tree))
+        return Config.model_validate(lay_over(preset, tree))
     except ValidationError as error:
-        raise ConfigError(mistakes.explained(error, source)) from None
+        raise ConfigError(mistakes.explain_errors(error, source)) from None
 
 
 def to_toml(config: Config) -> str:

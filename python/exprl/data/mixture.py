@@ -28,7 +28,7 @@ def step_problems(
         by_source[problem.source].append(problem)
 
     def taken(source: int) -> Callable[[int], int]:
-        return lambda steps: shares(steps * per_step, weights)[source]
+        return lambda steps: split_count(steps * per_step, weights)[source]
 
     chosen = []
     for source, (own, weight) in enumerate(zip(by_source, weights, strict=True)):
@@ -39,7 +39,7 @@ def step_problems(
     return [problem for _, problem in sorted(chosen, key=lambda pair: pair[0])]
 
 
-def shares(total: int, weights: Sequence[float]) -> list[int]:
+def split_count(total: int, weights: Sequence[float]) -> list[int]:
     """How many of the first `total` problems each source has given.
 
     The i-th problem of a source is due at (i + 1/2) / weight, and the problems come in the order in
@@ -93,7 +93,7 @@ def stream(
         before = begin - taken(crossing)  # places of the crossing step before the epoch's start
         size = taken(crossing + 1) - taken(crossing)
         tail = order[len(order) - min(before, len(order)) :]
-        order = _epoch(generator(seed, source << 32 | epoch).permutation(count), tail, size)
+        order = _epoch(random_generator(seed, source << 32 | epoch).permutation(count), tail, size)
         chosen += order[max(start - begin, 0) : max(stop - begin, 0)].tolist()
     return chosen
 
@@ -109,6 +109,6 @@ def _epoch(
     return np.concatenate([joining, order[~np.isin(order, joining)]])
 
 
-def generator(seed: int, stream: int) -> np.random.Generator:
+def random_generator(seed: int, stream: int) -> np.random.Generator:
     """Random numbers that depend on nothing else."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, stream], dtype=np.uint64)))

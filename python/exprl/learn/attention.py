@@ -55,7 +55,7 @@ def choose(setting: str, dtype: torch.dtype, device: torch.device) -> str:
     """
     cuda = device.type == "cuda"
     major = torch.cuda.get_device_capability(device)[0] if cuda else None
-    return pick(setting, dtype, major, installed() if cuda else ())
+    return pick(setting, dtype, major, find_flash() if cuda else ())
 
 
 def pick(setting: str, dtype: torch.dtype, major: int | None, packages: Collection[str]) -> str:
@@ -86,7 +86,7 @@ def pick(setting: str, dtype: torch.dtype, major: int | None, packages: Collecti
     raise ConfigError(f'model.attention = "{setting}": {problem}, or set model.attention = "auto"')
 
 
-def installed() -> set[str]:
+def find_flash() -> set[str]:
     """Those of FLASH that transformers can call here."""
     from transformers import utils
 

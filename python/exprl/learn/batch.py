@@ -14,13 +14,13 @@ from typing import Literal
 
 import numpy as np
 
-from exprl.learn.packing import bins
+from exprl.learn.packing import pack_bins
 from exprl.types import Example, Float64Array, Int32Array, Packed, Scored, TrainBatch
 
 Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum"]
 
 
-def from_rollouts(
+def rollout_examples(
     scored: Sequence[Scored],
     advantages: Sequence[Float64Array],
     teacher_prompts: Mapping[str, Int32Array] | None = None,
@@ -47,7 +47,7 @@ def from_rollouts(
     ]
 
 
-def from_solutions(pairs: Sequence[tuple[Int32Array, Int32Array]]) -> list[Example]:
+def solution_examples(pairs: Sequence[tuple[Int32Array, Int32Array]]) -> list[Example]:
     """Prompts, each with a solution to imitate: one segment, with advantage 1."""
     return [
         Example(
@@ -96,7 +96,7 @@ def pack(
     return result
 
 
-def fill(batches: Sequence[Sequence[TrainBatch]], micro_batch_tokens: int) -> float:
+def fill_rate(batches: Sequence[Sequence[TrainBatch]], micro_batch_tokens: int) -> float:
     """How full the micro-batches of `pack` are: their tokens by what they may hold; NaN of none."""
     sizes = [
         max(len(b.input_ids), len(b.teacher.input_ids) if b.teacher else 0)
@@ -129,7 +129,7 @@ def _micro_batches(mini: Sequence[Example], max_tokens: int) -> list[list[int]]:
     sizes = [max(p, t) + r for p, t, r in zip(prompts, teachers, responses, strict=True)]
     return [
         sorted(part, key=lambda i: (-prompts[i] - responses[i], i))
-        for part in bins(sizes, max_tokens)
+        for part in pack_bins(sizes, max_tokens)
     ]
 
 

@@ -40,7 +40,7 @@ class HostMemory:
             tensor.data = self._buffers[name]
 
     @torch.no_grad()
-    def give_back(self, tensors: Mapping[str, Tensor]) -> None:
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Bring the tensors to the device again. Later work there comes after the copies."""
         for name, tensor in tensors.items():
             buffer = self._buffers[name]
@@ -80,7 +80,7 @@ class InitialPolicy:
         if self._host is None or self._here:
             yield self.model
             return
-        self._host.give_back(self._weights())
+        self._host.restore(self._weights())
         self._here = True
         self.visits += 1
         try:

@@ -15,7 +15,7 @@ CLOSE = 0.01
 Sized = tuple[int, int]  # (tokens, index): ties have one order, so the result is always the same
 
 
-def bins(lengths: Sequence[int], limit: int) -> list[list[int]]:
+def pack_bins(lengths: Sequence[int], limit: int) -> list[list[int]]:
     """The indices of the sequences in each micro-batch; every index is in one of them.
 
     The lengths in a micro-batch add up to at most `limit`; only a sequence that is longer has one

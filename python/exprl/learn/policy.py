@@ -38,7 +38,7 @@ class UpdateStats:
     skipped: bool
 
 
-class Before(NamedTuple):
+class EarlierLogp(NamedTuple):
     """Log-probs [N] of a micro-batch from before the step's first update; None = not needed.
 
     trainer_logp: by the policy.   initial_logp: by the frozen initial policy.
@@ -137,7 +137,7 @@ class Policy:
 
     def _before(
         self, batches: Sequence[Sequence[TrainBatch]], loss: config.Loss
-    ) -> list[list[Before]]:
+    ) -> list[list[EarlierLogp]]:
         """Per micro-batch; the initial policy is asked everything in one visit to the device."""
         sampled = loss.objective == "sampled_reverse_kl"
         compares = loss.objective != "cross_entropy"
@@ -157,12 +157,12 @@ class Policy:
             for i, mini in enumerate(batches)
         ]
         return [
-            [Before(*logps) for logps in zip(*of_mini, strict=True)]
+            [EarlierLogp(*logps) for logps in zip(*of_mini, strict=True)]
             for of_mini in zip(trainer, initial, teacher, strict=True)
         ]
 
     def _update(
-        self, micro_batches: Sequence[TrainBatch], before: Sequence[Before], loss: config.Loss
+        self, micro_batches: Sequence[TrainBatch], before: Sequence[EarlierLogp], loss: config.Loss
     ) -> UpdateStats:
         self.optimizer.clear()
         sums = []
@@ -195,14 +195,14 @@ class Policy:
     def to_host(self) -> None:
         """Leave the GPU to the engine (model.offload)."""
         if self.host:
-            self.host.take(self.held())
+            self.host.take(self.tensors_on_device())
 
     def to_device(self) -> None:
         """Come back from `to_host`."""
         if self.host:
-            self.host.give_back(self.held())
+            self.host.restore(self.tensors_on_device())
 
-    def held(self) -> dict[str, Tensor]:
+    def tensors_on_device(self) -> dict[str, Tensor]:
         """What lies on the device between steps, by name; a tensor of two names is here once."""
         initial = self.initial.resident() if self.initial else {}
         moments = {name: v for name, v in self.optimizer.tensors() if not name.endswith(".step")}
@@ -242,7 +242,7 @@ class Policy:
         self.version = version
 
     def _loss(
-        self, batch: TrainBatch, before: Before, loss: config.Loss
+        self, batch: TrainBatch, before: EarlierLogp, loss: config.Loss
     ) -> tuple[Tensor, LossSums]:
         """The loss of a micro-batch, by loss.objective."""
         targets = self._tensor(batch.input_ids[batch.target_pos])

@@ -125,7 +125,7 @@ class Scorer:
         else:
             verdicts = graded.verdicts if graded else ()
             grades = tuple(v.grade for v in verdicts)
-            scores = combined(treatment, tuple(v.score for v in verdicts), correct)
+            scores = combine_scores(treatment, tuple(v.score for v in verdicts), correct)
         return Scored(
             rollout,
             segments,
@@ -139,7 +139,7 @@ class Scorer:
         )
 
 
-def combined(
+def combine_scores(
     treatment: config.Treatment, judged: tuple[float | None, ...], correct: bool | None
 ) -> tuple[float | None, ...]:
     """The scores of a rollout, from the judge's and the verifier's word.

@@ -45,7 +45,7 @@ class Engine(Protocol):
         """
         ...
 
-    def go_on(
+    def sample_continuations(
         self,
         beginnings: Sequence[tuple[str, Prompt, Int32Array]],
         n: int,
@@ -118,15 +118,15 @@ class Start:
     given: int = 0
 
 
-def starts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Start]:
+def prompt_starts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Start]:
     """Where solutions of the prompts begin."""
     return [Start(p.problem_id, prompt_ids(tokenizer, p)) for p in prompts]
 
 
-def starts_within(
+def continuation_starts(
     tokenizer: Any, beginnings: Sequence[tuple[str, Prompt, Int32Array]]
 ) -> list[Start]:
-    """Where continuations of beginnings begin (`Engine.go_on`)."""
+    """Where continuations of beginnings begin (`Engine.sample_continuations`)."""
     return [
         Start(name, prompt_ids(tokenizer, prompt) + tokens.tolist(), len(tokens))
         for name, prompt, tokens in beginnings

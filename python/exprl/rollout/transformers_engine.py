@@ -19,7 +19,7 @@ from transformers import GenerationConfig, LogitsProcessor
 from exprl import config
 from exprl.errors import EngineError
 from exprl.learn.model import DTYPES, load
-from exprl.rollout.engine import NO_POLICY, Start, rollout_seed, starts, starts_within
+from exprl.rollout.engine import NO_POLICY, Start, continuation_starts, prompt_starts, rollout_seed
 from exprl.types import Float32Array, Int32Array, Prompt, Rollout
 
 LOG = logging.getLogger(__name__)
@@ -69,10 +69,10 @@ class TransformersEngine:
         max_response_tokens: int,
     ) -> Iterator[Rollout]:
         """See Engine.sample."""
-        begin = starts(self.tokenizer, prompts)
+        begin = prompt_starts(self.tokenizer, prompts)
         return self._generate(begin, n, seed, temperature, max_response_tokens)
 
-    def go_on(
+    def sample_continuations(
         self,
         beginnings: Sequence[tuple[str, Prompt, Int32Array]],
         n: int,
@@ -80,8 +80,8 @@ class TransformersEngine:
         temperature: float,
         max_response_tokens: int,
     ) -> Iterator[Rollout]:
-        """See Engine.go_on."""
-        begin = starts_within(self.tokenizer, beginnings)
+        """See Engine.sample_continuations."""
+        begin = continuation_starts(self.tokenizer, beginnings)
         return self._generate(begin, n, seed, temperature, max_response_tokens)
 
     @torch.no_grad()

@@ -12,7 +12,14 @@ import numpy as np
 
 from exprl import config
 from exprl.errors import EngineError
-from exprl.rollout.engine import NO_POLICY, NO_VLLM, Start, rollout_seed, starts, starts_within
+from exprl.rollout.engine import (
+    NO_POLICY,
+    NO_VLLM,
+    Start,
+    continuation_starts,
+    prompt_starts,
+    rollout_seed,
+)
 from exprl.types import FinishReason, Float32Array, Int32Array, Prompt, Rollout
 
 FINISH_REASONS: dict[str | None, FinishReason] = {"stop": "stop", "length": "length"}
@@ -45,10 +52,10 @@ class VllmEngine:
         max_response_tokens: int,
     ) -> Iterator[Rollout]:
         """See Engine.sample."""
-        begin = starts(self.tokenizer, prompts)
+        begin = prompt_starts(self.tokenizer, prompts)
         return self._generate(begin, n, seed, temperature, max_response_tokens)
 
-    def go_on(
+    def sample_continuations(
         self,
         beginnings: Sequence[tuple[str, Prompt, Int32Array]],
         n: int,
@@ -56,8 +63,8 @@ class VllmEngine:
         temperature: float,
         max_response_tokens: int,
     ) -> Iterator[Rollout]:
-        """See Engine.go_on."""
-        begin = starts_within(self.tokenizer, beginnings)
+        """See Engine.sample_continuations."""
+        begin = continuation_starts(self.tokenizer, beginnings)
         return self._generate(begin, n, seed, temperature, max_response_tokens)
 
     def logp(self, token_ids: Int32Array) -> Float32Array:

@@ -52,19 +52,19 @@ class Probe:
         self._version: int | None = None
         self._heard: Float32Array | None = None
 
-    def hear(self, engine: Engine) -> None:
+    def score_by_engine(self, engine: Engine) -> None:
         """Have the engine score the row, while it holds the checkpoint that the policy will load.
 
         It then sleeps to make room for the policy, and a sleeping engine drops its weights. What it
-        said is compared by the first `remember`.
+        said is compared by the first `score_by_policy`.
         """
         self._heard = engine.logp(self._token_ids)
 
-    def remember(self, policy: Policy) -> None:
+    def score_by_policy(self, policy: Policy) -> None:
         """Have the policy score the row while it is on its device.
 
         Raises:
-            EngineError: the engine said otherwise before (`hear`).
+            EngineError: the engine said otherwise before (`score_by_engine`).
         """
         n = len(self._token_ids)
         row = Packed(
@@ -130,7 +130,7 @@ def lend_gpu(policy: Policy, engine: Engine | None, probe: Probe | None) -> Iter
     policy.to_device()
     yield
     if probe is not None:
-        probe.remember(policy)
+        probe.score_by_policy(policy)
     policy.to_host()
 
 

@@ -122,7 +122,7 @@ def load_state(folder: Path) -> RunState:
 
 
 @contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
+def lock_run(run_dir: Path) -> Iterator[None]:
     """Hold the run's folder, so that no second process trains in it.
 
     Raises:

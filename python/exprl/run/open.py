@@ -75,7 +75,7 @@ def open_run(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple
     """
     run_dir = Path(cfg.run_dir)
     with ExitStack() as stack:
-        stack.enter_context(checkpoint.locked(run_dir))
+        stack.enter_context(checkpoint.lock_run(run_dir))
         cfg = resolve_init_from(cfg)
         check_same_run(cfg)
         record_config(cfg)
@@ -95,7 +95,7 @@ def open_run(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple
         if engine is None and probe:
             engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=path)
             engine.policy_version = state.policy_version
-            probe.hear(engine)
+            probe.score_by_engine(engine)
         elif engine is not None:
             engine.policy_version = NO_POLICY  # what it holds is another run's
         if engine is not None:
@@ -115,7 +115,7 @@ def open_run(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple
             policy.load_optimizer(folder / checkpoint.TRAINER, state.policy_version)
         state.base = policy.base()
         if probe:
-            probe.remember(policy)
+            probe.score_by_policy(policy)
         policy.to_host()
         parts = Parts(
             run_dir=run_dir,

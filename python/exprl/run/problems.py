@@ -76,7 +76,7 @@ def _check_shares(cfg: config.Config, problems: Sequence[Problem]) -> None:
     """No source may have to give more problems to a step than it has."""
     parts, per_step = cfg.data.parts, cfg.rollout.problems_per_step
     weights = [source.weight for source in parts]
-    counts = [mixture.shares(step * per_step, weights) for step in range(cfg.train.steps + 1)]
+    counts = [mixture.split_count(step * per_step, weights) for step in range(cfg.train.steps + 1)]
     for i, source in enumerate(parts):
         most = max(after[i] - before[i] for before, after in pairwise(counts))
         own = sum(p.source == i for p in problems)

@@ -28,7 +28,7 @@ RESAMPLINGS = 500
 class Continuer(Protocol):
     """The one word of the engine that is needed here."""
 
-    def go_on(
+    def sample_continuations(
         self,
         beginnings: Sequence[tuple[str, Prompt, Int32Array]],
         n: int,
@@ -173,7 +173,9 @@ def _continue(
         assert solution.token_ids is not None and solution.asked is not None, "see _chosen"
         tokens[name] = solution.token_ids[: solution.segment_end[step - 1]]
         beginnings.append((name, solution.asked.prompt, tokens[name]))
-    for rollout in engine.go_on(beginnings, n, seed, temperature, max_response_tokens):
+    for rollout in engine.sample_continuations(
+        beginnings, n, seed, temperature, max_response_tokens
+    ):
         if rollout.finish_reason == "failed":
             continue
         name, correct = rollout.problem_id, False

@@ -89,7 +89,7 @@ def eval_config(
     if data is not None:
         section["data"].pop("sources", None)
         changes.append(f"eval.data.path={json.dumps(data)}")
-    return config.build(config.overridden(tree, changes), str(source))
+    return config.build(config.override(tree, changes), str(source))
 
 
 def _at_step(name: str, run_dir: Path, step: str) -> Target:

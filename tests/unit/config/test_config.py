@@ -98,7 +98,7 @@ def test_a_minimal_config_takes_everything_else_from_preset_and_defaults() -> No
     ],
 )
 def test_a_method_is_the_papers_settings(method: str, settings: dict[str, Any]) -> None:
-    built = config.flat(build(method=method))
+    built = config.flatten(build(method=method))
     assert built["loss.clip_low"] == 0.2
     assert {key: built[key] for key in settings} == settings
 
@@ -186,7 +186,7 @@ def test_a_config_is_frozen() -> None:
 def test_an_override_is_a_dotted_key_and_a_toml_value_or_a_bare_word(
     override: str, key: str, value: object, tmp_path: Path
 ) -> None:
-    assert config.flat(load(tmp_path, override))[key] == value
+    assert config.flatten(load(tmp_path, override))[key] == value
 
 
 def test_an_override_wins_over_the_file_and_the_last_one_over_the_others(tmp_path: Path) -> None:

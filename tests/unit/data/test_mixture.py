@@ -35,8 +35,8 @@ def test_one_source_is_the_plain_row_of_epochs():
     step=st.integers(0, 40),
 )
 def test_every_step_is_full_and_no_share_ever_falls(weights, per_step, step):
-    before = mixture.shares(step * per_step, weights)
-    after = mixture.shares((step + 1) * per_step, weights)
+    before = mixture.split_count(step * per_step, weights)
+    after = mixture.split_count((step + 1) * per_step, weights)
     assert sum(before) == step * per_step
     assert sum(after) == (step + 1) * per_step
     assert all(b <= a for b, a in zip(before, after, strict=True))
@@ -44,7 +44,7 @@ def test_every_step_is_full_and_no_share_ever_falls(weights, per_step, step):
 
 @given(weights=st.lists(st.integers(1, 9), min_size=1, max_size=4), cycles=st.integers(1, 5))
 def test_whole_cycles_hold_exactly_the_weights(weights, cycles):
-    assert mixture.shares(cycles * sum(weights), weights) == [cycles * w for w in weights]
+    assert mixture.split_count(cycles * sum(weights), weights) == [cycles * w for w in weights]
 
 
 def test_every_problem_of_a_source_comes_once_before_any_comes_twice():
@@ -81,7 +81,7 @@ def test_sources_alternate_within_a_step():
 
 @pytest.mark.parametrize(("total", "expected"), [(0, [0, 0]), (1, [1, 0]), (2, [1, 1])])
 def test_small_totals(total, expected):
-    assert mixture.shares(total, [3, 2]) == expected
+    assert mixture.split_count(total, [3, 2]) == expected
 
 
 def test_a_weight_of_nearly_nothing_still_comes_round():

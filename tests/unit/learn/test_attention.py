@@ -184,7 +184,7 @@ def test_transformers_knows_every_kernel_by_the_name_used_here():
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     assert set(ALL_ATTENTION_FUNCTIONS.valid_keys()) >= ALL
-    assert attention.installed() <= ALL
+    assert attention.find_flash() <= ALL
 
 
 def test_what_torch_s_kernels_cannot_compute_is_refused_instead_of_left_out():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from exprl.learn.batch import fill, from_rollouts, pack
+from exprl.learn.batch import fill_rate, pack, rollout_examples
 from exprl.types import Rollout, Scored, Segment
 
 
@@ -32,7 +32,7 @@ def packed(items, advantages, **change):
         "aggregation": "token_mean",
         "max_response_tokens": 50,
     }
-    examples = from_rollouts(items, [np.array(a) for a in advantages])
+    examples = rollout_examples(items, [np.array(a) for a in advantages])
     return pack(examples, **(settings | change))
 
 
@@ -82,7 +82,7 @@ def test_a_rollout_longer_than_a_micro_batch_goes_alone():
     items = [scored(1, [2]), scored(2, [40]), scored(3, [2])]
     [batches] = packed(items, [[1.0]] * 3, micro_batch_tokens=16)
     assert [len(b.target_pos) for b in batches] == [40, 4]
-    assert fill([batches], 16) == (43 + 10) / (43 + 16)
+    assert fill_rate([batches], 16) == (43 + 10) / (43 + 16)
 
 
 def test_mini_batches_are_parts_of_whole_rollouts_each_with_a_mean_of_its_own():

@@ -6,7 +6,7 @@ import torch
 
 from exprl import config
 from exprl.data import references as hidden
-from exprl.learn.batch import from_rollouts, from_solutions, pack
+from exprl.learn.batch import pack, rollout_examples, solution_examples
 from exprl.learn.policy import Policy
 from exprl.types import Message, Prompt, ReferenceProblem, Rollout, Scored, Segment
 
@@ -61,7 +61,7 @@ def samples():
 def distilled(micro_batch_tokens=1000):
     scored, teacher_prompts = samples()
     none = [np.zeros(0)] * len(scored)
-    return packed(from_rollouts(scored, none, teacher_prompts), micro_batch_tokens)
+    return packed(rollout_examples(scored, none, teacher_prompts), micro_batch_tokens)
 
 
 def logits(model, prompt, tokens):
@@ -116,7 +116,7 @@ def test_sft_is_mean_cross_entropy_of_the_references_at_temperature_one(
         for p, t in pairs()
     ]
     loss = -torch.cat(logp).mean()
-    stats = load(tiny_qwen3).step([packed(from_solutions(pairs()), micro_batch_tokens)], SFT)[0]
+    stats = load(tiny_qwen3).step([packed(solution_examples(pairs()), micro_batch_tokens)], SFT)[0]
     assert stats.loss.loss == pytest.approx(loss.item(), rel=1e-5)
     assert stats.loss.tokens == sum(len(t) for _, t in pairs())
     assert stats.grad_norm == pytest.approx(gradient_norm(model, loss), rel=1e-4)
@@ -146,7 +146,7 @@ def test_sampled_distillation_rewards_each_token_by_log_q_minus_log_p(tiny_qwen3
 def test_a_student_equal_to_its_teacher_has_nothing_to_learn(tiny_qwen3):
     scored, _ = samples()
     prompts = {s.rollout.problem_id: s.rollout.prompt_ids for s in scored}
-    mini = packed(from_rollouts(scored, [np.zeros(0)] * len(scored), prompts))
+    mini = packed(rollout_examples(scored, [np.zeros(0)] * len(scored), prompts))
     stats = load(tiny_qwen3).step([mini], FULL)[0]
     assert stats.loss.loss == pytest.approx(0.0, abs=1e-6)
     assert stats.grad_norm == pytest.approx(0.0, abs=1e-5)

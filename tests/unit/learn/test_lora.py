@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from exprl import config
 from exprl.cli import dry_run as dryrun
 from exprl.errors import ConfigError, DataError
-from exprl.learn.batch import from_rollouts, pack
+from exprl.learn.batch import pack, rollout_examples
 from exprl.learn.lora import Adapter
 from exprl.learn.model import head
 from exprl.learn.policy import Policy
@@ -234,7 +234,7 @@ def mini_batches():
     ]  # fmt: skip
     prompts = {"p": np.arange(6, dtype=np.int32)}
     return pack(
-        from_rollouts(items, [np.array([1.0, -1.0])] * len(items), prompts),
+        rollout_examples(items, [np.array([1.0, -1.0])] * len(items), prompts),
         mini_batches=1,
         micro_batch_tokens=1000,
         aggregation="token_mean",

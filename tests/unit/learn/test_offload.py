@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from exprl import config
-from exprl.learn.batch import from_rollouts, pack
+from exprl.learn.batch import pack, rollout_examples
 from exprl.learn.offload import HostMemory, InitialPolicy
 from exprl.learn.policy import Policy
 from exprl.types import Rollout, Scored, Segment
@@ -40,7 +40,7 @@ def batches():
     ]
     scored = [Scored(r, (Segment(0, 6, "a"),), (5,), (1.0,), None) for r in rollouts]
     return pack(
-        from_rollouts(scored, [np.array([1.0 - i % 2]) for i in range(4)], {"p": drawn(5)}),
+        rollout_examples(scored, [np.array([1.0 - i % 2]) for i in range(4)], {"p": drawn(5)}),
         mini_batches=2,
         micro_batch_tokens=8,
         aggregation="token_mean",
@@ -55,7 +55,7 @@ def test_a_tensor_that_was_away_is_the_same_tensor_with_the_same_values():
     places = {name: t.data_ptr() for name, t in tensors.items()}
     host.take(tensors)
     away = {name: t.data_ptr() for name, t in tensors.items()}
-    host.give_back(tensors)
+    host.restore(tensors)
     for name, tensor in tensors.items():
         assert tensor is objects[name]
         assert torch.equal(tensor, values[name])
@@ -75,9 +75,9 @@ def test_a_trainer_that_was_away_goes_on_exactly(tiny_qwen3, kind):
     for _ in range(3):
         a, b = stayed.step(batches(), loss), travelled.step(batches(), loss)
         assert a == b
-        before = {name: (t, t.data_ptr()) for name, t in travelled.held().items()}
+        before = {name: (t, t.data_ptr()) for name, t in travelled.tensors_on_device().items()}
         travelled.to_host()
-        held = travelled.held()
+        held = travelled.tensors_on_device()
         assert all(held[name] is t and t.data_ptr() != at for name, (t, at) in before.items())
         for (name, x), (_, y) in zip(stayed.weights(), travelled.weights(), strict=True):
             assert torch.equal(x, y), name
@@ -87,7 +87,7 @@ def test_a_trainer_that_was_away_goes_on_exactly(tiny_qwen3, kind):
 def test_all_that_takes_room_on_the_device_goes(tiny_qwen3):
     one = load(tiny_qwen3, needs_initial=True, kind="adamw8bit")
     one.step(batches(), config.Loss(kl_coef=0.1))
-    held = one.held()
+    held = one.tensors_on_device()
     weights = sum(1 for _ in one.model.parameters())
     for part in ("model", "master", "initial"):
         assert sum(name.startswith(f"{part}.") for name in held) == weights

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from exprl import config
 from exprl.learn import model
-from exprl.learn.batch import fill, pack
-from exprl.learn.packing import bins
+from exprl.learn.batch import fill_rate, pack
+from exprl.learn.packing import pack_bins
 from exprl.types import Example
 from exprl_kernels import linear_grpo_loss
 
@@ -20,7 +20,7 @@ LENGTHS = st.lists(st.integers(1, 40), max_size=60)
 
 @given(LENGTHS, st.integers(1, 100))
 def test_every_sequence_lies_in_one_micro_batch_that_holds_it(lengths, limit):
-    packed = bins(lengths, limit)
+    packed = pack_bins(lengths, limit)
     assert sorted(i for part in packed for i in part) == list(range(len(lengths)))
     for part in packed:
         assert sum(lengths[i] for i in part) <= limit or len(part) == 1
@@ -28,13 +28,13 @@ def test_every_sequence_lies_in_one_micro_batch_that_holds_it(lengths, limit):
 
 @given(LENGTHS, st.integers(1, 100))
 def test_no_two_micro_batches_would_fit_into_one(lengths, limit):
-    sizes = sorted(sum(lengths[i] for i in part) for part in bins(lengths, limit))
+    sizes = sorted(sum(lengths[i] for i in part) for part in pack_bins(lengths, limit))
     assert len(sizes) < 2 or sizes[0] + sizes[1] > limit
 
 
 @given(LENGTHS, st.integers(1, 100))
 def test_the_longest_sequence_comes_first(lengths, limit):
-    first = [max(lengths[i] for i in part) for part in bins(lengths, limit)]
+    first = [max(lengths[i] for i in part) for part in pack_bins(lengths, limit)]
     assert first == sorted(first, reverse=True)
 
 
@@ -87,7 +87,7 @@ def lognormal(count, *, mean, spread, cut, prompt):
 def test_micro_batches_of_real_lengths_are_97_percent_full(lengths, limit):
     rooms = sum(lengths) / limit
     # Their number is whole: 31.0 micro-batches of tokens need 32.
-    assert len(bins(lengths, limit)) <= max(math.ceil(rooms), rooms / 0.97)
+    assert len(pack_bins(lengths, limit)) <= max(math.ceil(rooms), rooms / 0.97)
 
 
 def test_sequences_of_one_length_lie_together():
@@ -99,11 +99,11 @@ def test_a_longer_teacher_prompt_counts_instead_of_the_policys():
     examples = [of_length(4, i, prompt=2, teacher=10) for i in range(4)]
     [batches] = packed(examples, 30)
     assert [len(b.teacher.input_ids) for b in batches] == [28, 28]
-    assert fill([batches], 30) == 28 / 30
+    assert fill_rate([batches], 30) == 28 / 30
 
 
 def test_there_is_no_fill_without_micro_batches():
-    assert math.isnan(fill([], 100))
+    assert math.isnan(fill_rate([], 100))
 
 
 @pytest.fixture(scope="module")

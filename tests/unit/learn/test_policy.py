@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 from exprl import config
 from exprl.errors import ConfigError
-from exprl.learn.batch import from_rollouts, pack
+from exprl.learn.batch import pack, rollout_examples
 from exprl.learn.policy import Policy
 from exprl.types import Rollout, Scored, Segment
 
@@ -51,7 +51,7 @@ def batches(micro_batch_tokens=1000, advantages=(1.0, -1.0), mini_batches=1, tea
     items = list(rollouts())
     teacher_prompts = {"p": np.arange(6, dtype=np.int32)} if teacher else None
     return pack(
-        from_rollouts(items, [np.array(advantages)] * len(items), teacher_prompts),
+        rollout_examples(items, [np.array(advantages)] * len(items), teacher_prompts),
         mini_batches=mini_batches,
         micro_batch_tokens=micro_batch_tokens,
         aggregation="token_mean",

@@ -9,7 +9,7 @@ from exprl import config
 from exprl.judge import Judge, JudgeSettings, RuleJudge
 from exprl.learn.advantages import score_arrays
 from exprl.reward.judges import Panel
-from exprl.reward.scorer import Scorer, combined
+from exprl.reward.scorer import Scorer, combine_scores
 from exprl.steps import Splitter
 from exprl.types import Message, Problem, Prompt, Rollout, Scored
 from exprl.verify.verifiers import Verifiers
@@ -164,11 +164,11 @@ JOINED = [
 @pytest.mark.parametrize(("source", "judged", "correct", "expected"), JOINED)
 def test_judge_and_verifier_together(source, judged, correct, expected):
     treatment = config.Treatment("math", source, 0.7, "outcome", None, "grpo")
-    (found,) = combined(treatment, (judged,), correct)
+    (found,) = combine_scores(treatment, (judged,), correct)
     assert found == (None if expected is None else pytest.approx(expected))
     # A rollout that was never graded has no verdicts at all.
     if judged is None:
-        assert combined(treatment, (), correct) == (found,)
+        assert combine_scores(treatment, (), correct) == (found,)
 
 
 def test_execution_and_judge_in_one_run(tokenizer):

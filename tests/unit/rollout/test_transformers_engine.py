@@ -138,7 +138,7 @@ def test_a_batch_has_at_most_max_num_seqs_rows(tokenizer, monkeypatch):
 def test_a_continuation_keeps_its_beginning_and_the_limit_of_both(engine):
     beginning = next(iter(sampled(engine).values())).token_ids[:3]
     begun = [("short", PROMPTS[0], beginning), ("long", PROMPTS[1], beginning[:1])]
-    for one in engine.go_on(begun, 2, 5, 0.7, 6):
+    for one in engine.sample_continuations(begun, 2, 5, 0.7, 6):
         given = 3 if one.problem_id == "short" else 1
         assert one.prompt_ids[-given:].tolist() == beginning[:given].tolist()
         assert one.finish_reason == "length" and len(one.token_ids) == 6 - given

@@ -36,7 +36,7 @@ def engine(tokenizer):
 @pytest.fixture
 def probe(tokenizer, policy):
     one = weights.open_probe([PROBLEM], tokenizer, ROLLOUT)
-    one.remember(policy)
+    one.score_by_policy(policy)
     return one
 
 
@@ -86,7 +86,7 @@ def test_an_engine_that_names_another_version_stops_the_run(engine, policy, prob
 def test_the_first_check_has_the_ceiling_for_a_limit(engine, policy, probe):
     moved(policy, by=1.0)
     policy.version = 0
-    probe.remember(policy)
+    probe.score_by_policy(policy)
     with pytest.raises(EngineError, match=f"at most {CEILING} is rounding"):
         wake_engine(policy, engine, probe)
     assert probe.gap > CEILING
@@ -97,7 +97,7 @@ def test_the_limit_is_ten_times_the_first_gap_up_to_the_ceiling(engine, policy, 
         one = weights.Probe(probe._token_ids, CEILING)
         moved(policy, by)
         policy.version = 0
-        one.remember(policy)
+        one.score_by_policy(policy)
         one.check(engine)
         assert one.limit == pytest.approx(limit or 10 * one.gap) and one.gap > 1e-5
 
@@ -107,18 +107,18 @@ def test_an_engine_that_must_sleep_before_the_policy_loads_is_heard_before(
 ):
     """So the limit is that of rounding, and not the ceiling, when its weights arrive anew."""
     probe = weights.open_probe([PROBLEM], tokenizer, ROLLOUT)
-    probe.hear(engine)
+    probe.score_by_engine(engine)
     engine.policy_version = NO_POLICY  # as after `sleep` on a GPU
-    probe.remember(policy)
+    probe.score_by_policy(policy)
     assert probe.gap < 1e-5 and probe.limit == weights.FP32_NOISE
     wake_engine(policy, engine, probe)
     assert engine.policy_version == 0
 
     other = weights.open_probe([PROBLEM], tokenizer, ROLLOUT)
-    other.hear(engine)
+    other.score_by_engine(engine)
     moved(policy, by=1.0)
     with pytest.raises(EngineError, match=f"at most {CEILING} is rounding"):
-        other.remember(policy)
+        other.score_by_policy(policy)
 
 
 def test_a_gap_that_is_no_number_stops_the_run(engine, policy, probe):

@@ -97,7 +97,10 @@ def test_a_model_that_cannot_be_written_is_an_error_of_storage(tiny_qwen3, tmp_p
 @pytest.mark.parametrize("run_dir", ["file", "file/below"])
 def test_a_run_folder_that_cannot_be_made_is_refused(tmp_path, run_dir):
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot be used"), checkpoint.locked(tmp_path / run_dir):
+    with (
+        pytest.raises(ConfigError, match="cannot be used"),
+        checkpoint.lock_run(tmp_path / run_dir),
+    ):
         pass
 
 
@@ -115,7 +118,7 @@ def test_a_foreign_state_file_is_refused_by_name(tmp_path, content):
 
 def lock(run_dir, outcome):
     try:
-        with checkpoint.locked(run_dir):
+        with checkpoint.lock_run(run_dir):
             outcome.put("locked")
     except ConfigError as error:
         outcome.put(str(error))
@@ -124,7 +127,7 @@ def lock(run_dir, outcome):
 def test_a_second_process_is_refused_the_same_run(tmp_path):
     context = multiprocessing.get_context("spawn")
     outcome = context.Queue()
-    with checkpoint.locked(tmp_path):
+    with checkpoint.lock_run(tmp_path):
         child = context.Process(target=lock, args=(tmp_path, outcome))
         child.start()
         assert "in use by another process" in outcome.get(timeout=60)

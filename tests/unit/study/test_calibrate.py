@@ -233,7 +233,7 @@ def test_a_run_brings_solutions_and_judge(tmp_path):
 class Continuer:
     """Right from every beginning that has not slipped, but for the continuations it crashes."""
 
-    def go_on(self, beginnings, n, seed, temperature, max_response_tokens):
+    def sample_continuations(self, beginnings, n, seed, temperature, max_response_tokens):
         for name, prompt, tokens in beginnings:
             begun = "".join(map(chr, tokens))
             good = "2r7" not in begun
