@@ -3,7 +3,7 @@ The Rust core of exprl.
 """
 
 from collections.abc import Iterator
-from typing import Final, SupportsFloat, SupportsIndex, final
+from typing import Final, SupportsIndex, final
 
 import numpy
 import numpy.typing
@@ -31,35 +31,33 @@ class Job:
     """
     def cancel(self, /) -> None:
         """
-        Ends the job now.
+        Ends the job now; no more is taken from its items.
         """
     def close(self, /) -> None:
         """
         No more items will come.
         """
-    def feed(self, /, items: Iterator, brief: bool) -> tuple[bool, bool]:
+    def feed(self, /, items: Iterator) -> None:
         """
-        Queues what `items` gives while there is room for it; says whether that was all of it, and
-        whether the queue is full. With `brief` it ends when there is a burst of results to take.
+        Queues what `items` gives while there is room for it.
         """
     def fileno(self, /) -> int:
         """
-        A descriptor that becomes readable when `take` has something new.
+        A descriptor that becomes readable when `take` has something new, or room for more items.
         """
     def push(self, /, item: tuple) -> None:
         """
         Queues an item, a tuple in the order of `exprl.judge.JudgeItem`'s fields; waits, open to Ctrl-C,
         while the queue is full.
         """
-    def take(self, /) -> tuple[list[tuple], bool]:
+    def take(self, /, items: Iterator | None) -> tuple[list[tuple], bool]:
         """
-        What has finished, and whether that was the rest; never waits.
+        Like `wait`, without the wait.
         """
-    def wait(self, /, gather_s: SupportsFloat | SupportsIndex) -> tuple[list[tuple], bool]:
+    def wait(self, /, items: Iterator | None) -> tuple[list[tuple], bool]:
         """
-        What has finished, and whether that was the rest; waits a moment for it, not longer: the caller
-        stays open to Ctrl-C, and may have more to queue. The first result of a burst waits `gather_s`
-        for the others.
+        What has finished, and whether that was the rest; waits a moment for it, open to Ctrl-C. First
+        `items`, those that were not all queued, are queued as there is room.
         """
 
 @final

@@ -15,11 +15,6 @@ from exprl.judge.closing import Closing
 from exprl.judge.settings import JudgeSettings
 from exprl.judge.types import Graded, GradedArrays, JudgeItem, JudgeStats, Verdict, by_index
 
-# The first result of a burst waits so long for others: Python wakes once for all of them.
-BURST_S = 0.002
-# So often a coroutine that waits for results looks whether there is room for more items.
-ROOM_CHECK_S = 0.05
-
 
 class Judge(Closing):
     """Servers, queues and ledger; jobs share them. Closing it cancels its jobs.
@@ -94,7 +89,8 @@ class Job:
         self._items = None if items is None else iter(items)
         self._ready: deque[Graded] = deque()
         self._finished = False
-        self._feed(brief=False)
+        if self._items is not None:
+            self._core.feed(self._items)
 
     def push(self, item: JudgeItem) -> None:
         """Queue an item; waits while too much text is queued.
@@ -105,7 +101,10 @@ class Job:
             JudgeError: the job or the judge is closed.
         """
         if self._items is not None:
-            raise JudgeError("a job that was given its items takes no more; submit without any")
+            raise JudgeError(
+                "a job that was given its items takes no more and is closed after the last;"
+                " submit without any to push"
+            )
         self._core.push(item)
 
     def close(self) -> None:
@@ -141,7 +140,7 @@ class Job:
 
     def __next__(self) -> Graded:
         while not self._ready and not self._finished:
-            self._absorb(*self._core.wait(self._feed(brief=True)))
+            self._absorb(*self._core.wait(self._items))
         return self._pop(StopIteration)
 
     def __aiter__(self) -> AsyncIterator[Graded]:
@@ -149,11 +148,10 @@ class Job:
 
     async def __anext__(self) -> Graded:
         while not self._ready and not self._finished:
-            self._feed(brief=True)
             descriptor = self._core.fileno()
-            self._absorb(*self._core.take())
+            self._absorb(*self._core.take(self._items))
             if not self._ready and not self._finished:
-                await _readable(descriptor, None if self._items is None else ROOM_CHECK_S)
+                await _readable(descriptor)
         return self._pop(StopAsyncIteration)
 
     def __await__(self) -> Generator[Any, None, list[Graded]]:
@@ -175,18 +173,6 @@ class Job:
         except BaseException:
             self._ready.extendleft(reversed(taken))
             raise
-
-    def _feed(self, *, brief: bool) -> float:
-        """Queue more of the items; gives the seconds that the next result may wait for others."""
-        if self._items is None:
-            return BURST_S
-        all_queued, full = self._core.feed(self._items, brief)
-        if all_queued:
-            self._items = None
-            self._core.close()
-            return BURST_S
-        # A full queue must not run dry meanwhile; one that is not full can be filled at once.
-        return BURST_S / 4 if full else 0
 
     def _absorb(self, rows: list[tuple[int, str, list[Any]]], finished: bool) -> None:
         # `_make` would count the fields again.
@@ -222,17 +208,14 @@ def _read(setting: str, path: str | None) -> str | None:
         raise ConfigError(f"judge setting `{setting}`: {path}: {error}") from error
 
 
-async def _readable(descriptor: int, seconds: float | None) -> None:
-    """Sleep until a descriptor has something to read, or for a time."""
+async def _readable(descriptor: int) -> None:
+    """Sleep until a descriptor has something to read."""
     import asyncio  # half of this module's import time, and most callers iterate plainly
 
     loop = asyncio.get_running_loop()
     rung = asyncio.Event()
     loop.add_reader(descriptor, rung.set)
     try:
-        async with asyncio.timeout(seconds):
-            await rung.wait()
-    except TimeoutError:
-        pass
+        await rung.wait()
     finally:
         loop.remove_reader(descriptor)

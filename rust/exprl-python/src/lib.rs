@@ -1,7 +1,12 @@
 //! `exprl._core`: convert, detach, call, map the error; nothing else lives here.
 
 mod advantage;
+mod errors;
+mod held;
 mod judge;
+mod judge_items;
+mod judge_settings;
+mod rule_judge;
 mod steps;
 mod texts;
 
@@ -22,7 +27,10 @@ mod _core {
     use crate::advantage::advantages;
 
     #[pymodule_export]
-    use crate::judge::{Job, Judge, RuleJudge, judge_command};
+    use crate::judge::{Job, Judge, judge_command};
+
+    #[pymodule_export]
+    use crate::rule_judge::RuleJudge;
 
     #[pymodule_export]
     use crate::steps::{Splitter, split_text};
