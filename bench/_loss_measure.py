@@ -191,7 +191,7 @@ def _logits_answers(
             exact_logits,
             problem.targets.flatten()[rows],
             **loss_inputs(problem, rows),
-            backend="reference",
+            backend="torch",
         )
         out.loss.backward()
         loss += out.loss.item()

@@ -190,7 +190,7 @@ def sample_targets(
 
 
 def exact(problem: Problem) -> Answers:
-    """The reference in fp64, a block of rows at a time."""
+    """The definition in fp64, a block of rows at a time."""
     weight = problem.weight.double().requires_grad_()
     loss = weight.new_zeros(())
     logps, d_hidden = [], []
@@ -202,7 +202,7 @@ def exact(problem: Problem) -> Answers:
             weight,
             problem.targets.flatten()[rows],
             **loss_inputs(problem, rows),
-            backend="reference",
+            backend="torch",
         )
         out.loss.backward()
         loss += out.loss.detach()

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from exprl_kernels.terms import Rows, Shape, Terms
 
-Backend = Literal["auto", "triton", "reference"]
+Backend = Literal["auto", "triton", "torch"]
 
 
-def choose(backend: Backend, device: torch.device) -> Literal["triton", "reference"]:
+def choose(backend: Backend, device: torch.device) -> Literal["triton", "torch"]:
     """The implementation for tensors on `device`; "auto" is Triton on a GPU, else plain torch.
 
     Raises:
@@ -29,10 +29,10 @@ def choose(backend: Backend, device: torch.device) -> Literal["triton", "referen
         ImportError: on a GPU without Triton.
     """
     match backend:
-        case "reference":
-            return "reference"
+        case "torch":
+            return "torch"
         case "auto" if device.type != "cuda":
-            return "reference"
+            return "torch"
         case "auto" | "triton":
             if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
                 raise ValueError(
@@ -42,7 +42,7 @@ def choose(backend: Backend, device: torch.device) -> Literal["triton", "referen
             _require_triton()
             return "triton"
         case _:
-            raise ValueError(f"backend = {backend!r}; expected 'auto', 'triton' or 'reference'")
+            raise ValueError(f"backend = {backend!r}; expected 'auto', 'triton' or 'torch'")
 
 
 def _require_triton() -> None:
@@ -50,7 +50,7 @@ def _require_triton() -> None:
         import triton  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            "the loss kernels need the package `triton`; install it, or pass backend='reference'"
+            "the loss kernels need the package `triton`; install it, or pass backend='torch'"
         ) from error
 
 
@@ -71,7 +71,7 @@ def kernel_dtype(dtype: torch.dtype) -> None:
     if dtype not in (torch.float32, torch.bfloat16):
         hint = {
             torch.float16: "gradients of one token in 100,000 underflow in it",
-            torch.float64: "the kernels' statistics are fp32; use backend='reference'",
+            torch.float64: "the kernels' statistics are fp32; use backend='torch'",
         }.get(dtype, "not a floating-point type of the loss")
         raise ValueError(f"the kernels take float32 and bfloat16, got {dtype}: {hint}")
 

@@ -9,7 +9,7 @@ Per token k, with z = logits / temperature and A_k the advantage of the token's 
 
 iw_k = min(exp(trainer_logp_k - generator_logp_k), importance_cap), detached. The clip is PPO's
 (Schulman et al. 2017, eq. 7) with unequal sides (DAPO, eq. 10), dual_clip is Ye et al. 2020,
-eq. 5, and k3 is Schulman's estimator of KL(policy || reference).
+eq. 5, and k3 is Schulman's estimator of KL(policy || initial policy).
 
 Any dtype: operands of the head are used at their own precision, and everything after them is at
 least fp32. Gradients are autograd's. Arguments come checked from the public functions.

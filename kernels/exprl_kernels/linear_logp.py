@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exprl_kernels import check, chunks, reference
+from exprl_kernels import check, chunks, definition
 from exprl_kernels.check import Backend
 from exprl_kernels.terms import SHAPE_SCHEMA, LogpOutput, Shape
 
@@ -56,9 +56,9 @@ def linear_logp(
     dtype = check.compute_dtype(hidden, weight)
     if check.eager(hidden.device):
         check.target_values(targets, len(weight))
-    if check.choose(backend, hidden.device) == "reference":
+    if check.choose(backend, hidden.device) == "torch":
         size = chunks.chunk_size(len(hidden), 8 * len(weight), chunk_tokens, workspace_bytes)
-        return reference.linear_logp(
+        return definition.linear_logp(
             hidden, weight, targets, temperatures, numbers, dtype=dtype, chunk=size
         )
     check.kernel_dtype(dtype)

@@ -1,6 +1,6 @@
 """The GRPO loss of a language-model head without its logits: gradients formed in the forward.
 
-For each chunk of tokens, with the loss of reference.py:
+For each chunk of tokens, with the loss of definition.py:
 
     logits = x w^T (fp32)  ->  loss, dlogits (one row kernel)  ->  dx = dlogits w, dw += dlogits^T x
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from exprl_kernels import check, chunks, reference
+from exprl_kernels import check, chunks, definition
 from exprl_kernels.check import Backend
 from exprl_kernels.terms import (
     ROWS_SCHEMA,
@@ -109,11 +109,11 @@ def linear_grpo_loss(
     order = torch.where(left_out, 2, silent.to(torch.int8)).argsort(stable=True)
     seen = len(hidden) - dropped
     taught = order[: seen - spared]
-    parts = [loss(hidden.index_select(0, taught), rows=reference.rows_at(rows, taught))]
+    parts = [loss(hidden.index_select(0, taught), rows=definition.rows_at(rows, taught))]
     if spared:
         rest = order[seen - spared : seen]
         with torch.no_grad():
-            parts.append(loss(hidden.index_select(0, rest), rows=reference.rows_at(rows, rest)))
+            parts.append(loss(hidden.index_select(0, rest), rows=definition.rows_at(rows, rest)))
     return _spread(parts, order[:seen], len(hidden))
 
 
@@ -135,12 +135,12 @@ def _loss(
     shape: Shape,
     terms: Terms,
     limits: tuple[torch.dtype, int, int],
-    backend: Literal["triton", "reference"],
+    backend: Literal["triton", "torch"],
 ) -> GrpoOutput:
     dtype, *bounds = limits
-    if backend == "reference":
+    if backend == "torch":
         size = chunks.chunk_size(len(hidden), 8 * len(weight), *bounds)
-        return reference.linear_grpo_loss(
+        return definition.linear_grpo_loss(
             hidden, weight, rows, shape, terms, dtype=dtype, chunk=size
         )
     check.kernel_dtype(dtype)
@@ -181,7 +181,7 @@ def _linear_grpo_loss(hidden: Tensor, weight: Tensor, *rest: Any) -> tuple[Tenso
     total = chunks.Gradients.empty(hidden, weight, need_dx, need_dw)
     limits = (chunk_tokens, workspace_bytes, wanted)
     for chunk in chunks.over(hidden, weight, rows.targets, dtype, *limits):
-        part = reference.rows_at(rows, chunk.at)._replace(targets=chunk.targets)
+        part = definition.rows_at(rows, chunk.at)._replace(targets=chunk.targets)
         grad = chunk.gradient() if wanted else None
         here = Tokens(*(value[chunk.at] for value in tokens))
         loss_rows(chunk.logits(), part, shape, terms, here, grad)

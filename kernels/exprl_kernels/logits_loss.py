@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exprl_kernels import check, reference
+from exprl_kernels import check, definition
 from exprl_kernels.check import Backend
 from exprl_kernels.terms import (
     ROWS_SCHEMA,
@@ -43,7 +43,7 @@ def grpo_loss_from_logits(
     inplace_grad: bool = False,
     backend: Backend = "auto",
 ) -> GrpoOutput:
-    """The token-level GRPO loss with one advantage per segment; formula: reference.py.
+    """The token-level GRPO loss with one advantage per segment; formula: definition.py.
 
     Differentiable in logits; every other tensor is taken as data.
 
@@ -95,10 +95,10 @@ def grpo_loss_from_logits(
     )
     if check.eager(logits.device):
         check.values(rows, logits.shape[1])
-    if check.choose(backend, logits.device) == "reference":
+    if check.choose(backend, logits.device) == "torch":
         if inplace_grad:
-            raise ValueError("inplace_grad = True needs the kernels; here backend is 'reference'")
-        return reference.grpo_loss_from_logits(logits, rows, shape, terms)
+            raise ValueError("inplace_grad = True needs the kernels; here backend is 'torch'")
+        return definition.grpo_loss_from_logits(logits, rows, shape, terms)
     check.kernel_dtype(logits.dtype)
     if inplace_grad:
         return _in_place(logits, rows, shape, terms)

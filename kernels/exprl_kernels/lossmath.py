@@ -1,4 +1,4 @@
-"""The loss of one token and its derivatives, from logp and entropy: reference.py's `token_loss`.
+"""The loss of one token and its derivatives, from logp and entropy: definition.py's `token_loss`.
 
     r = exp(logp - trainer)    pg = -min(r A, clip(r) A), at most -dual_clip A where A < 0
     iw = min(exp(trainer - generator), cap)    k3 = exp(initial - logp) - (initial - logp) - 1

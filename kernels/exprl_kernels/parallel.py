@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from exprl_kernels import check, chunks, reference
+from exprl_kernels import check, chunks, definition
 from exprl_kernels.check import Backend
 from exprl_kernels.linear_logp import linear_logp
 from exprl_kernels.terms import GrpoOutput, LogpOutput, Terms
@@ -137,7 +137,7 @@ def vocab_parallel_grpo_loss(
         workspace_bytes=workspace_bytes,
         backend=backend,
     )
-    return reference.token_loss(statistics, rows, terms)
+    return definition.token_loss(statistics, rows, terms)
 
 
 def merge(statistics: Tensor) -> LogpOutput:

@@ -1,7 +1,7 @@
 """Compare every operation with fp64 on this machine; print pass or fail for each.
 
-On a GPU the Triton kernels and the plain-torch reference are checked in fp32 and bf16, and logits
-of more than 2^31 elements where memory allows. On a CPU the reference is, and the kernels too in
+On a GPU the Triton kernels and the plain-torch definition are checked in fp32 and bf16, and logits
+of more than 2^31 elements where memory allows. On a CPU the definition is, and the kernels too in
 Triton's interpreter: TRITON_INTERPRET=1 python -m exprl_kernels selftest.
 """
 
@@ -69,7 +69,7 @@ def run(device_name: str | None = None) -> int:
 
 
 def _findings(device: torch.device) -> Iterator[Finding]:
-    backends: list[Backend] = ["reference"]
+    backends: list[Backend] = ["torch"]
     if device.type == "cuda" or _interpreted():
         backends.append("triton")
     else:
@@ -98,7 +98,7 @@ def make_case(n: int, h: int, v: int, device: torch.device, dtype: torch.dtype) 
     peaked = (torch.arange(n, device=device) % 4 == 0)[:, None]
     hidden = 2.0 * normal(n, h).to(device) + 15.0 * peaked * weight[targets].float()
     hidden = hidden.to(dtype)
-    logp = linear_logp(hidden.double(), weight.double(), targets, backend="reference").logp.float()
+    logp = linear_logp(hidden.double(), weight.double(), targets, backend="torch").logp.float()
     loss = {
         "seg_adv": normal(3).to(device),
         "seg_id": torch.arange(n, device=device) * 3 // n,
@@ -119,7 +119,7 @@ def _check_logp(case: Case, backend: Backend, label: str) -> Iterator[Finding]:
 
     leaves, exact = _leaves(case.hidden, case.weight)
     seen = differentiated(leaves, backend)
-    wanted = differentiated(exact, "reference")
+    wanted = differentiated(exact, "torch")
     for name in LogpOutput._fields:
         error = _distance(getattr(seen, name).detach(), getattr(wanted, name).detach())
         yield Finding(f"linear_logp, {label}: {name}", error, LOGP_LIMIT)
@@ -137,7 +137,7 @@ def _check_loss(case: Case, backend: Backend, label: str) -> Iterator[Finding]:
     leaves, exact = _leaves(case.hidden, case.weight)
     seen = differentiated(leaves, backend)
     what = f"linear_grpo_loss, {label}"
-    yield from _outputs(what, seen, differentiated(exact, "reference"))
+    yield from _outputs(what, seen, differentiated(exact, "torch"))
     yield from _gradients(what, ("hidden", "weight"), leaves, exact, len(case.weight))
     again, _ = _leaves(case.hidden, case.weight)
     differentiated(again, backend)
@@ -162,7 +162,7 @@ def _check_from_logits(case: Case, backend: Backend, label: str) -> Iterator[Fin
         given = (leaf * 1.0) if inplace_grad else leaf
         seen = differentiated(given, backend, inplace_grad)
         what = f"grpo_loss_from_logits{mode}, {label}"
-        yield from _outputs(what, seen, differentiated(exact, "reference"))
+        yield from _outputs(what, seen, differentiated(exact, "torch"))
         yield from _gradients(what, ("logits",), [leaf], [exact], 1)
 
 
@@ -187,9 +187,7 @@ def _check_large(device: torch.device) -> Iterator[Finding]:
     seen.loss.backward()
     exact = logits.detach()[last].double().requires_grad_()
     part = loss | {"token_weight": loss["token_weight"][last]}
-    wanted = grpo_loss_from_logits(
-        exact, targets[last], **part, seg_id=ids[last], backend="reference"
-    )
+    wanted = grpo_loss_from_logits(exact, targets[last], **part, seg_id=ids[last], backend="torch")
     wanted.loss.backward()
     what = f"grpo_loss_from_logits, {logits.numel():,} logits"
     yield Finding(f"{what}: logp", _distance(seen.logp[last], wanted.logp), LOGP_LIMIT)

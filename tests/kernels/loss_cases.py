@@ -53,7 +53,7 @@ class Case:
         self.settings = settings
         shaping = {name: settings[name] for name in SHAPING if name in settings}
         wide = (self.hidden.double(), self.weight.double())
-        logp = linear_logp(*wide, self.targets, **shaping, backend="reference").logp.float().cpu()
+        logp = linear_logp(*wide, self.targets, **shaping, backend="torch").logp.float().cpu()
         self.loss: dict[str, Tensor] = {
             "seg_adv": torch.tensor([1.5, -2.0, 0.0, 0.7]),
             "seg_id": torch.arange(n, dtype=torch.int32) * 4 // max(n, 1),
@@ -79,7 +79,7 @@ class Case:
         """The exact gradient [N, V] of the logits, for three times the loss."""
         logits = (self.hidden.double() @ self.weight.double().T).requires_grad_()
         options = self.loss | self.settings
-        out = grpo_loss_from_logits(logits, self.targets, **options, backend="reference")
+        out = grpo_loss_from_logits(logits, self.targets, **options, backend="torch")
         (3.0 * out.loss).backward()
         return logits.grad
 

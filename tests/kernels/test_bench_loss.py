@@ -1,4 +1,4 @@
-"""bench/loss.py in its smoke mode: every adapter computes the same loss as the fp64 reference."""
+"""bench/loss.py in its smoke mode: every adapter computes the loss of the definition in fp64."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def rows(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [json.loads(line) for line in results.read_text().splitlines()]
 
 
-def test_every_provider_that_runs_gives_the_reference_s_loss_and_gradients(
+def test_every_provider_that_runs_gives_the_definition_s_loss_and_gradients(
     rows: list[dict],
 ) -> None:
     compared = [row for row in rows if row["loss_ratio"] is not None and not row["note"]]

@@ -21,7 +21,7 @@ def test_selftest_passes_here_and_names_every_operation(capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     for operation in ("linear_logp", "linear_grpo_loss", "grpo_loss_from_logits"):
         for dtype in ("float32", "bfloat16"):
-            assert f"pass  {operation}, reference {dtype}" in said
+            assert f"pass  {operation}, torch {dtype}" in said
             if os.environ.get("TRITON_INTERPRET") == "1":
                 assert f"pass  {operation}, triton {dtype}" in said
     assert "FAIL" not in said
@@ -30,7 +30,7 @@ def test_selftest_passes_here_and_names_every_operation(capsys: pytest.CaptureFi
 def test_selftest_finds_a_wrong_gradient(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # the reference is enough here
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # plain torch is enough here
     right = selftest.linear_logp
 
     def wrong(hidden, weight, targets, **more):
@@ -41,8 +41,8 @@ def test_selftest_finds_a_wrong_gradient(
     monkeypatch.setattr(selftest, "linear_logp", wrong)
     assert command.main(["selftest", "--device", "cpu"]) == 1
     said = capsys.readouterr().out
-    assert "FAIL  linear_logp, reference float32: gradient of hidden" in said
-    assert "FAIL  linear_logp, reference bfloat16" not in said
+    assert "FAIL  linear_logp, torch float32: gradient of hidden" in said
+    assert "FAIL  linear_logp, torch bfloat16" not in said
 
 
 def test_a_value_that_is_not_a_number_fails() -> None:

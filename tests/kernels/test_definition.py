@@ -1,4 +1,4 @@
-"""The reference loss: hand-computed cases, fp64 gradients, and rows that must teach nothing."""
+"""The loss in plain torch: hand-made cases, fp64 gradients, and rows that must teach nothing."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The Triton kernels against the reference in fp64: on a GPU, or in Triton's interpreter."""
+"""The Triton kernels against the definition in fp64: on a GPU, or in Triton's interpreter."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ from exprl_kernels.terms import Rows, Shape, Terms
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_loss_and_its_gradients_are_those_of_fp64(vocab, dtype):
     case = Case(8 if vocab > 10_000 else 40, vocab, dtype, **SETTINGS["all"])
-    expected, dx, dw = case.run("reference", torch.float64)
+    expected, dx, dw = case.run("torch", torch.float64)
     found, found_dx, found_dw = case.run("triton", chunk_tokens=7)
     assert_same(found, expected, 2e-5)
     tolerance_dx = tolerance_dw = 1e-5
@@ -50,7 +50,7 @@ def test_the_loss_and_its_gradients_are_those_of_fp64(vocab, dtype):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_agrees_with_fp64(name):
     case = Case(40, 31, **SETTINGS[name])
-    expected, dx, dw = case.run("reference", torch.float64)
+    expected, dx, dw = case.run("torch", torch.float64)
     found, found_dx, found_dw = case.run("triton")
     assert_same(found, expected, 1e-5)
     assert relative(found_dx, dx) <= 1e-5
@@ -71,7 +71,7 @@ def test_log_probs_and_their_gradients_are_those_of_fp64(vocab):
     )
     coefficients = torch.linspace(0.5, 1.5, 6, device=DEVICE)
     outputs = []
-    for inputs, backend in ((found, "triton"), (expected, "reference")):
+    for inputs, backend in ((found, "triton"), (expected, "torch")):
         out = linear_logp(*inputs, case.targets, temperature=0.8, backend=backend, chunk_tokens=4)
         logp, entropy, lse = out
         (coefficients * (logp - 0.5 * entropy + 0.1 * lse)).sum().backward()
@@ -88,7 +88,7 @@ def test_ready_logits_give_the_same_loss_and_gradient(name, inplace_grad):
     case = Case(40, 31, **SETTINGS[name])
     wide = case.logits().double().requires_grad_()
     expected = grpo_loss_from_logits(
-        wide, case.targets, **case.loss, **case.settings, backend="reference"
+        wide, case.targets, **case.loss, **case.settings, backend="torch"
     )
     (3.0 * expected.loss).backward()
     logits = case.logits().requires_grad_()
@@ -144,7 +144,7 @@ def test_one_segment_for_all_tokens():
     one = {"seg_adv": torch.tensor([0.7], device=DEVICE), "seg_id": None}
     one["seg_off"] = torch.tensor([0, 13], device=DEVICE)
     found, dx, _ = case.run("triton", **one)
-    expected, dx_expected, _ = case.run("reference", torch.float64, **one)
+    expected, dx_expected, _ = case.run("torch", torch.float64, **one)
     assert_same(found, expected, 1e-5)
     assert relative(dx, dx_expected) <= 1e-5
 
@@ -199,7 +199,7 @@ def test_masked_vocabulary_has_probability_and_gradient_zero():
     wide = logits.double().requires_grad_()
     # The case's log-probs are those of other targets, under a whole vocabulary.
     options = case.loss | {"trainer_logp": None, "initial_logp": None, "entropy_coef": 0.1}
-    expected = grpo_loss_from_logits(wide, case.targets, **options, backend="reference")
+    expected = grpo_loss_from_logits(wide, case.targets, **options, backend="torch")
     expected.loss.backward()
     narrow = logits.requires_grad_()
     found = grpo_loss_from_logits(narrow, case.targets, **options, backend="triton")
@@ -220,7 +220,7 @@ def broken_logits(case: Case) -> Tensor:
     return logits
 
 
-@pytest.mark.parametrize("backend", ["reference", "triton"])
+@pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_broken_rows_are_counted_and_teach_nothing(backend):
     case = Case(8, 31, kl_coef=0.1, entropy_coef=0.1)
     case.loss["token_weight"] += 0.1
@@ -314,9 +314,7 @@ def test_under_autocast_gradients_of_fp32_parameters_stay_fp32():
 
 def test_logits_in_fp32_keep_the_ratio_that_bf16_logits_lose():
     case = Case(32, 5003, torch.bfloat16)
-    exact = linear_logp(
-        case.hidden.double(), case.weight.double(), case.targets, backend="reference"
-    )
+    exact = linear_logp(case.hidden.double(), case.weight.double(), case.targets, backend="torch")
     ours = linear_logp(case.hidden, case.weight, case.targets, backend="triton").logp
     rounded = case.logits().float().log_softmax(-1).gather(1, case.targets[:, None])[:, 0]
     assert (ours - exact.logp).abs().max() <= 1e-4

@@ -9,7 +9,7 @@ from loss_cases import DEVICE, Case, assert_same, relative
 from exprl_kernels import grpo_loss_from_logits, linear_grpo_loss, linear_logp, logits_loss
 from exprl_kernels.terms import Rows, Shape, Terms
 
-BACKENDS = ("reference", "triton")
+BACKENDS = ("torch", "triton")
 
 
 def weighed(n: int, **settings) -> Case:
@@ -23,7 +23,7 @@ def weighed(n: int, **settings) -> Case:
 def test_every_token_of_the_loss_has_its_own_temperature(chunk_tokens):
     own = torch.linspace(0.5, 2.0, 12, device=DEVICE)
     case = Case(12, 31, kl_coef=0.3, entropy_coef=0.2, temperature=own)
-    expected, dx, dw = case.run("reference", torch.float64)
+    expected, dx, dw = case.run("torch", torch.float64)
     found, found_dx, found_dw = case.run("triton", chunk_tokens=chunk_tokens)
     assert_same(found, expected, 1e-5)
     assert relative(found_dx, dx) <= 1e-5 and relative(found_dw, dw) <= 1e-5
@@ -33,7 +33,7 @@ def test_every_token_of_the_log_probs_has_its_own_temperature():
     case = Case(12, 31)
     own = torch.linspace(0.5, 2.0, 12, device=DEVICE)
     gradients = []
-    for dtype, backend in ((torch.float32, "triton"), (torch.float64, "reference")):
+    for dtype, backend in ((torch.float32, "triton"), (torch.float64, "torch")):
         x, w = (value.to(dtype, copy=True).requires_grad_() for value in (case.hidden, case.weight))
         out = linear_logp(
             x, w, case.targets, temperature=own.to(dtype), backend=backend, chunk_tokens=5
@@ -48,7 +48,7 @@ def test_every_token_of_ready_logits_has_its_own_temperature():
     case = weighed(9, entropy_coef=0.2)
     own = torch.linspace(0.5, 2.0, 9, device=DEVICE)
     gradients = []
-    for dtype, backend in ((torch.float32, "triton"), (torch.float64, "reference")):
+    for dtype, backend in ((torch.float32, "triton"), (torch.float64, "torch")):
         logits = case.logits().to(dtype).requires_grad_()
         options = case.loss | case.settings
         grpo_loss_from_logits(
@@ -66,7 +66,7 @@ def test_a_masked_word_under_a_softcap_has_gradient_zero(backend):
     logits[:, 20:] = -torch.inf
     wide = logits.double().requires_grad_()
     options = case.loss | {"trainer_logp": None, "entropy_coef": 0.1, "softcap": 8.0}
-    grpo_loss_from_logits(wide, case.targets, **options, backend="reference").loss.backward()
+    grpo_loss_from_logits(wide, case.targets, **options, backend="torch").loss.backward()
     logits.requires_grad_()
     grpo_loss_from_logits(logits, case.targets, **options, backend=backend).loss.backward()
     assert not logits.grad[:, 20:].any()
@@ -116,7 +116,7 @@ def test_a_broken_row_without_weight_is_not_bad(backend):
 def test_a_negative_weight_counts_like_any_other(backend):
     case = Case(10, 31)
     case.loss["token_weight"][3] = -0.7
-    expected, dx, dw = case.run("reference", torch.float64, drop_zero_rows=False)
+    expected, dx, dw = case.run("torch", torch.float64, drop_zero_rows=False)
     found, found_dx, found_dw = case.run(backend)
     assert_same(found, expected, 1e-5)
     assert dx[3].any()
@@ -142,7 +142,7 @@ def test_k3_is_exact_near_zero_where_its_terms_cancel(backend):
     exact = initial.double() - out.logp.double()
     wanted = torch.expm1(exact) - exact
     # fp32 holds logp to 2^-25, which is 2 * 3e-8 / 0.01 of the smallest k3.
-    most = 1e-5 if backend == "triton" else 1e-3  # the reference in fp32 takes the difference
+    most = 1e-5 if backend == "triton" else 1e-3  # torch in fp32 takes the difference
     assert ((out.k3.double() - wanted).abs() <= most * wanted).all()
 
 

@@ -46,7 +46,7 @@ def test_a_row_of_many_blocks_is_right(small_blocks, vocab, options, inplace_gra
     logits[2, vocab // 2 :] += 20.0
     case.targets[2] = vocab - 1
     wide = logits.double().requires_grad_()
-    expected = loss_of(wide, case.targets, "reference", **options)
+    expected = loss_of(wide, case.targets, "torch", **options)
     expected.loss.backward()
     found = logits.clone().requires_grad_()
     out = loss_of(found, case.targets, "triton", inplace_grad=inplace_grad, **options)
@@ -60,7 +60,7 @@ def test_a_row_of_many_blocks_is_right(small_blocks, vocab, options, inplace_gra
 def test_log_probs_of_many_blocks_are_right(small_blocks, vocab):
     case = Case(6, vocab)
     gradients = []
-    for dtype, backend in ((torch.float32, "triton"), (torch.float64, "reference")):
+    for dtype, backend in ((torch.float32, "triton"), (torch.float64, "torch")):
         x, w = (value.to(dtype, copy=True).requires_grad_() for value in (case.hidden, case.weight))
         out = linear_logp(x, w, case.targets, temperature=0.8, backend=backend)
         (out.logp - 0.5 * out.entropy + 0.1 * out.lse).sum().backward()
@@ -81,7 +81,7 @@ def test_a_bad_logit_is_found_wherever_it_stands(small_blocks, bad, column):
     assert not logits.grad[0].any() and torch.isfinite(logits.grad).all()
 
 
-@pytest.mark.parametrize("backend", ["reference", "triton"])
+@pytest.mark.parametrize("backend", ["torch", "triton"])
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_logits_too_far_apart_for_fp32_give_no_gradient_that_is_not_a_number(backend, scale):
     logits = torch.tensor([[3e38, -3e38, 0.0]], device=DEVICE).requires_grad_()
@@ -91,7 +91,7 @@ def test_logits_too_far_apart_for_fp32_give_no_gradient_that_is_not_a_number(bac
     assert not logits.grad.any()
 
 
-@pytest.mark.parametrize("backend", ["reference", "triton"])
+@pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_log_probs_of_such_logits_have_no_gradient_either(backend):
     weight = torch.tensor([[3e38], [-3e38], [0.0]], device=DEVICE).requires_grad_()
     hidden = torch.ones(1, 1, device=DEVICE).requires_grad_()
@@ -103,7 +103,7 @@ def test_log_probs_of_such_logits_have_no_gradient_either(backend):
     assert not hidden.grad.any() and not weight.grad.any()
 
 
-@pytest.mark.parametrize("backend", ["reference", "triton"])
+@pytest.mark.parametrize("backend", ["torch", "triton"])
 @pytest.mark.parametrize("softcap", [None, 30.0])
 def test_a_logit_that_is_not_a_number_spoils_no_gradient(backend, softcap):
     logits = torch.tensor([[torch.nan, -1.0, 0.0], [1.0, -1.0, 0.0]], device=DEVICE)
@@ -114,7 +114,7 @@ def test_a_logit_that_is_not_a_number_spoils_no_gradient(backend, softcap):
     assert not logits.grad[0].any() and logits.grad[1].all()
 
 
-@pytest.mark.parametrize("backend", ["reference", "triton"])
+@pytest.mark.parametrize("backend", ["torch", "triton"])
 @pytest.mark.parametrize("mask", [-torch.inf, LEAST, 2 * MASKED, -1e12])
 def test_masks_of_every_depth_are_masks(backend, mask):
     logits = torch.tensor([[1.0, mask, 0.0, mask]], device=DEVICE).requires_grad_()
@@ -126,7 +126,7 @@ def test_masks_of_every_depth_are_masks(backend, mask):
     assert not logits.grad[0, [1, 3]].any() and logits.grad[0, [0, 2]].all()
 
 
-@pytest.mark.parametrize("backend", ["reference", "triton"])
+@pytest.mark.parametrize("backend", ["torch", "triton"])
 @pytest.mark.parametrize("mask", [-torch.inf, LEAST])
 def test_a_row_of_masks_alone_is_bad(backend, mask):
     logits = torch.full((1, 40), mask, device=DEVICE).requires_grad_()

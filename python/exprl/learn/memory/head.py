@@ -11,7 +11,7 @@ from exprl.learn import distillation as imitation
 from exprl.learn.loss import Head
 from exprl.learn.memory.activations import Count, count
 from exprl.learn.memory.shapes import FP32, Setup, Shapes
-from exprl_kernels import chunks, reference
+from exprl_kernels import chunks, definition
 from exprl_kernels.terms import Rows, Terms
 from exprl_kernels.terms import Shape as LogitShape
 
@@ -25,7 +25,7 @@ def training(shapes: Shapes, setup: Setup) -> int:
     if setup.objective == "reverse_kl":
         return states + _reverse_kl(n, vocab, hidden, setup.torch_dtype).peak
     if not setup.gpu:
-        return states + _reference_loss(n, vocab, hidden, setup.torch_dtype).peak
+        return states + _torch_loss(n, vocab, hidden, setup.torch_dtype).peak
     per_token = vocab * (FP32 + (narrow if narrow < FP32 else 0))
     size = chunks.chunk_size(n, per_token, chunks.CHUNK_TOKENS, chunks.WORKSPACE_BYTES)
     d_weight = vocab * hidden if trains_head else 0
@@ -45,7 +45,7 @@ def inference(shapes: Shapes, setup: Setup) -> int:
 
 
 @lru_cache(maxsize=64)
-def _reference_loss(n: int, vocab: int, hidden: int, dtype: torch.dtype) -> Count:
+def _torch_loss(n: int, vocab: int, hidden: int, dtype: torch.dtype) -> Count:
     """The loss in plain torch, as CPUs compute it."""
     chunk = chunks.chunk_size(n, 8 * vocab, chunks.CHUNK_TOKENS, chunks.WORKSPACE_BYTES)
 
@@ -54,7 +54,7 @@ def _reference_loss(n: int, vocab: int, hidden: int, dtype: torch.dtype) -> Coun
         index = torch.zeros(n, dtype=torch.int64)
         rows = Rows(index, torch.zeros(1), index.int(), each, each, each, each, None)
         shape, terms = LogitShape(1.0, 1.0, None), Terms(0.2, 0.2, None, 0.1, 0.0, None)
-        return reference.linear_grpo_loss(
+        return definition.linear_grpo_loss(
             states, weight, rows, shape, terms, dtype=dtype, chunk=chunk
         ).loss
 
