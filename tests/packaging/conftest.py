@@ -118,7 +118,41 @@ def installed(
         cwd=home,
     )
 
+    return caller(home)
+
+
+@pytest.fixture(scope="session")
+def with_engine(
+    wheel: Path, installed: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., str]:
+    """Runs a program of a fresh environment with the wheel and its pins, installed as documented.
+
+    The packages come from uv's cache, never from the network: the engine and torch are 6 GB.
+    """
+    home = tmp_path_factory.mktemp("with-engine")
+    run("uv", "venv", "--python", sys.executable, home / "venv", cwd=home)
+    done = subprocess.run(
+        [
+            *("uv", "pip", "install", "--python", home / "venv" / "bin" / "python"),
+            *("--offline", "--no-deps", "-r", "-", wheel),
+        ],
+        input=installed("exprl", "pins"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"uv's cache does not hold the pins (make setup fills it): {done.stderr}")
+    return caller(home)
+
+
+def caller(home: Path) -> Callable[..., str]:
+    """Runs the programs of home/venv in the empty folder home/here, away from the checkout."""
+    here = home / "here"
+    here.mkdir()
+
     def call(program: str, *arguments: str) -> str:
-        return run(home / "venv" / "bin" / program, *arguments, cwd=home)
+        # Not by the path to the checkout which tests may have got.
+        return run(home / "venv" / "bin" / program, *arguments, cwd=here, PYTHONPATH="")
 
     return call

@@ -48,6 +48,21 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(names: list[str]) -> 
     assert not [name for name in names if unwanted.search(name)]
 
 
+@pytest.mark.parametrize(
+    "name", ["configs", "examples/division/base", "examples/division/train.jsonl"]
+)
+def test_the_wheel_holds_the_example_as_the_checkout_has_it(
+    request: pytest.FixtureRequest, name: str, repo: Path
+) -> None:
+    source = repo / name
+    files = sorted(source.iterdir()) if source.is_dir() else [source]
+    for built in ("wheel", "tree_wheel"):
+        archive = zipfile.ZipFile(request.getfixturevalue(built))
+        for path in files:
+            packed = archive.read(f"exprl/cli/shipped/{path.relative_to(repo)}")
+            assert packed == path.read_bytes()
+
+
 def test_one_wheel_serves_every_python_from_3_11(wheel: Path, tree_wheel: Path) -> None:
     for built in (wheel, tree_wheel):
         assert built.name.split("-")[2:4] == ["cp311", "abi3"]
@@ -78,6 +93,33 @@ def test_the_base_install_really_has_no_torch(installed: Callable[..., str]) -> 
 
 def test_the_base_install_has_the_command(installed: Callable[..., str]) -> None:
     assert "train" in installed("exprl", "--help")
+
+
+def test_the_base_install_prints_the_pins_and_copies_the_example(
+    installed: Callable[..., str], repo: Path
+) -> None:
+    assert installed("exprl", "pins") == (repo / "requirements" / "cpu.txt").read_text()
+    assert installed("exprl", "examples", "copy").split() == [
+        *("wrote", "copy/configs", "wrote", "copy/examples")
+    ]
+    shown = installed("exprl", "config", "show", "copy/configs/division_process.toml")
+    assert 'path = "examples/division/train.jsonl"' in shown
+
+
+def test_a_command_that_needs_the_trainer_says_what_to_install(installed: Callable[..., str]):
+    with pytest.raises(AssertionError, match=r"exprl: torch is not installed.*extra `cpu`"):
+        installed("exprl", "demo")
+
+
+@pytest.mark.engine
+def test_the_demo_runs_in_any_folder(with_engine: Callable[..., str]) -> None:
+    small = ("train.steps=1", "rollout.problems_per_step=2", "eval.data.limit=2")
+    printed = with_engine("exprl", "demo", *small)
+    assert "What it learned" in printed
+    assert "exprl examples" in printed
+    with_engine("exprl", "examples")
+    dry_run = with_engine("exprl", "train", "configs/division_sparse.toml", "--dry-run")
+    assert "ready: nothing was trained or written" in dry_run
 
 
 def test_the_extension_and_the_package_are_of_one_version(

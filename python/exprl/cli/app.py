@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 import exprl
-from exprl.cli import config, evaluate, judge, study, train
+from exprl.cli import config, evaluate, judge, start, study, train
 from exprl.cli.options import INTERRUPTED
 from exprl.errors import ConfigError, DataError, ExprlError
 
@@ -28,18 +29,24 @@ app = typer.Typer(
     help="Reinforcement learning in mid-training: an LLM judge grades the policy's solutions"
     " against hidden references, and the grades become dense rewards.",
 )
-app.command()(train.train)
-app.command("eval")(evaluate.evaluate)
-app.command()(evaluate.compare)
-app.command()(study.calibrate)
-app.command()(study.behaviors)
-app.command()(train.demo)
+START, TRAIN, STUDY, JUDGE = "Start", "Train", "Measure and study", "The judge alone"
+
+app.command(rich_help_panel=START)(start.demo)
+app.command(rich_help_panel=START)(start.examples)
+app.command(rich_help_panel=START)(start.doctor)
+app.command(rich_help_panel=START)(start.pins)
+app.command(rich_help_panel=TRAIN)(train.train)
+app.add_typer(config.commands, name="config", rich_help_panel=TRAIN)
+app.command("eval", rich_help_panel=STUDY)(evaluate.evaluate)
+app.command(rich_help_panel=STUDY)(evaluate.compare)
+app.command(rich_help_panel=STUDY)(study.calibrate)
+app.command(rich_help_panel=STUDY)(study.behaviors)
 app.command(
     add_help_option=False,
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    rich_help_panel=JUDGE,
 )(judge.judge)
-app.add_typer(config.commands, name="config")
-app.add_typer(judge.rubrics, name="rubric")
+app.add_typer(judge.rubrics, name="rubric", rich_help_panel=JUDGE)
 
 
 @app.callback()
@@ -49,14 +56,6 @@ def options(
     ] = False,
 ) -> None:
     """What stands before the command."""
-
-
-@app.command()
-def doctor() -> None:
-    """Show what is installed, what is missing, and what would run here."""
-    from exprl.cli import doctor
-
-    doctor.report()
 
 
 def main() -> None:
@@ -72,6 +71,15 @@ def main() -> None:
         sys.exit(2)
     except ExprlError as error:
         print(f"exprl: {error}", file=sys.stderr)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        if find_spec("torch"):  # then what is missing is no extra of ours
+            raise
+        print(
+            f"exprl: {error.name} is not installed, and this command needs it; install exprl with"
+            " the extra `cpu`, `gpu` or `train` (docs/start/install.md)",
+            file=sys.stderr,
+        )
         sys.exit(1)
     except OSError as error:  # a full disk, a folder where a file should be
         print(f"exprl: {error}", file=sys.stderr)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from exprl import config, files
+from exprl.cli import shipped
 from exprl.cli.options import INTERRUPTED
 from exprl.errors import ConfigError
 from exprl.evaluate import during_training as examine
@@ -24,13 +28,19 @@ MARK = ".demo"
 """A file that says: this run is the demo's, and the next demo may replace it."""
 
 
-def run(config_file: Path, run_dir: Path) -> int:
+def run(config_file: Path | None, run_dir: Path, overrides: Sequence[str] = ()) -> int:
     """Train from scratch into `run_dir`, write summary.json and curve.png, print the report.
+
+    Args:
+        config_file: None = the demo's own, whose files lie in the package.
 
     Raises:
         ConfigError: `run_dir` holds something that is not a demo, or the config has no evaluation.
     """
-    cfg = config.load(config_file, [f"run_dir={json.dumps(str(run_dir))}"])
+    own: list[str] = []
+    if config_file is None:
+        config_file, own = shipped.demo_settings()
+    cfg = config.load(config_file, [*own, *overrides, f"run_dir={json.dumps(str(run_dir))}"])
     if cfg.eval.data is None or cfg.eval.samples < max(KS):
         raise ConfigError(f"{config_file}: the demo needs eval.data and eval.samples >= {max(KS)}")
     _clear(run_dir)
@@ -92,14 +102,22 @@ def _report(summary: dict[str, Any], run_dir: Path) -> None:
         f"\nThe run is in {run_dir}: metrics.jsonl, eval.jsonl, curve.png, summary.json,"
         " rollouts/ (parquet), checkpoints/ (Hugging Face format), ledger/ (every grade)."
     )
+    console.print("Try next:")
+    if not Path("configs/division_sparse.toml").exists():
+        console.print(f"  {_command()} examples    copies configs/ and examples/ into this folder")
     console.print(
-        "Try next:\n"
-        "  .venv/bin/exprl train configs/division_sparse.toml     sparse GRPO from the same start\n"
-        "  .venv/bin/exprl train configs/division_outcome.toml    one grade per rollout\n"
-        f"  .venv/bin/exprl eval {run_dir} -n 64 -k 1 -k 64\n"
-        "  .venv/bin/exprl doctor\n"
+        f"  {_command()} train configs/division_sparse.toml     sparse GRPO from the same start\n"
+        f"  {_command()} train configs/division_outcome.toml    one grade per rollout\n"
+        f"  {_command()} eval {run_dir} -n 64 -k 1 -k 64\n"
+        f"  {_command()} doctor\n"
         "What the miniature does not show is said in examples/division/README.md."
     )
+
+
+def _command() -> str:
+    """How `exprl` is called here: `make demo` leaves it in .venv/bin, which may not be on PATH."""
+    called = os.path.relpath(sys.argv[0])
+    return called if called.startswith(".venv") else "exprl"
 
 
 def colored_rollout(run_dir: Path) -> Text:

@@ -1,8 +1,7 @@
-"""`exprl train` and `exprl demo`."""
+"""`exprl train`."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,17 +33,3 @@ def train(
     from exprl.train import run_training
 
     raise typer.Exit(INTERRUPTED if run_training(cfg).interrupted else 0)
-
-
-def demo(
-    run_dir: Annotated[
-        Path, typer.Option(help="folder of the run; an earlier demo there is replaced")
-    ] = Path("runs/demo"),
-    config_file: Annotated[Path, typer.Option("--config", help="config of the run")] = Path(
-        "configs/division_process.toml"
-    ),
-) -> None:
-    """Watch a small policy that never solves a problem learn to solve most of them."""
-    from exprl.cli import demo
-
-    raise typer.Exit(demo.run(config_file, run_dir))
