@@ -98,17 +98,18 @@ impl<T: Deref<Target = str>> BlockingJob<T> {
             Some(source) => self.feed_briefly(source)?,
             None => BURST,
         };
-        // Takes nothing yet.
-        drop(self.job.wait(INTERRUPT_CHECK, 0));
+        let results = &self.job.state;
+        let arrival = async { timeout(INTERRUPT_CHECK, results.arrival()).await };
+        let _ = self.runtime.block_on(arrival);
         let until = Instant::now() + gather;
-        while (1..LONGEST_BURST).contains(&self.job.ready())
-            && !self.job.is_complete()
+        while (1..LONGEST_BURST).contains(&results.ready())
+            && !results.is_complete()
             && Instant::now() < until
         {
             std::thread::sleep(GLANCE);
         }
         check()?;
-        Ok(self.job.take(LONGEST_BURST))
+        Ok(results.take(LONGEST_BURST))
     }
 
     /// What has finished; never waits. First the source's items are queued as there is room. The
@@ -122,7 +123,7 @@ impl<T: Deref<Target = str>> BlockingJob<T> {
         }
         // Silenced before the results are taken, so that a later result rings again.
         self.bell.get().inspect(|bell| bell.silence());
-        let burst = self.job.take(LONGEST_BURST);
+        let burst = self.job.state.take(LONGEST_BURST);
         if burst.graded.is_empty() {
             self.ring_at_room();
         }
@@ -137,7 +138,7 @@ impl<T: Deref<Target = str>> BlockingJob<T> {
         let new = Arc::new(Bell::new()?);
         let bell = self.bell.get_or_init(|| new);
         let rung = bell.clone();
-        self.job.on_ready(move || rung.ring());
+        self.job.state.on_ready(move || rung.ring());
         Ok(bell.descriptor())
     }
 
@@ -163,7 +164,7 @@ impl<T: Deref<Target = str>> BlockingJob<T> {
     ) -> Result<Duration, E> {
         let began = Instant::now();
         self.feed_until(source, || {
-            let ready = self.job.ready();
+            let ready = self.job.state.ready();
             ready >= LONGEST_BURST || ready > 0 && began.elapsed() >= BURST
         })?;
         let source = self.source();

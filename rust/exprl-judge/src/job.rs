@@ -2,7 +2,6 @@
 
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use crate::dispatch::Dispatcher;
 use crate::error::Error;
@@ -11,7 +10,7 @@ use crate::types::{Graded, Item};
 
 /// A batch of items. Dropping it cancels what is unfinished.
 pub struct Job {
-    state: Arc<JobState>,
+    pub(crate) state: Arc<JobState>,
     /// Gone when the judge is closed: a job in somebody's hands does not hold the ledger open.
     dispatcher: Weak<Dispatcher>,
 }
@@ -59,41 +58,10 @@ impl Job {
         self.state.close();
     }
 
-    /// How many graded items `take` would give.
-    #[must_use]
-    pub fn ready(&self) -> usize {
-        self.state.ready()
-    }
-
-    /// What has finished since the last call, `at_most` so many; never waits.
-    #[must_use]
-    pub fn take(&self, at_most: usize) -> Burst {
-        self.state.take(at_most)
-    }
-
-    /// Blocks this thread until something has finished, the job is over, or the time is up; gives
-    /// `at_most` so many.
-    #[must_use]
-    pub fn wait(&self, time: Duration, at_most: usize) -> Burst {
-        self.state.wait(time);
-        self.take(at_most)
-    }
-
-    /// Whether nothing will come beside what is ready.
-    #[must_use]
-    pub fn is_complete(&self) -> bool {
-        self.state.is_complete()
-    }
-
-    /// Waits until something has finished or the job is over.
+    /// Waits until something has finished or the job is over; gives what was not taken yet.
     pub async fn next(&self) -> Burst {
-        loop {
-            let burst = self.take(usize::MAX);
-            if burst.finished || !burst.graded.is_empty() {
-                return burst;
-            }
-            self.state.arrival().await;
-        }
+        self.state.arrival().await;
+        self.state.take(usize::MAX)
     }
 
     /// Closes the job and waits for all that was not taken yet, in the order of pushes.
@@ -108,12 +76,6 @@ impl Job {
                 return all;
             }
         }
-    }
-
-    /// Calls `wake` when results arrive after there were none, and when the job is over. It runs on
-    /// a thread of the dispatcher and must not block. Only the first call counts.
-    pub fn on_ready(&self, wake: impl Fn() + Send + Sync + 'static) {
-        self.state.on_ready(wake);
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a job shares with its requests: the places of their verdicts, and why it stopped.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 
@@ -23,8 +23,7 @@ pub(crate) struct JobState {
     /// Why the job stopped early, if it did: each request in flight watches it.
     stop: watch::Sender<Option<Stop>>,
     inner: Mutex<Results>,
-    arrived: Condvar,
-    arrived_async: Notify,
+    arrived: Notify,
     /// Called when results arrive after there were none.
     on_ready: OnceLock<Box<dyn Fn() + Send + Sync>>,
     pub(crate) deadline: Instant,
@@ -116,8 +115,7 @@ impl JobState {
         Self {
             stop: watch::Sender::new(None),
             inner: Mutex::default(),
-            arrived: Condvar::new(),
-            arrived_async: Notify::new(),
+            arrived: Notify::new(),
             on_ready: OnceLock::new(),
             deadline,
         }
@@ -203,19 +201,15 @@ impl JobState {
         }
     }
 
-    /// Blocks this thread until something is ready, nothing will come, or the time is up.
-    pub(crate) fn wait(&self, time: Duration) {
-        let idle = |results: &mut Results| results.ready.is_empty() && !results.finished();
-        // The lock goes with what is returned.
-        drop(self.arrived.wait_timeout_while(self.lock(), time, idle));
-    }
-
-    /// Resolves when results have arrived after there were none, or the job is over.
+    /// Resolves when something is ready, or nothing will come.
     pub(crate) async fn arrival(&self) {
-        self.arrived_async.notified().await;
+        while self.ready() == 0 && !self.is_complete() {
+            self.arrived.notified().await;
+        }
     }
 
-    /// Calls `wake` each time that `arrival` would resolve. Only the first call counts.
+    /// Calls `wake` when results arrive after there were none, and when nothing more will come. It runs on
+    /// a thread of the dispatcher and must not block. Only the first call counts.
     pub(crate) fn on_ready(&self, wake: impl Fn() + Send + Sync + 'static) {
         if self.on_ready.set(Box::new(wake)).is_ok() {
             self.wake();
@@ -223,8 +217,7 @@ impl JobState {
     }
 
     fn wake(&self) {
-        self.arrived.notify_all();
-        self.arrived_async.notify_one();
+        self.arrived.notify_one();
         if let Some(call) = self.on_ready.get() {
             call();
         }

@@ -51,48 +51,38 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Prometheus text, version 0.0.4. What vLLM counts too has vLLM's name.
+    /// Prometheus text, version 0.0.4: what vLLM counts too by vLLM's name, and everything by its own.
     pub(crate) fn metrics(&self, model: &str) -> String {
-        let rows = [
-            ("vllm:num_requests_running", "gauge", self.in_flight),
-            ("vllm:prompt_tokens_total", "counter", self.prompt_tokens),
-            (
-                "vllm:generation_tokens_total",
-                "counter",
-                self.completion_tokens,
-            ),
-            (
-                "vllm:request_success_total",
-                "counter",
-                self.grades.iter().sum(),
-            ),
-            ("rules:requests_total", "counter", self.requests),
-            ("rules:most_in_flight", "gauge", self.most_in_flight),
-            ("rules:abandoned_total", "counter", self.abandoned),
-            ("rules:distinct_total", "counter", self.distinct),
-            ("rules:bad_requests_total", "counter", self.bad_requests),
-            ("rules:not_grading_total", "counter", self.not_grading),
-            ("rules:checklists_total", "counter", self.checklists),
-            ("rules:re_asks_total", "counter", self.re_asks),
-            ("rules:rate_limits_total", "counter", self.rate_limits),
-            ("rules:errors_total", "counter", self.errors),
-            ("rules:cuts_total", "counter", self.cuts),
-            ("rules:hangs_total", "counter", self.hangs),
-            ("rules:no_grade_total", "counter", self.no_grade),
-            ("rules:prose_total", "counter", self.prose),
-            ("rules:random_grades_total", "counter", self.random_grades),
-        ];
         let label = model
             .replace('\\', "\\\\")
             .replace('"', "\\\"")
             .replace('\n', "\\n");
         let mut text = String::new();
-        for (name, kind, value) in rows {
-            // Writing to a string cannot fail.
-            let _ = write!(
+        // Writing to a string cannot fail.
+        let mut row = |name: &str, kind: &str, value: u64| {
+            let _ = writeln!(
                 text,
-                "# TYPE {name} {kind}\n{name}{{model_name=\"{label}\"}} {value}\n"
+                "# TYPE {name} {kind}\n{name}{{model_name=\"{label}\"}} {value}"
             );
+        };
+        let graded = self.grades.iter().sum();
+        row("vllm:num_requests_running", "gauge", self.in_flight);
+        row("vllm:prompt_tokens_total", "counter", self.prompt_tokens);
+        row(
+            "vllm:generation_tokens_total",
+            "counter",
+            self.completion_tokens,
+        );
+        row("vllm:request_success_total", "counter", graded);
+        let counts = serde_json::to_value(self).unwrap_or_default();
+        for (name, value) in counts.as_object().into_iter().flatten() {
+            match value.as_u64() {
+                Some(value) if name.ends_with("in_flight") => {
+                    row(&format!("rules:{name}"), "gauge", value);
+                }
+                Some(value) => row(&format!("rules:{name}_total"), "counter", value),
+                None => {}
+            }
         }
         text.push_str("# TYPE rules:grades_total counter\n");
         for (grade, count) in (1..=5).zip(self.grades) {
