@@ -54,9 +54,9 @@ def evaluate(
 
     With several models, each later one is also compared with the first, problem by problem.
     """
-    from exprl.study import sidebyside
+    from exprl.study import evaluate_command
 
-    sidebyside.command(
+    evaluate_command.command(
         models,
         data_path=data,
         samples=samples,

@@ -11,7 +11,7 @@ from exprl import config
 from exprl.errors import ConfigError
 from exprl.evaluate import during_training as examine
 from exprl.evaluate.pass_at_k import Curve, Evaluation, Outcome
-from exprl.study import compare, plots, sidebyside, targets
+from exprl.study import compare, evaluate_command, plots, targets
 
 
 def evaluation(*outcomes, samples=8, step=3):
@@ -68,12 +68,12 @@ def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(tmp_path)
 def test_models_that_would_be_asked_different_questions_are_refused(tmp_path):
     a, b = a_run(tmp_path / "a", 1), a_run(tmp_path / "b", 1, eval__samples=64)
     with pytest.raises(ConfigError, match=r"evaluated differently(.|\n)*eval.samples: 16 and 64"):
-        sidebyside.plan([str(a), str(b)], None, None, None, (), None)
-    jobs = sidebyside.plan([str(a), str(b), "start"], None, 4, None, (), tmp_path)
+        evaluate_command.plan([str(a), str(b)], None, None, None, (), None)
+    jobs = evaluate_command.plan([str(a), str(b), "start"], None, 4, None, (), tmp_path)
     assert [job.cfg.eval.samples for job in jobs] == [4, 4, 4]
     assert jobs[2].target.weights == "start"
     with pytest.raises(ConfigError, match="--config"):
-        sidebyside.plan(["start", str(a / "nothing")], None, None, None, (), None)
+        evaluate_command.plan(["start", str(a / "nothing")], None, None, None, (), None)
 
 
 def test_config_differences_are_dotted_and_leave_out_where_a_run_lies(tmp_path):
@@ -168,13 +168,13 @@ def test_old_evaluations_without_votes_are_read_and_show_no_majority(tmp_path):
     old = Evaluation.from_json(tree)
     assert old.majority_values() is None
     assert math.isnan(old.blank_rate)
-    text = screen(lambda console: sidebyside.show([("old", old)], (1, 8), console))
+    text = screen(lambda console: evaluate_command.show([("old", old)], (1, 8), console))
     assert "pass@8" in text and "1.0000" in text
 
 
 def test_a_name_is_shown_as_it_is_and_never_read_as_markup():
     one = evaluation(Outcome("p", 8, 2, 0, (3,)))
-    text = screen(lambda console: sidebyside.show([("runs/[red]x", one)], (1,), console))
+    text = screen(lambda console: evaluate_command.show([("runs/[red]x", one)], (1,), console))
     assert "runs/[red]x" in text
 
 
