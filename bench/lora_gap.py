@@ -30,7 +30,7 @@ from exprl.data.tokenizer import load_tokenizer, prompt_ids
 from exprl.learn.batch import pack
 from exprl.learn.policy import Policy
 from exprl.run import checkpoint
-from exprl.run import problems as run_problems
+from exprl.run.problems import load_training_problems
 from exprl.types import Example, TrainBatch
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     folder = checkpoint.latest(run)
     tokenizer = load_tokenizer(cfg.model)
     prompts = {
-        p.id: prompt_ids(tokenizer, p.prompt) for p in run_problems.load_problems(cfg, tokenizer)
+        p.id: prompt_ids(tokenizer, p.prompt) for p in load_training_problems(cfg, tokenizer)
     }
     batches = read(sorted((run / "rollouts").glob("step-*.parquet"))[-1], prompts)
 

@@ -17,7 +17,7 @@ from typing import IO
 
 from exprl import config, files, train
 from exprl.data.tokenizer import load_tokenizer
-from exprl.evaluate import during_training as examine
+from exprl.evaluate.during_training import append_evaluation, evaluate_now, read_evaluations
 from exprl.evaluate.pass_at_k import Evaluation
 from exprl.monitor.progress import Progress
 from exprl.rollout.engine import Engine, open_engine
@@ -110,8 +110,8 @@ def run_stage(cfg: config.Config, before: Evaluation, engine: Engine) -> Evaluat
     folder = Path(cfg.run_dir)
     if not is_done(cfg):
         folder.mkdir(parents=True, exist_ok=True)
-        if not examine.read(folder):
-            examine.append(folder, replace(before, step=0))
+        if not read_evaluations(folder):
+            append_evaluation(folder, replace(before, step=0))
         wall, cpu = time.perf_counter(), time.process_time()
         with Progress() as progress, prepare.open_run(cfg, engine) as (parts, state):
             result = train.train(cfg, parts, state, progress)
@@ -119,13 +119,13 @@ def run_stage(cfg: config.Config, before: Evaluation, engine: Engine) -> Evaluat
             raise SystemExit(130)
         spent = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
         files.append_jsonl(folder / SPENT, spent)
-    return examine.read(folder)[-1]
+    return read_evaluations(folder)[-1]
 
 
 def is_done(cfg: config.Config) -> bool:
     """Whether the run has its last step and the evaluation after it."""
     folder = checkpoint.latest(Path(cfg.run_dir))
-    evaluations = examine.read(Path(cfg.run_dir))
+    evaluations = read_evaluations(Path(cfg.run_dir))
     last = cfg.train.steps
     return (
         folder is not None
@@ -141,11 +141,11 @@ def base_evaluation(seed: int, out: Path, common: Sequence[str], engine: Engine)
     out.mkdir(parents=True, exist_ok=True)
     with (out / f"base-seed{seed}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        found = examine.read(Path(cfg.run_dir))
+        found = read_evaluations(Path(cfg.run_dir))
         if not found:
             with Progress() as progress, prepare.open_run(cfg, engine) as (parts, _):
-                examine.run(cfg, parts, 0, progress)
-            found = examine.read(Path(cfg.run_dir))
+                evaluate_now(cfg, parts, 0, progress)
+            found = read_evaluations(Path(cfg.run_dir))
     return found[0]
 
 

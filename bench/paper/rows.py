@@ -10,7 +10,7 @@ from typing import Any
 from _row import RESULTS, machine
 
 from exprl import files
-from exprl.evaluate import during_training as examine
+from exprl.evaluate.during_training import EVALUATIONS_FILE, read_evaluations
 from exprl.monitor import metrics_log as metrics
 from exprl.monitor.metrics_log import read_metrics
 from paper.cells import SPENT, STARTS, Cell, is_done, run_dir, settings
@@ -55,11 +55,11 @@ def row(cell: Cell, out: Path, common: Sequence[str]) -> Row:
 
 def stage(folder: Path) -> Row:
     """The last evaluation of a run, its metrics step by step, and what it cost."""
-    last = examine.read(folder)[-1].to_json()
+    last = read_evaluations(folder)[-1].to_json()
     steps = read_metrics(folder) if (folder / metrics.FILE_NAME).exists() else []
     spent = files.read_jsonl(folder / SPENT) if (folder / SPENT).exists() else []
     wall = round(sum(one["wall_s"] for one in spent), 1)
-    ended = round((folder / examine.FILE_NAME).stat().st_mtime)
+    ended = round((folder / EVALUATIONS_FILE).stat().st_mtime)
     return {
         "steps": len(steps),
         "pass_at": {k: [point["value"], point["low"], point["high"]] for k, point in _known(last)},

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from exprl import config, train
 from exprl.data.tokenizer import load_tokenizer
 from exprl.errors import EngineError, JudgeError
-from exprl.evaluate import during_training as examine
+from exprl.evaluate.during_training import evaluate_now, read_evaluations
 from exprl.judge import RuleJudge
 from exprl.learn.batch import pack, rollout_examples
 from exprl.monitor.metrics_log import read_metrics
@@ -63,8 +63,8 @@ def run(engine, run_dir, *overrides):
     with Progress() as progress, prepare.open_run(cfg, engine) as (parts, state):
         ended = train.train(without_eval(cfg), without_held_out(parts), state, progress)
         assert not ended.interrupted
-        examine.run(cfg, parts, state.step, progress)
-    [after] = examine.read(run_dir)
+        evaluate_now(cfg, parts, state.step, progress)
+    [after] = read_evaluations(run_dir)
     return Outcome(read_metrics(run_dir), after.at(1))
 
 
@@ -382,6 +382,6 @@ def test_both_engines_give_the_same_tokens_the_same_log_probs(engine, tmp_path):
 def test_eval_gives_the_base_no_solved_problem(engine, tmp_path):
     cfg = settings(tmp_path / "run", "eval.samples=64")
     with Progress() as progress, prepare.open_run(cfg, engine) as (parts, _):
-        examine.run(cfg, parts, 0, progress)
-    [base] = examine.read(tmp_path / "run")
+        evaluate_now(cfg, parts, 0, progress)
+    [base] = read_evaluations(tmp_path / "run")
     assert base.at(64) <= 0.07

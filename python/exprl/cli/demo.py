@@ -18,7 +18,7 @@ from exprl import config, files
 from exprl.cli import shipped
 from exprl.cli.options import INTERRUPTED
 from exprl.errors import ConfigError
-from exprl.evaluate import during_training as examine
+from exprl.evaluate.during_training import read_evaluations
 from exprl.monitor.curve import draw_curve
 from exprl.monitor.metrics_log import read_metrics
 from exprl.train import run_training
@@ -56,7 +56,7 @@ def run(config_file: Path | None, run_dir: Path, overrides: Sequence[str] = ()) 
 def summarize(cfg: config.Config, run_dir: Path) -> dict[str, Any]:
     """The run in one flat object, from its own metrics.jsonl and eval.jsonl."""
     rows = read_metrics(run_dir)
-    before, *_, after = examine.read(run_dir)
+    before, *_, after = read_evaluations(run_dir)
     rollouts = sum(row["rollout/count"] for row in rows)
     summary: dict[str, Any] = {
         "method": cfg.method,

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from exprl import config
-from exprl.data import references as hidden
+from exprl.data.references import choose_references
 from exprl.data.tokenizer import load_tokenizer, prompt_ids
 from exprl.errors import ConfigError, EngineError, JudgeError
 from exprl.judge import JudgeItem
@@ -24,8 +24,8 @@ from exprl.monitor import metrics_log as metrics
 from exprl.reward import judges as panel
 from exprl.rollout.engine import NO_VLLM
 from exprl.run import open as prepare
-from exprl.run import problems as run_problems
 from exprl.run import recorded
+from exprl.run.problems import load_held_out, load_training_problems
 from exprl.types import Problem, ReferenceProblem
 
 REFERENCES_TRIED = 8
@@ -45,8 +45,8 @@ def report(cfg: config.Config) -> int:
     _check_run_dir(cfg)
     metrics.check_trackers(cfg.logging)
     tokenizer = load_tokenizer(cfg.model)
-    problems = run_problems.load_problems(cfg, tokenizer)
-    held_out = run_problems.load_held_out(cfg, tokenizer)
+    problems = load_training_problems(cfg, tokenizer)
+    held_out = load_held_out(cfg, tokenizer)
     rollouts = cfg.rollout.problems_per_step * cfg.rollout.group_size
     lengths = [len(prompt_ids(tokenizer, p.prompt)) for p in problems]
     console.print(f"[bold]{cfg.method}[/] into {cfg.run_dir}: {cfg.train.steps} steps")
@@ -260,7 +260,7 @@ def _ask_judge(cfg: config.Config, problem: ReferenceProblem) -> str:
     item = JudgeItem(
         id="dry-run",
         problem=problem.question,
-        reference=hidden.references("right", [problem], cfg.seed)[problem.id]
+        reference=choose_references("right", [problem], cfg.seed)[problem.id]
         if _one(cfg)
         else None,
         segments=(problem.reference or problem.question,),

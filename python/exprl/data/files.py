@@ -33,31 +33,33 @@ def read_rows(settings: config.Source) -> Iterator[Row]:
         DataError: no such file, folder or dataset, or a row that cannot be read, by its number.
     """
     path = Path(settings.path).expanduser()
-    looks_like_file = _ending(path) in FILE_ENDINGS or settings.path.startswith(("/", "./", "../"))
+    looks_like_file = _find_ending(path) in FILE_ENDINGS or settings.path.startswith(
+        ("/", "./", "../")
+    )
     if path.is_file():
-        return _file_rows(path)
+        return _read_file(path)
     if path.is_dir():
-        return _folder_rows(path, settings.split)
+        return _read_folder(path, settings.split)
     if looks_like_file:
         raise DataError(f"{settings.path}: no such file (data.path)")
-    return _hub_rows(settings)
+    return _read_hub(settings)
 
 
-def _ending(path: Path) -> str:
+def _find_ending(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def _file_rows(path: Path) -> Iterator[Row]:
+def _read_file(path: Path) -> Iterator[Row]:
     try:
         with cast(IO[bytes], gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
-            match _ending(path):
+            match _find_ending(path):
                 case ".jsonl" | ".json":
-                    yield from _json_rows(io.TextIOWrapper(file, encoding="utf-8-sig"), path)
+                    yield from _read_json(io.TextIOWrapper(file, encoding="utf-8-sig"), path)
                 case ".csv":
                     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-                    yield from _csv_rows(text, path)
+                    yield from _read_csv(text, path)
                 case ".parquet":
-                    yield from _parquet_rows(file, path)
+                    yield from _read_parquet(file, path)
                 case ending:
                     raise DataError(
                         f"{path}: cannot read {ending or 'a file without an ending'}; data.path"
@@ -71,7 +73,7 @@ def _file_rows(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: cannot be read: {error}") from None
 
 
-def _json_rows(text: IO[str], path: Path) -> Iterator[Row]:
+def _read_json(text: IO[str], path: Path) -> Iterator[Row]:
     """One object per line, or one array of objects."""
     first = text.read(1)
     while first.isspace():
@@ -88,7 +90,7 @@ def _json_rows(text: IO[str], path: Path) -> Iterator[Row]:
         )
     for place, value in values:
         if not isinstance(value, dict):
-            raise DataError(f"{path}: {place}: expected an object, found {kind(value)}")
+            raise DataError(f"{path}: {place}: expected an object, found {describe_kind(value)}")
         yield value
 
 
@@ -99,7 +101,7 @@ def _parse_json(text: str, path: Path, place: str = "") -> Any:
         raise DataError(f"{path}: {place}not valid JSON: {error}") from None
 
 
-def _csv_rows(text: IO[str], path: Path) -> Iterator[Row]:
+def _read_csv(text: IO[str], path: Path) -> Iterator[Row]:
     csv.field_size_limit(_LONGEST_CSV_CELL)
     reader = csv.DictReader(text, strict=True)
     try:
@@ -116,7 +118,7 @@ def _csv_rows(text: IO[str], path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: line {reader.line_num}: not valid CSV: {error}") from None
 
 
-def _parquet_rows(file: IO[bytes], path: Path) -> Iterator[Row]:
+def _read_parquet(file: IO[bytes], path: Path) -> Iterator[Row]:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -128,7 +130,7 @@ def _parquet_rows(file: IO[bytes], path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: not a readable parquet file: {error}") from None
 
 
-def _folder_rows(folder: Path, split: str) -> Iterator[Row]:
+def _read_folder(folder: Path, split: str) -> Iterator[Row]:
     import datasets
 
     # A cache of its own: a changed folder is never served stale, and nothing is left behind.
@@ -143,11 +145,11 @@ def _folder_rows(folder: Path, split: str) -> Iterator[Row]:
                     str(folder), split=split, cache_dir=cache, keep_in_memory=True
                 )
         except Exception as error:  # `datasets` documents no root error
-            raise DataError(f"{folder}: split {split!r}: {_reason(error)}") from error
+            raise DataError(f"{folder}: split {split!r}: {_find_reason(error)}") from error
         yield from saved
 
 
-def _hub_rows(settings: config.Source) -> Iterator[Row]:
+def _read_hub(settings: config.Source) -> Iterator[Row]:
     import datasets
 
     try:
@@ -156,19 +158,19 @@ def _hub_rows(settings: config.Source) -> Iterator[Row]:
         raise DataError(
             f"data.path = {settings.path!r} is neither a file or folder here nor a hub dataset that"
             f" can be loaded (data.subset = {settings.subset!r}, data.split = {settings.split!r}):"
-            f" {_reason(error)}"
+            f" {_find_reason(error)}"
         ) from error
     yield from dataset
 
 
-def _reason(error: BaseException) -> str:
+def _find_reason(error: BaseException) -> str:
     """The first line of the innermost cause: `datasets` wraps it in one that says nothing."""
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def kind(value: Any) -> str:  # noqa: PLR0911 (one return per kind reads best)
+def describe_kind(value: Any) -> str:  # noqa: PLR0911 (one return per kind reads best)
     """What a value is, in the words of an error message."""
     match value:
         case None:

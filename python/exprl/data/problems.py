@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, cast, get_args
 
 from exprl import config
-from exprl.data.files import Row, kind, read_rows
+from exprl.data.files import Row, describe_kind, read_rows
 from exprl.data.mixture import random_generator
 from exprl.errors import DataError
 from exprl.types import Message, Problem, Prompt, ReferenceProblem, Role
@@ -44,14 +44,14 @@ def _load(source: config.Source, index: int, *, several: bool) -> list[Reference
     if not rows:
         raise DataError(f"{source.path}: holds no rows")
     _check_columns(rows, source)
-    problems = [_problem(row, number, source) for number, row in enumerate(rows, 1)]
+    problems = [_make_problem(row, number, source) for number, row in enumerate(rows, 1)]
     _check_unique(problems, source)
     if not several:
         return problems
-    return [_from_source(problem, index) for problem in problems]
+    return [_mark_source(problem, index) for problem in problems]
 
 
-def _from_source(problem: ReferenceProblem, index: int) -> ReferenceProblem:
+def _mark_source(problem: ReferenceProblem, index: int) -> ReferenceProblem:
     name = f"{index + 1}/{problem.id}"
     return replace(problem, id=name, prompt=replace(problem.prompt, problem_id=name), source=index)
 
@@ -118,22 +118,22 @@ def _check_columns(rows: Sequence[Row], settings: config.Source) -> None:
         )
 
 
-def _problem(row: Row, number: int, settings: config.Source) -> ReferenceProblem:
+def _make_problem(row: Row, number: int, settings: config.Source) -> ReferenceProblem:
     columns = settings.columns
 
     def at(column: str) -> str:
         return f"{settings.path}: row {number}: column {column!r}"
 
     def cell(column: str | None) -> str | None:
-        return None if column is None else _text(row.get(column), at(column))
+        return None if column is None else _read_text(row.get(column), at(column))
 
-    answer = _answer(row, settings, cell, at)
+    answer = _read_answer(row, settings, cell, at)
     domain = settings.domain if columns.domain is None else cell(columns.domain)
     problem_id = str(number) if columns.id is None else cell(columns.id)
     if domain is None or problem_id is None:
         column = columns.id if problem_id is None else columns.domain
         raise DataError(f"{at(str(column))}: is empty")
-    messages = _messages(row.get(columns.problem), settings, at(columns.problem))
+    messages = _make_messages(row.get(columns.problem), settings, at(columns.problem))
     return ReferenceProblem(
         id=problem_id,
         prompt=Prompt(problem_id, messages),
@@ -144,7 +144,7 @@ def _problem(row: Row, number: int, settings: config.Source) -> ReferenceProblem
     )
 
 
-def _answer(
+def _read_answer(
     row: Row,
     settings: config.Source,
     cell: Callable[[str | None], str | None],
@@ -170,7 +170,7 @@ def _answer(
     return answer
 
 
-def _messages(value: Any, settings: config.Source, place: str) -> tuple[Message, ...]:
+def _make_messages(value: Any, settings: config.Source, place: str) -> tuple[Message, ...]:
     """A chat as it stands, or a text put into the template; before both the system message."""
     if isinstance(value, list):
         if settings.template != PLAIN_TEMPLATE:
@@ -178,11 +178,13 @@ def _messages(value: Any, settings: config.Source, place: str) -> tuple[Message,
                 f"{place}: holds chat messages, to which data.template = {settings.template!r}"
                 f" cannot apply; set it to {PLAIN_TEMPLATE!r}"
             )
-        messages = tuple(_message(item, f"{place}: message {i}") for i, item in enumerate(value, 1))
+        messages = tuple(
+            _make_message(item, f"{place}: message {i}") for i, item in enumerate(value, 1)
+        )
         if not messages or messages[-1].role != "user":
             raise DataError(f"{place}: the last message must be of role 'user'")
     else:
-        text = _text(value, place, numbers=False)
+        text = _read_text(value, place, numbers=False)
         if text is None:
             raise DataError(f"{place}: is empty")
         # Not str.format: problems are full of braces.
@@ -192,10 +194,10 @@ def _messages(value: Any, settings: config.Source, place: str) -> tuple[Message,
     return messages
 
 
-def _message(value: Any, place: str) -> Message:
+def _make_message(value: Any, place: str) -> Message:
     if not isinstance(value, dict) or not {"role", "content"} <= value.keys():
-        raise DataError(f"{place}: expected {{role, content}}, found {kind(value)}")
-    role, content = value["role"], _text(value["content"], f"{place}: content", numbers=False)
+        raise DataError(f"{place}: expected {{role, content}}, found {describe_kind(value)}")
+    role, content = value["role"], _read_text(value["content"], f"{place}: content", numbers=False)
     if role not in _ROLES:
         raise DataError(f"{place}: role {role!r} is none of {', '.join(_ROLES)}")
     if content is None:
@@ -203,7 +205,7 @@ def _message(value: Any, place: str) -> Message:
     return Message(cast(Role, role), content)
 
 
-def _text(value: Any, place: str, *, numbers: bool = True) -> str | None:
+def _read_text(value: Any, place: str, *, numbers: bool = True) -> str | None:
     """A cell's text as it stands; None for null and white space; numbers become their digits."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a column of integers with gaps comes as floats
@@ -213,7 +215,7 @@ def _text(value: Any, place: str, *, numbers: bool = True) -> str | None:
         return None
     if not isinstance(value, str):
         wanted = "text or a number" if numbers else "text"
-        raise DataError(f"{place}: expected {wanted}, found {kind(value)}")
+        raise DataError(f"{place}: expected {wanted}, found {describe_kind(value)}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:

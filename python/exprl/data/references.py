@@ -1,9 +1,9 @@
 """The hidden references, and who is shown what of them. The policy never is.
 
-judge      the reference of the problem, none, or another problem's      `references`
-SFT        the reference as tokens to imitate                            `solutions`
-teacher    the reference in its prompt (self-distillation)               `teacher_prompts`
-Stage II   nothing: the column is not even read                          `taken_away`
+judge      the reference of the problem, none, or another problem's   `choose_references`
+SFT        the reference as tokens to imitate                         `tokenize_solutions`
+teacher    the reference in its prompt (self-distillation)            `build_teacher_prompts`
+Stage II   nothing: the column is not even read                       `drop_references`
 """
 
 from __future__ import annotations
@@ -14,41 +14,41 @@ from typing import Any
 import numpy as np
 
 from exprl import config
-from exprl.data import problems as data
+from exprl.data.problems import draw_wrong_references, require_references
 from exprl.data.tokenizer import chat_ids, prompt_ids
 from exprl.types import Int32Array, Message, ReferenceProblem
 
 
-def references(
+def choose_references(
     condition: config.Condition, problems: Sequence[ReferenceProblem], seed: int
 ) -> dict[str, str | None]:
-    """What the judge is shown, by judge.condition."""
+    """The reference that the judge is shown for each problem id, by judge.condition."""
     match condition:
         case "right":
             return {p.id: p.reference for p in problems}
         case "none":
             return dict.fromkeys((p.id for p in problems), None)
         case "wrong":
-            data.require_references(problems)
+            require_references(problems)
             right = {p.id: str(p.reference) for p in problems}
-            return dict(data.draw_wrong_references(right, seed))
+            return dict(draw_wrong_references(right, seed))
 
 
-def solutions(
+def tokenize_solutions(
     problems: Sequence[ReferenceProblem], tokenizer: Any
 ) -> dict[str, tuple[Int32Array, Int32Array]]:
     """Prompts and references as if the policy had sampled them: tokens, then the stop token."""
 
-    def pair(problem: ReferenceProblem) -> tuple[Int32Array, Int32Array]:
+    def tokenize(problem: ReferenceProblem) -> tuple[Int32Array, Int32Array]:
         tokens = tokenizer.encode(problem.reference, add_special_tokens=False)
         prompt = prompt_ids(tokenizer, problem.prompt)
         stop = tokenizer.eos_token_id
         return np.array(prompt, dtype=np.int32), np.array([*tokens, stop], dtype=np.int32)
 
-    return {problem.id: pair(problem) for problem in problems}
+    return {problem.id: tokenize(problem) for problem in problems}
 
 
-def teacher_prompts(
+def build_teacher_prompts(
     template: str, problems: Sequence[ReferenceProblem], tokenizer: Any
 ) -> dict[str, Int32Array]:
     """What the teacher reads before the student's tokens: `template` as the last user message."""
@@ -62,7 +62,7 @@ def teacher_prompts(
     return prompts
 
 
-def taken_away(settings: config.Data) -> config.Data:
+def drop_references(settings: config.Data) -> config.Data:
     """The same data without its columns of references."""
 
     def columns(source: config.Source) -> dict[str, config.Columns]:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exprl import config, files
-from exprl.evaluate import pass_at_k as evaluate
 from exprl.evaluate.pass_at_k import Evaluation
+from exprl.evaluate.sample import ReportingSampler, decode_rollout, evaluate
 from exprl.monitor.progress import Progress
-from exprl.steps import Splitter
-from exprl.types import Rollout
 
 if TYPE_CHECKING:  # they load torch, which the readers of eval.jsonl do without
-    from exprl.rollout.engine import Engine
     from exprl.run.open import Parts
 
-FILE_NAME = "eval.jsonl"
+EVALUATIONS_FILE = "eval.jsonl"
 # Evaluations at different steps see the same seeds, so that they differ by the policy alone.
 EVAL_SEED_OFFSET = 1 << 32
 
@@ -25,27 +22,27 @@ def evaluate_if_due(cfg: config.Config, parts: Parts, step: int, progress: Progr
     """Evaluate before training, every so often, and at the end."""
     every = cfg.eval.every
     if step in (0, cfg.train.steps) or (every is not None and step % every == 0):
-        run(cfg, parts, step, progress)
+        evaluate_now(cfg, parts, step, progress)
 
 
-def run(cfg: config.Config, parts: Parts, step: int, progress: Progress) -> None:
+def evaluate_now(cfg: config.Config, parts: Parts, step: int, progress: Progress) -> None:
     """Evaluate the policy after `step` steps, unless RUN/eval.jsonl has it already."""
-    if not parts.held_out or any(e.step == step for e in read(parts.run_dir)):
+    if not parts.held_out or any(e.step == step for e in read_evaluations(parts.run_dir)):
         return
     from exprl.rollout.weight_sync import wake_engine
 
-    result = evaluate.evaluate(
-        watched(wake_engine(parts.policy, parts.engine, parts.probe), progress),
+    result = evaluate(
+        ReportingSampler(wake_engine(parts.policy, parts.engine, parts.probe), progress),
         parts.held_out,
         cfg.eval,
-        decode=lambda rollout: decode(parts.splitter, rollout),
+        decode=lambda rollout: decode_rollout(parts.splitter, rollout),
         max_response_tokens=cfg.rollout.max_response_tokens,
         seed=cfg.seed + EVAL_SEED_OFFSET,
         step=step,
-        ks=default_ks(cfg.eval.samples),
+        ks=choose_ks(cfg.eval.samples),
         verifiers=parts.verifiers,
     )
-    append(parts.run_dir, result)
+    append_evaluation(parts.run_dir, result)
     rates = "  ".join(f"pass@{k} {result.at(k):.3f}" for k in result.ks)
     progress.note(f"after {step} steps, on {len(parts.held_out)} held-out problems: {rates}")
     domains = result.by_domain()
@@ -54,43 +51,20 @@ def run(cfg: config.Config, parts: Parts, step: int, progress: Progress) -> None
         progress.note(f"  {name}, {len(own.outcomes)} problems: {rates}")
 
 
-def append(run_dir: Path, result: Evaluation) -> None:
+def append_evaluation(run_dir: Path, result: Evaluation) -> None:
     """Add a line to RUN/eval.jsonl, after its last whole one."""
-    files.append_jsonl(run_dir / FILE_NAME, result.to_json())
+    files.append_jsonl(run_dir / EVALUATIONS_FILE, result.to_json())
 
 
-def read(run_dir: Path) -> list[Evaluation]:
+def read_evaluations(run_dir: Path) -> list[Evaluation]:
     """The evaluations of a run, by step; a line that a kill cut short is left out."""
-    path = run_dir / FILE_NAME
+    path = run_dir / EVALUATIONS_FILE
     if not path.exists():
         return []
     found = {e.step: e for e in map(Evaluation.from_json, files.read_jsonl(path))}
     return [found[step] for step in sorted(found)]
 
 
-def decode(splitter: Splitter, rollout: Rollout) -> str:
-    """The text of a rollout, as judge and verifier see it."""
-    return "".join(segment.text for segment in splitter.split(rollout.token_ids))
-
-
-def default_ks(samples: int) -> tuple[int, ...]:
+def choose_ks(samples: int) -> tuple[int, ...]:
     """Powers of two up to the number of samples."""
     return tuple(2**i for i in range(samples.bit_length()) if 2**i <= samples)
-
-
-def watched(engine: Engine, progress: Progress) -> evaluate.Sampler:
-    """An engine whose sampling shows on the terminal."""
-    return _Watched(engine, progress)
-
-
-class _Watched:
-    """An engine whose sampling shows on the terminal."""
-
-    def __init__(self, engine: Engine, progress: Progress) -> None:
-        self._engine = engine
-        self._progress = progress
-
-    def sample(self, prompts: Any, n: int, *rest: Any) -> Any:
-        for done, rollout in enumerate(self._engine.sample(prompts, n, *rest), 1):
-            self._progress.phase("evaluate", done, len(prompts) * n)
-            yield rollout

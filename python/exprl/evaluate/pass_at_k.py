@@ -1,19 +1,14 @@
-"""Problems with answers, to pass@k and majority vote with intervals."""
+"""What the samples of each problem came to: pass@k and majority vote, with intervals."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 
-from exprl import config
-from exprl.errors import ConfigError
-from exprl.evaluate import votes
 from exprl.evaluate.estimates import (
     LEVEL,
     MOST_VOTES,
@@ -24,22 +19,7 @@ from exprl.evaluate.estimates import (
     percentiles,
     resampled_means,
 )
-from exprl.types import Float64Array, Int64Array, Problem, Prompt, Rollout
-from exprl.verify.verifiers import Verifiers
-
-
-class Sampler(Protocol):
-    """The one word of the engine that an evaluation needs."""
-
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        n: int,
-        seed: int,
-        temperature: float,
-        max_response_tokens: int,
-    ) -> Iterator[Rollout]:
-        """Yield n rollouts of each prompt, in any order."""
+from exprl.types import Float64Array, Int64Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +173,8 @@ class Evaluation:
             "pass_at": {str(k): passed.at(k) for k in self.ks},
             "maj_at": {str(k): majority.at(k) if majority else None for k in self.ks},
             "failed": self.failed,
-            "overlong_rate": _known(self.overlong_rate),
-            "blank_rate": _known(self.blank_rate),
+            "overlong_rate": _none_if_nan(self.overlong_rate),
+            "blank_rate": _none_if_nan(self.blank_rate),
         }
         domains = self.by_domain()
         if len(domains) > 1:
@@ -215,7 +195,7 @@ class Evaluation:
             samples=tree["samples"],
             temperature=tree["temperature"],
             ks=tuple(tree["ks"]),
-            outcomes=tuple(_outcome(outcome) for outcome in tree["outcomes"]),
+            outcomes=tuple(_read_outcome(outcome) for outcome in tree["outcomes"]),
         )
 
     def _values(self, curves: Sequence[Float64Array]) -> Float64Array:
@@ -229,99 +209,10 @@ class Evaluation:
         return sum(counts) / counted if counted else math.nan
 
 
-def evaluate(
-    engine: Sampler,
-    problems: Sequence[Problem],
-    settings: config.Evaluation,
-    *,
-    decode: Callable[[Rollout], str],
-    max_response_tokens: int,
-    seed: int,
-    step: int,
-    ks: Sequence[int],
-    verifiers: Verifiers,
-    keep: Callable[[Problem, Rollout, str, bool], object] | None = None,
-) -> Evaluation:
-    """Sample every problem and verify the answers.
-
-    Args:
-        problems: with answers (data.require_answers).
-        decode: the text of a rollout.
-        max_response_tokens: where settings.max_response_tokens leaves it open.
-        seed: of the sampling.
-        step: training steps behind the engine's weights.
-        ks: k of the report, each at most settings.samples.
-        verifiers: say which are right; where they cannot, the rollout does not count.
-        keep: told of every rollout that counts, with its text and whether it is right.
-
-    Raises:
-        ConfigError: a k exceeds settings.samples.
-    """
-    for k in ks:
-        if not 1 <= k <= settings.samples:
-            raise ConfigError(
-                f"pass@{k} needs eval.samples >= {max(k, 1)} and k >= 1, but eval.samples ="
-                f" {settings.samples}"
-            )
-    by_id = {problem.id: problem for problem in problems}
-    unanswered = next((p.id for p in problems if p.answer is None), None)
-    if unanswered is not None:
-        raise ConfigError(f"problem {unanswered!r} has no answer to evaluate against")
-    taken: list[tuple[Rollout, str, Future[bool | None] | None]] = []
-    with ThreadPoolExecutor(verifiers.workers, thread_name_prefix="verify") as threads:
-        for rollout in engine.sample(
-            [problem.prompt for problem in problems],
-            settings.samples,
-            seed,
-            settings.temperature,
-            settings.max_response_tokens or max_response_tokens,
-        ):
-            if rollout.finish_reason == "failed":
-                continue
-            text, verified = decode(rollout), None
-            if rollout.finish_reason == "stop":
-                verified = threads.submit(verifiers.is_correct, text, by_id[rollout.problem_id])
-            taken.append((rollout, text, verified))
-    n, c, overlong = Counter[str](), Counter[str](), Counter[str]()
-    wrong: dict[str, list[str]] = {key: [] for key in by_id}  # answers
-    for rollout, text, verified in taken:
-        key = rollout.problem_id
-        right = verified.result() if verified else False
-        if right is None:
-            continue
-        n[key] += 1
-        c[key] += right
-        overlong[key] += rollout.finish_reason == "length"
-        vote = votes.find_vote(text, verifiers.kind(by_id[key].domain))
-        if not right and vote is not None and rollout.finish_reason == "stop":
-            wrong[key].append(vote)
-        if keep is not None:
-            keep(by_id[key], rollout, text, right)
-    outcomes = (
-        Outcome(
-            key,
-            n[key],
-            c[key],
-            overlong[key],
-            votes.count_votes(wrong[key], verifiers.kind(problem.domain)),
-            problem.domain,
-        )
-        for key, problem in by_id.items()
-    )
-    return Evaluation(
-        step=step,
-        seed=seed,
-        samples=settings.samples,
-        temperature=settings.temperature,
-        ks=tuple(ks),
-        outcomes=tuple(outcomes),
-    )
-
-
-def _outcome(tree: Mapping[str, Any]) -> Outcome:
+def _read_outcome(tree: Mapping[str, Any]) -> Outcome:
     wrong = tree.get("wrong_votes")
     return Outcome(**{**tree, "wrong_votes": None if wrong is None else tuple(wrong)})
 
 
-def _known(value: float) -> float | None:
+def _none_if_nan(value: float) -> float | None:
     return None if math.isnan(value) else value

@@ -13,7 +13,11 @@ from typing import Any
 import torch
 
 from exprl import config
-from exprl.data import references
+from exprl.data.references import (
+    build_teacher_prompts,
+    choose_references,
+    tokenize_solutions,
+)
 from exprl.data.tokenizer import load_tokenizer, prompt_ids
 from exprl.errors import ConfigError
 from exprl.learn.memory import Setup, Shapes, fit
@@ -23,7 +27,7 @@ from exprl.rollout.engine import NO_POLICY, Engine, open_engine
 from exprl.rollout.weight_sync import Probe, open_probe
 from exprl.run import checkpoint
 from exprl.run.checkpoint import RunState
-from exprl.run.problems import load_held_out, load_problems
+from exprl.run.problems import load_held_out, load_training_problems
 from exprl.run.recorded import check_same_run, record_config, resolve_init_from
 from exprl.steps import Splitter
 from exprl.types import Int32Array, Problem
@@ -80,7 +84,7 @@ def open_run(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple
         check_same_run(cfg)
         record_config(cfg)
         tokenizer = load_tokenizer(cfg.model)
-        problems = load_problems(cfg, tokenizer)
+        problems = load_training_problems(cfg, tokenizer)
         held_out = load_held_out(cfg, tokenizer)
         check_memory(cfg, [*problems, *held_out], tokenizer)
         verifiers = open_verifiers(cfg, [*problems, *held_out])
@@ -121,11 +125,11 @@ def open_run(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple
             run_dir=run_dir,
             problems=[p.without_reference() for p in problems],
             held_out=[p.without_reference() for p in held_out],
-            references=references.references(cfg.judge.condition, problems, cfg.seed)
+            references=choose_references(cfg.judge.condition, problems, cfg.seed)
             if cfg.needs_references
             else {},
-            solutions=references.solutions(problems, tokenizer) if cfg.learns_references else {},
-            teacher_prompts=references.teacher_prompts(cfg.teacher.prompt, problems, tokenizer)
+            solutions=tokenize_solutions(problems, tokenizer) if cfg.learns_references else {},
+            teacher_prompts=build_teacher_prompts(cfg.teacher.prompt, problems, tokenizer)
             if cfg.needs_teacher
             else {},
             tokenizer=tokenizer,

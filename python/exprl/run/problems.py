@@ -7,8 +7,9 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 from exprl import config
-from exprl.data import mixture, references
-from exprl.data import problems as data
+from exprl.data import mixture
+from exprl.data.problems import load_problems, require_answers, require_references
+from exprl.data.references import drop_references, tokenize_solutions
 from exprl.data.tokenizer import prompt_ids
 from exprl.errors import ConfigError
 from exprl.types import Problem, ReferenceProblem
@@ -17,27 +18,23 @@ from exprl.verify.verifiers import check_answers
 P = TypeVar("P", bound=Problem)
 
 
-def load_problems(cfg: config.Config, tokenizer: Any) -> list[ReferenceProblem]:
+def load_training_problems(cfg: config.Config, tokenizer: Any) -> list[ReferenceProblem]:
     """The training problems that fit, with what reward or loss need of them, and nothing else.
 
     Where nothing looks at the references (sparse reward), their column is not read.
     """
     settings, limits = cfg.data, cfg.rollout
-    problems = data.load_problems(
-        settings if cfg.needs_references else references.taken_away(settings)
-    )
+    problems = load_problems(settings if cfg.needs_references else drop_references(settings))
     _check_domains(cfg, problems)
     if cfg.needs_references:
         rewarded = cfg.loss.objective == "policy_gradient"
-        data.require_references(
-            [p for p in problems if not rewarded or cfg.treatment(p.domain).judged]
-        )
-    data.require_answers([p for p in problems if cfg.treatment(p.domain).verified])
+        require_references([p for p in problems if not rewarded or cfg.treatment(p.domain).judged])
+    require_answers([p for p in problems if cfg.treatment(p.domain).verified])
     check_answers(cfg.treatment, problems)
     kept = drop_long_prompts(problems, tokenizer, limits.max_prompt_tokens)
     limit = f"prompt has at most rollout.max_prompt_tokens = {limits.max_prompt_tokens} tokens"
     if cfg.learns_references:
-        pairs = references.solutions(kept, tokenizer)
+        pairs = tokenize_solutions(kept, tokenizer)
         kept = [p for p in kept if len(pairs[p.id][1]) <= limits.max_response_tokens]
         limit += (
             " and reference at most rollout.max_response_tokens ="
@@ -57,8 +54,8 @@ def load_held_out(cfg: config.Config, tokenizer: Any) -> list[ReferenceProblem]:
     """The problems of the evaluations; they need answers, and their references are not read."""
     if cfg.eval.data is None:
         return []
-    problems = data.load_problems(references.taken_away(cfg.eval.data))
-    data.require_answers(problems)
+    problems = load_problems(drop_references(cfg.eval.data))
+    require_answers(problems)
     check_answers(cfg.treatment, problems)
     return drop_long_prompts(problems, tokenizer, cfg.rollout.max_prompt_tokens)
 

@@ -170,7 +170,7 @@ def _tree(
 ) -> dict[str, Any]:
     """What behaviors.json holds."""
     runs = [targets.config_of(s) for s in request.sources if targets.is_run(s)]
-    settings = compare.config_differences(runs[0], runs[1]) if len(runs) == 2 else {}
+    settings = compare.compare_configs(runs[0], runs[1]) if len(runs) == 2 else {}
     tree = {
         "annotator": request.judge.model,
         "seed": request.seed,

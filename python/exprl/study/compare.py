@@ -14,7 +14,7 @@ from rich.text import Text
 
 from exprl import config, files
 from exprl.errors import ConfigError
-from exprl.evaluate import during_training as examine
+from exprl.evaluate.during_training import EVALUATIONS_FILE, choose_ks, read_evaluations
 from exprl.evaluate.estimates import LEVEL, difference_interval, percentiles, resampled_means
 from exprl.evaluate.pass_at_k import Evaluation, Outcome
 from exprl.study import targets
@@ -113,12 +113,12 @@ def compare(
 
     Args:
         ks: k of the differences; those above the samples of either are left out.
-        settings: of `config_differences`.
+        settings: of `compare_configs`.
 
     Raises:
         ConfigError: they are not about the same problems, or not one problem has counted samples.
     """
-    outcomes_a, outcomes_b = _by_id(a), _by_id(b)
+    outcomes_a, outcomes_b = _index(a), _index(b)
     if outcomes_a.keys() != outcomes_b.keys():
         only = (
             len(outcomes_a.keys() - outcomes_b.keys()),
@@ -150,11 +150,11 @@ def compare(
         for k in ks
         if 1 <= k <= most and both[:, k - 1].any()
     ]
-    changes = [_change(outcomes_a[key], outcomes_b[key]) for key in outcomes_a]
+    changes = [_compare_problem(outcomes_a[key], outcomes_b[key]) for key in outcomes_a]
     return Comparison(*names, dict(settings or {}), tuple(differences), tuple(changes))
 
 
-def config_differences(a: config.Config, b: config.Config) -> dict[str, tuple[Any, Any]]:
+def compare_configs(a: config.Config, b: config.Config) -> dict[str, tuple[Any, Any]]:
     """Dotted keys on which two runs differ in what they compute, with the values of both."""
     found = config.differences(a, b)
     return {key: both for key, both in found.items() if not key.startswith(NO_DIFFERENCE)}
@@ -168,9 +168,9 @@ def command(names: Sequence[str], ks: Sequence[int], out: Path | None) -> Compar
     """
     evaluations, configs = [], []
     for name in names:
-        run_dir, step = _run_and_step(name)
+        run_dir, step = _parse_name(name)
         configs.append(targets.config_of(run_dir))
-        evaluations.append(_evaluation(name, run_dir, step))
+        evaluations.append(_find_evaluation(name, run_dir, step))
     a, b = evaluations
     shown = tuple(f"{n} (step {e.step})" for n, e in zip(names, evaluations, strict=True))
     most = min(a.samples, b.samples)
@@ -179,9 +179,9 @@ def command(names: Sequence[str], ks: Sequence[int], out: Path | None) -> Compar
             f"pass@{max(ks)}: {shown[0]} has {a.samples} samples per problem, {shown[1]} has"
             f" {b.samples}; k is at most {most}"
         )
-    ks = ks or examine.default_ks(most)
+    ks = ks or choose_ks(most)
     result = compare(
-        a, b, ks, names=(shown[0], shown[1]), settings=config_differences(configs[0], configs[1])
+        a, b, ks, names=(shown[0], shown[1]), settings=compare_configs(configs[0], configs[1])
     )
     show(result)
     if out:
@@ -225,16 +225,16 @@ def show(result: Comparison, console: Console | None = None) -> None:
     )
 
 
-def _by_id(evaluation: Evaluation) -> dict[str, Outcome]:
+def _index(evaluation: Evaluation) -> dict[str, Outcome]:
     return {outcome.problem_id: outcome for outcome in evaluation.outcomes}
 
 
-def _change(a: Outcome, b: Outcome) -> ProblemChange:
+def _compare_problem(a: Outcome, b: Outcome) -> ProblemChange:
     low, high = difference_interval((a.c, a.n), (b.c, b.n)) if a.n and b.n else (-1.0, 1.0)
     return ProblemChange(a.problem_id, a.c, a.n, b.c, b.n, low, high)
 
 
-def _run_and_step(name: str) -> tuple[Path, int | None]:
+def _parse_name(name: str) -> tuple[Path, int | None]:
     """A run folder and a step of it; a checkpoint need not exist for an evaluation to."""
     folder, _, step = name.rpartition("@")
     if folder and targets.is_run(Path(folder)):
@@ -249,13 +249,13 @@ def _run_and_step(name: str) -> tuple[Path, int | None]:
     return Path(name), None
 
 
-def _evaluation(name: str, run_dir: Path, step: int | None) -> Evaluation:
-    found = examine.read(run_dir)
+def _find_evaluation(name: str, run_dir: Path, step: int | None) -> Evaluation:
+    found = read_evaluations(run_dir)
     wanted = [e for e in found if step in (None, e.step)]
     if not wanted:
         has = ", ".join(f"step {e.step}" for e in found) or "none"
         raise ConfigError(
-            f"{name}: no such evaluation in {run_dir / examine.FILE_NAME} (it has: {has}); train"
+            f"{name}: no such evaluation in {run_dir / EVALUATIONS_FILE} (it has: {has}); train"
             " with eval.data set, or measure now with `exprl eval`"
         )
     return wanted[-1]

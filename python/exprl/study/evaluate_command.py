@@ -22,12 +22,12 @@ from rich.table import Table
 from rich.text import Text
 
 from exprl import config, files
-from exprl.data import problems as data
-from exprl.data.references import taken_away
+from exprl.data.problems import load_problems, require_answers
+from exprl.data.references import drop_references
 from exprl.errors import ConfigError, DataError, EngineError
-from exprl.evaluate import during_training as examine
-from exprl.evaluate import pass_at_k as evaluate
+from exprl.evaluate.during_training import EVAL_SEED_OFFSET, choose_ks
 from exprl.evaluate.pass_at_k import Curve, Evaluation
+from exprl.evaluate.sample import ReportingSampler, decode_rollout, evaluate
 from exprl.monitor.progress import Progress
 from exprl.study import compare, plots, targets
 from exprl.study.compare import Comparison
@@ -69,30 +69,30 @@ def command(
     """
     jobs = plan(names, data_path, samples, config_file, overrides, rollouts)
     most = jobs[0].cfg.eval.samples
-    ks = tuple(ks) or examine.default_ks(most)
+    ks = tuple(ks) or choose_ks(most)
     if min(ks) < 1:
         raise ConfigError(
             f"pass@{min(ks)}: k is the number of samples that a user draws, 1 or more"
         )
     if max(ks) > most:
         raise ConfigError(f"pass@{max(ks)} needs at least as many samples: -n {max(ks)}")
-    problems = _problems(jobs[0])
-    earlier = _earlier(out)
+    problems = _load_problems(jobs[0])
+    earlier = _read_earlier(out)
     rows: list[dict[str, Any]] = []
     for job in jobs:
-        key = _key(job, problems)
+        key = _hash_inputs(job, problems)
         row = earlier.get(key)
         if row is None or (job.rollouts is not None and not job.rollouts.exists()):
-            measured = _measure_apart(job) if len(jobs) > 1 else measure(job)
+            measured = _measure_in_own_process(job) if len(jobs) > 1 else measure(job)
             names_row = {"model": job.target.name, "weights": job.target.weights, "key": key}
             row = names_row | measured.to_json()
         else:
             Console(stderr=True).print(Text(f"{job.target.name}: measured before, from {out}"))
         rows.append(row)
-        _write(out, rows, ())
+        _write_results(out, rows, ())
     evaluations = [Evaluation.from_json(row) for row in rows]
-    comparisons = _comparisons(jobs, evaluations, ks)
-    _write(out, rows, comparisons)
+    comparisons = _compare_with_first(jobs, evaluations, ks)
+    _write_results(out, rows, comparisons)
     named = list(zip([job.target.name for job in jobs], evaluations, strict=True))
     show(named, ks)
     for one in comparisons:
@@ -126,16 +126,16 @@ def plan(
         cfg = targets.eval_config(
             target, config_file or own or runs[0], data_path, samples, overrides
         )
-        keep = rollouts / f"{i:02d}-{_file_name(target.name)}.jsonl" if rollouts else None
+        keep = rollouts / f"{i:02d}-{_make_file_name(target.name)}.jsonl" if rollouts else None
         jobs.append(Measurement(target, cfg, keep))
     first = jobs[0]
     for job in jobs[1:]:
         differ = [
             f"{key}: {x!r} and {y!r}"
-            for key, (x, y) in compare.config_differences(first.cfg, job.cfg).items()
+            for key, (x, y) in compare.compare_configs(first.cfg, job.cfg).items()
             if key.startswith(SAME)
         ]
-        lengths = [_longest(one.cfg) for one in (first, job)]
+        lengths = [_limit_length(one.cfg) for one in (first, job)]
         if lengths[0] != lengths[1]:
             differ.append(f"rollout.max_response_tokens: {lengths[0]} and {lengths[1]}")
         if differ:
@@ -158,7 +158,7 @@ def measure(job: Measurement) -> Evaluation:
     cfg = job.cfg
     set_threads(cfg.train.torch_threads)
     tokenizer = load_tokenizer(cfg.model)
-    problems = _problems(job)
+    problems = _load_problems(job)
     kept = drop_long_prompts(problems, tokenizer, cfg.rollout.max_prompt_tokens)
     if not kept:
         raise DataError(
@@ -172,18 +172,18 @@ def measure(job: Measurement) -> Evaluation:
 
     def keep(problem: Problem, rollout: Rollout, text: str, correct: bool) -> None:
         reference = references[problem.id]
-        lines.append(_line(problem, reference, rollout, text, correct))
+        lines.append(_make_row(problem, reference, rollout, text, correct))
 
     with Progress() as progress:
         if len(kept) < len(problems):
             progress.warn(f"{len(problems) - len(kept)} problems with longer prompts are left out")
-        result = evaluate.evaluate(
-            examine.watched(engine, progress),
+        result = evaluate(
+            ReportingSampler(engine, progress),
             kept,
             cfg.eval,
-            decode=lambda rollout: examine.decode(splitter, rollout),
+            decode=lambda rollout: decode_rollout(splitter, rollout),
             max_response_tokens=cfg.rollout.max_response_tokens,
-            seed=cfg.seed + examine.EVAL_SEED_OFFSET,
+            seed=cfg.seed + EVAL_SEED_OFFSET,
             step=job.target.step,
             ks=range(1, cfg.eval.samples + 1),
             verifiers=open_verifiers(cfg, kept),
@@ -203,23 +203,19 @@ def show(
     table = Table("", title=f"n = {samples}, intervals of 95 % over problems")
     for name, _ in named:
         table.add_column(Text(name))
-    passed = [Curve.of(e.pass_values()) for _, e in named]
+    passed: list[Curve | None] = [Curve.of(e.pass_values()) for _, e in named]
     voted = [None if v is None else Curve.of(v) for v in (e.majority_values() for _, e in named)]
-    for k in ks:
-        table.add_row(f"pass@{k}", *(_cell(curve, k, e) for curve, (_, e) in _zip(passed, named)))
-    for k in ks:
-        table.add_row(f"maj@{k}", *(_cell(curve, k, e) for curve, (_, e) in _zip(voted, named)))
+    for name, curves in (("pass", passed), ("maj", voted)):
+        for k in ks:
+            points = zip(curves, named, strict=True)
+            table.add_row(f"{name}@{k}", *(_show_point(curve, k, e) for curve, (_, e) in points))
     table.add_row("crashed", *(str(e.failed) for _, e in named))
     table.add_row("cut by length", *(f"{e.overlong_rate:.1%}" for _, e in named))
     table.add_row("name no answer", *(f"{e.blank_rate:.1%}" for _, e in named))
     console.print(table)
 
 
-def _zip(curves: Sequence[Curve | None], named: Sequence[Any]) -> Any:
-    return zip(curves, named, strict=True)
-
-
-def _cell(curve: Curve | None, k: int, evaluation: Evaluation) -> str:
+def _show_point(curve: Curve | None, k: int, evaluation: Evaluation) -> str:
     point = curve.at(k) if curve else None
     if point is None:
         return "-"
@@ -228,10 +224,10 @@ def _cell(curve: Curve | None, k: int, evaluation: Evaluation) -> str:
     return f"{point['value']:.4f}  {point['low']:.4f} .. {point['high']:.4f}{fewer}"
 
 
-def _comparisons(
+def _compare_with_first(
     jobs: Sequence[Measurement], evaluations: Sequence[Evaluation], ks: Sequence[int]
 ) -> list[Comparison]:
-    """Every later model against the first."""
+    """Compare every later model with the first."""
     trained = [
         targets.config_of(job.target.run_dir) if job.target.run_dir else None for job in jobs
     ]
@@ -242,13 +238,13 @@ def _comparisons(
             evaluation,
             ks,
             names=(jobs[0].target.name, job.target.name),
-            settings=compare.config_differences(first, cfg) if first and cfg else {},
+            settings=compare.compare_configs(first, cfg) if first and cfg else {},
         )
         for job, evaluation, cfg in list(zip(jobs, evaluations, trained, strict=True))[1:]
     ]
 
 
-def _measure_apart(job: Measurement) -> Evaluation:
+def _measure_in_own_process(job: Measurement) -> Evaluation:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
@@ -260,20 +256,20 @@ def _measure_apart(job: Measurement) -> Evaluation:
             ) from None
 
 
-def _longest(cfg: config.Config) -> int:
+def _limit_length(cfg: config.Config) -> int:
     return cfg.eval.max_response_tokens or cfg.rollout.max_response_tokens
 
 
-def _problems(job: Measurement) -> list[ReferenceProblem]:
+def _load_problems(job: Measurement) -> list[ReferenceProblem]:
     """With references where the rollouts are kept, beside which they stand; else unread."""
     settings = job.cfg.eval.data
     assert settings is not None, "targets.eval_config sets it"
-    problems = data.load_problems(settings if job.rollouts else taken_away(settings))
-    data.require_answers(problems)
+    problems = load_problems(settings if job.rollouts else drop_references(settings))
+    require_answers(problems)
     return problems
 
 
-def _line(
+def _make_row(
     problem: Problem, reference: str | None, rollout: Rollout, text: str, correct: bool
 ) -> dict[str, Any]:
     return {
@@ -288,13 +284,13 @@ def _line(
     }
 
 
-def _key(job: Measurement, problems: Sequence[ReferenceProblem]) -> str:
+def _hash_inputs(job: Measurement, problems: Sequence[ReferenceProblem]) -> str:
     """What a measurement depends on: weights, problems, sampling."""
     cfg = job.cfg
-    files = sorted(Path(job.target.weights).glob("*.safetensors"))
+    weights = sorted(Path(job.target.weights).glob("*.safetensors"))
     parts = [
-        str(Path(job.target.weights).resolve() if files else job.target.weights),
-        [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files],
+        str(Path(job.target.weights).resolve() if weights else job.target.weights),
+        [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in weights],
         [repr((p.prompt, p.answer, p.domain)) for p in problems],
         cfg.eval.model_dump(mode="json", exclude={"data", "every"}),
         cfg.rollout.max_response_tokens,
@@ -305,7 +301,7 @@ def _key(job: Measurement, problems: Sequence[ReferenceProblem]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _earlier(out: Path | None) -> dict[str, dict[str, Any]]:
+def _read_earlier(out: Path | None) -> dict[str, dict[str, Any]]:
     if out is None or not out.exists():
         return {}
     try:
@@ -317,11 +313,13 @@ def _earlier(out: Path | None) -> dict[str, dict[str, Any]]:
         ) from None
 
 
-def _write(out: Path | None, rows: Sequence[Any], comparisons: Sequence[Comparison]) -> None:
+def _write_results(
+    out: Path | None, rows: Sequence[Any], comparisons: Sequence[Comparison]
+) -> None:
     if out:
         pairs = [one.to_json() for one in comparisons]
         files.write_json(out, {"evaluations": list(rows), "comparisons": pairs})
 
 
-def _file_name(name: str) -> str:
+def _make_file_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-._@" else "-" for c in name).strip("-.")[-80:]

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from exprl import config
-from exprl.data import problems as data
-from exprl.data.files import Row, kind, read_rows
+from exprl.data.files import Row, describe_kind, read_rows
+from exprl.data.problems import load_problems
 from exprl.errors import DataError
 from exprl.judge import JudgeItem, split
 from exprl.study import targets
@@ -96,7 +96,7 @@ def _read_run(run_dir: Path, steps: str | None) -> list[Solution]:
     from pyarrow import parquet
 
     cfg = targets.config_of(run_dir)
-    problems = {p.id: p for p in data.load_problems(cfg.data)}
+    problems = {p.id: p for p in load_problems(cfg.data)}
     first, last = _parse_steps(steps)
     solutions = []
     for path in sorted((run_dir / "rollouts").glob("step-*.parquet")):
@@ -142,7 +142,7 @@ def _read_row(row: Row, place: str, number: int, delimiter: str, label: str) -> 
         if field in ("id", "problem_id") and type(value) is int:
             return str(value)
         if not isinstance(value, str):
-            raise DataError(f"{place}: field {field!r} must be text, not {kind(value)}")
+            raise DataError(f"{place}: field {field!r} must be text, not {describe_kind(value)}")
         return value
 
     correct = row.get(label)

@@ -12,7 +12,12 @@ from pyarrow import parquet
 
 from exprl import config
 from exprl.data import mixture
-from exprl.data import problems as data
+from exprl.data.problems import (
+    draw_wrong_references,
+    load_problems,
+    require_answers,
+    require_references,
+)
 from exprl.errors import DataError
 from exprl.types import Message, Problem, Prompt, ReferenceProblem
 
@@ -61,7 +66,7 @@ def problem(number: int, reference: str | None) -> ReferenceProblem:
 def test_every_file_kind_gives_the_same_problems_with_answers_as_written(
     ending: str, tmp_path: Path
 ) -> None:
-    problems = data.load_problems(settings(write_as(ending, tmp_path)))
+    problems = load_problems(settings(write_as(ending, tmp_path)))
     assert [p.answer for p in problems] == ["021394r3", "007", "2020-01-01"]
     assert [p.question for p in problems] == [row["problem"] for row in ROWS]
     assert [p.reference for p in problems] == [row["reference"] for row in ROWS]
@@ -71,37 +76,37 @@ def test_every_file_kind_gives_the_same_problems_with_answers_as_written(
 
 def test_reading_leaves_nothing_in_the_users_folder(tmp_path: Path) -> None:
     path = write_as(".jsonl", tmp_path)
-    data.load_problems(settings(path))
-    data.load_problems(settings(tmp_path))
+    load_problems(settings(path))
+    load_problems(settings(tmp_path))
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_of_data_files_is_read_by_split_and_never_stale(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train.jsonl", [ROWS[0]])
     write_jsonl(tmp_path / "test.jsonl", [ROWS[1], ROWS[1]])
-    assert len(data.load_problems(settings(tmp_path))) == 1
-    assert len(data.load_problems(settings(tmp_path, split="test"))) == 2
+    assert len(load_problems(settings(tmp_path))) == 1
+    assert len(load_problems(settings(tmp_path, split="test"))) == 2
     write_jsonl(tmp_path / "train.jsonl", [{**ROWS[0], "answer": "changed"}])
-    assert data.load_problems(settings(tmp_path))[0].answer == "changed"
+    assert load_problems(settings(tmp_path))[0].answer == "changed"
 
 
 def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [ROWS[0]])
-    assert data.load_problems(settings(path))[0].answer == "021394r3"
+    assert load_problems(settings(path))[0].answer == "021394r3"
     write_jsonl(path, [{**ROWS[0], "answer": "021394r4"}])
-    assert data.load_problems(settings(path))[0].answer == "021394r4"
+    assert load_problems(settings(path))[0].answer == "021394r4"
 
 
 def test_columns_are_mapped_and_one_column_can_hold_reference_and_answer(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "gsm.jsonl", [{"question": "3 + 4?", "text": "It is 7.\n#### 7"}])
     columns = {"problem": "question", "reference": "text", "answer": "text"}
-    [only] = data.load_problems(settings(path, columns=columns, answer_pattern=r"####\s*(.+)"))
+    [only] = load_problems(settings(path, columns=columns, answer_pattern=r"####\s*(.+)"))
     assert (only.reference, only.answer) == ("It is 7.\n#### 7", "7")
 
 
 def test_template_and_system_surround_a_text_and_leave_its_braces_alone(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{**ROWS[1], "problem": "{0} {problem} {x!r} {"}])
-    [only] = data.load_problems(
+    [only] = load_problems(
         settings(path, system="Be brief.", template="Solve {}: {problem} \\boxed{}")
     )
     assert only.prompt.messages == (
@@ -114,15 +119,15 @@ def test_a_chat_stays_as_it_is_and_its_own_system_message_wins(tmp_path: Path) -
     chat = [{"role": "user", "content": "Hi"}]
     own = [{"role": "system", "content": "Mine."}, *chat]
     path = write_jsonl(tmp_path / "a.jsonl", [{**ROWS[0], "problem": c} for c in (chat, own)])
-    first, second = data.load_problems(settings(path, system="Yours."))
+    first, second = load_problems(settings(path, system="Yours."))
     assert first.prompt.messages == (Message("system", "Yours."), Message("user", "Hi"))
     assert second.prompt.messages == (Message("system", "Mine."), Message("user", "Hi"))
     with pytest.raises(DataError, match=r"row 1: column 'problem': holds chat messages"):
-        data.load_problems(settings(path, template="Q: {problem}"))
+        load_problems(settings(path, template="Q: {problem}"))
 
 
 def test_the_prompt_holds_neither_reference_nor_answer(tmp_path: Path) -> None:
-    for row in data.load_problems(settings(write_as(".jsonl", tmp_path))):
+    for row in load_problems(settings(write_as(".jsonl", tmp_path))):
         assert row.reference is not None and row.answer is not None
         assert row.reference not in repr(row.prompt) and row.answer not in repr(row.prompt)
 
@@ -130,22 +135,22 @@ def test_the_prompt_holds_neither_reference_nor_answer(tmp_path: Path) -> None:
 def test_numbers_become_their_digits_and_gaps_become_none(tmp_path: Path) -> None:
     answers = [72, 72.0, 0.5, None, "", "  ", float("nan")]
     path = write_jsonl(tmp_path / "a.jsonl", [{**ROWS[0], "answer": a} for a in answers])
-    problems = data.load_problems(settings(path))
+    problems = load_problems(settings(path))
     assert [p.answer for p in problems] == ["72", "72", "0.5", None, None, None, None]
 
 
 def test_an_empty_reference_is_none(tmp_path: Path) -> None:
     rows = [{**ROWS[0], "reference": r} for r in ("", " \n", None, "x")]
-    problems = data.load_problems(settings(write_jsonl(tmp_path / "a.jsonl", rows)))
+    problems = load_problems(settings(write_jsonl(tmp_path / "a.jsonl", rows)))
     assert [p.reference for p in problems] == [None, None, None, "x"]
     with pytest.raises(DataError, match=r"row 1 \(id '1'\) has no reference"):
-        data.require_references(problems)
-    data.require_references(problems[3:])
+        require_references(problems)
+    require_references(problems[3:])
 
 
 def test_a_missing_answer_is_named_by_its_row() -> None:
     with pytest.raises(DataError, match=r"row 1 \(id '7'\) has no final answer"):
-        data.require_answers([problem(7, "r")])
+        require_answers([problem(7, "r")])
 
 
 def test_a_problem_without_its_reference_is_of_a_type_that_has_none() -> None:
@@ -159,7 +164,7 @@ def test_a_problem_without_its_reference_is_of_a_type_that_has_none() -> None:
 def test_id_and_domain_come_from_their_columns(tmp_path: Path) -> None:
     rows = [{**ROWS[0], "n": 10, "d": "division"}, {**ROWS[1], "n": 11, "d": "math"}]
     path = write_jsonl(tmp_path / "a.jsonl", rows)
-    problems = data.load_problems(settings(path, columns={"id": "n", "domain": "d"}))
+    problems = load_problems(settings(path, columns={"id": "n", "domain": "d"}))
     assert [(p.id, p.prompt.problem_id, p.domain) for p in problems] == [
         ("10", "10", "division"),
         ("11", "11", "math"),
@@ -169,7 +174,7 @@ def test_id_and_domain_come_from_their_columns(tmp_path: Path) -> None:
 def test_limit_takes_the_first_rows_and_does_not_look_at_the_others(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(ROWS[0]) + "\nnot json\n")
-    assert len(data.load_problems(settings(path, limit=1))) == 1
+    assert len(load_problems(settings(path, limit=1))) == 1
 
 
 @pytest.mark.parametrize(
@@ -199,14 +204,14 @@ def test_a_bad_row_is_named_with_column_and_kind(
 ) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [ROWS[0], {**ROWS[1], **row}])
     with pytest.raises(DataError) as error:
-        data.load_problems(settings(path))
+        load_problems(settings(path))
     assert message in str(error.value) and str(path) in str(error.value)
 
 
 def test_a_missing_column_names_the_columns_there_and_the_key_to_set(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"question": "?", "solution": "!"}])
     with pytest.raises(DataError) as error:
-        data.load_problems(settings(path, columns={"problem": "question"}))
+        load_problems(settings(path, columns={"problem": "question"}))
     text = str(error.value)
     assert "no column 'reference'; its columns are question, solution" in text
     assert "data.columns.reference" in text and "'none'" in text
@@ -214,7 +219,7 @@ def test_a_missing_column_names_the_columns_there_and_the_key_to_set(tmp_path: P
 
 def test_a_column_set_to_none_is_not_looked_for(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"problem": "?"}])
-    [only] = data.load_problems(settings(path, columns={"reference": None, "answer": None}))
+    [only] = load_problems(settings(path, columns={"reference": None, "answer": None}))
     assert only.reference is None and only.answer is None
 
 
@@ -222,13 +227,13 @@ def test_duplicate_ids_name_both_rows(tmp_path: Path) -> None:
     rows = [{**ROWS[0], "id": i} for i in ("a", "b", "a")]
     path = write_jsonl(tmp_path / "a.jsonl", rows)
     with pytest.raises(DataError, match=r"rows 1 and 3: column 'id': both have the id 'a'"):
-        data.load_problems(settings(path, columns={"id": "id"}))
+        load_problems(settings(path, columns={"id": "id"}))
 
 
 def test_a_pattern_that_finds_nothing_names_the_row(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", list(ROWS))
     with pytest.raises(DataError, match=r"row 1: column 'answer': data.answer_pattern"):
-        data.load_problems(settings(path, answer_pattern="#### (.+)"))
+        load_problems(settings(path, answer_pattern="#### (.+)"))
 
 
 @pytest.mark.parametrize(
@@ -262,7 +267,7 @@ def test_an_unusable_file_is_refused_with_its_path(
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError) as error:
-        data.load_problems(settings(path))
+        load_problems(settings(path))
     assert message in str(error.value) and str(path) in str(error.value)
 
 
@@ -278,14 +283,14 @@ def test_a_damaged_file_is_refused_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(column)
     for name in ("a.jsonl.gz", "a.parquet"):
         with pytest.raises(DataError, match=name):
-            data.load_problems(settings(tmp_path / name))
+            load_problems(settings(tmp_path / name))
 
 
 def test_a_missing_file_is_not_taken_for_a_hub_id(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
-        data.load_problems(settings(tmp_path / "none.jsonl"))
+        load_problems(settings(tmp_path / "none.jsonl"))
     with pytest.raises(DataError, match="no such file"):
-        data.load_problems(settings("none/rows.csv"))
+        load_problems(settings("none/rows.csv"))
 
 
 @pytest.mark.parametrize("per_step", [1, 3, 7, 10, 16, 40])
@@ -322,24 +327,24 @@ def test_no_problems_cannot_be_drawn_from() -> None:
 
 def test_every_problem_gets_the_reference_of_another() -> None:
     right = {str(i): f"solution {i}" for i in range(11)}
-    wrong = data.draw_wrong_references(right, seed=3)
+    wrong = draw_wrong_references(right, seed=3)
     assert wrong.keys() == right.keys() and Counter(wrong.values()) == Counter(right.values())
     assert all(wrong[name] != right[name] for name in right)
-    assert wrong == data.draw_wrong_references(right, seed=3)
-    assert wrong != data.draw_wrong_references(right, seed=4)
+    assert wrong == draw_wrong_references(right, seed=3)
+    assert wrong != draw_wrong_references(right, seed=4)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_shared_reference_is_never_given_back_as_the_wrong_one(seed: int) -> None:
     right = {str(i): text for i, text in enumerate("aaabbbbccd" + "e")}
-    wrong = data.draw_wrong_references(right, seed)
+    wrong = draw_wrong_references(right, seed)
     assert all(wrong[name] != right[name] for name in right)
 
 
 @pytest.mark.parametrize("texts", ["", "a", "aab"])
 def test_wrong_references_need_two_different_ones(texts: str) -> None:
     with pytest.raises(DataError, match="no wrong references"):
-        data.draw_wrong_references({str(i): text for i, text in enumerate(texts)}, seed=0)
+        draw_wrong_references({str(i): text for i, text in enumerate(texts)}, seed=0)
 
 
 GSM8K = Path(__file__).parents[4] / "shared" / "data" / "gsm8k" / "train.jsonl"
@@ -348,8 +353,8 @@ GSM8K = Path(__file__).parents[4] / "shared" / "data" / "gsm8k" / "train.jsonl"
 @pytest.mark.skipif(not GSM8K.exists(), reason=f"the real GSM8K is not at {GSM8K}")
 def test_gsm8k_is_read_whole() -> None:
     columns = {"problem": "question", "reference": "answer"}
-    problems = data.load_problems(settings(GSM8K, columns=columns, answer_pattern=r"####\s*(.+)"))
+    problems = load_problems(settings(GSM8K, columns=columns, answer_pattern=r"####\s*(.+)"))
     assert len(problems) == 7473
     assert problems[0].answer == "72"
-    data.require_answers(problems)
-    data.require_references(problems)
+    require_answers(problems)
+    require_references(problems)

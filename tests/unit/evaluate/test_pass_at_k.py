@@ -9,7 +9,8 @@ import pytest
 
 from exprl import config
 from exprl.errors import ConfigError
-from exprl.evaluate.pass_at_k import Evaluation, Outcome, evaluate
+from exprl.evaluate.pass_at_k import Evaluation, Outcome
+from exprl.evaluate.sample import evaluate
 from exprl.types import FinishReason, Message, Problem, Prompt, Rollout
 from exprl.verify.verifiers import Verifiers
 

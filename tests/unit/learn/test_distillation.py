@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from exprl import config
-from exprl.data import references as hidden
+from exprl.data.references import build_teacher_prompts, tokenize_solutions
 from exprl.learn.batch import pack, rollout_examples, solution_examples
 from exprl.learn.policy import Policy
 from exprl.types import Message, Prompt, ReferenceProblem, Rollout, Scored, Segment
@@ -167,7 +167,7 @@ def test_the_teachers_prompt_holds_problem_and_reference_as_they_are():
     problem = ReferenceProblem(
         "p", Prompt("p", messages), None, "math", reference="see {problem} {reference}"
     )
-    prompts = hidden.teacher_prompts("{problem} | {reference}!", [problem], Characters())
+    prompts = build_teacher_prompts("{problem} | {reference}!", [problem], Characters())
     assert "".join(map(chr, prompts["p"])) == (
         "[system]Be brief.[user]a {reference} in a {problem} | see {problem} {reference}!"
     )
@@ -187,5 +187,5 @@ def test_sft_imitates_the_reference_and_then_stops():
     problem = ReferenceProblem(
         "p", Prompt("p", (Message("user", "?"),)), None, "math", reference="a bc"
     )
-    prompt, tokens = hidden.solutions([problem], Words())["p"]
+    prompt, tokens = tokenize_solutions([problem], Words())["p"]
     assert prompt.tolist() == [9] and tokens.tolist() == [1, 2, 0]

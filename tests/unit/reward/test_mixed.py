@@ -9,16 +9,16 @@ import pytest
 
 from exprl import config
 from exprl.data import mixture
-from exprl.data import problems as data
-from exprl.data import references as hidden
+from exprl.data.problems import load_problems
+from exprl.data.references import choose_references
 from exprl.errors import ConfigError, DataError
 from exprl.monitor.rollout_file import write_rollouts
 from exprl.monitor.step_metrics import step_row
 from exprl.reward import judges as panel
 from exprl.reward.scorer import Scorer
 from exprl.run import open as prepare
-from exprl.run import problems as run_problems
 from exprl.run.checkpoint import RunState
+from exprl.run.problems import load_training_problems
 from exprl.steps import Splitter
 from exprl.train import segment_advantages
 from exprl.types import Rollout
@@ -96,14 +96,14 @@ def rollout(tokenizer, problem_id, index, text):
 
 @pytest.fixture
 def scored(cfg, tokenizer, tmp_path):
-    problems = data.load_problems(cfg.data)
+    problems = load_problems(cfg.data)
     try:
         verifiers = prepare.open_verifiers(cfg, problems)
     except ConfigError as error:
         pytest.skip(f"no full confinement here: {error}")
     chosen = [p for p in problems if p.id in ("1/3", "2/2")]
     with panel.open_panel(cfg, tmp_path) as judges:
-        references = hidden.references(cfg.judge.condition, problems, cfg.seed)
+        references = choose_references(cfg.judge.condition, problems, cfg.seed)
         splitter = Splitter(tokenizer.to_str())
         scorer = Scorer(chosen, references, splitter, cfg.reward, cfg.treatment, judges, verifiers)
         for problem, texts in zip(
@@ -138,7 +138,7 @@ def test_process_and_outcome_advantages_stand_in_one_batch(cfg, scored):
 
 
 def test_metrics_are_shown_by_domain(cfg, scored):
-    problems = data.load_problems(cfg.data)
+    problems = load_problems(cfg.data)
     state = RunState(solved={s.rollout.problem_id for s in scored if s.correct})
     row = step_row(scored, [], problems, {}, state, None)
     for name in ("math", "code"):
@@ -179,7 +179,7 @@ def test_the_record_names_the_domain(cfg, scored, tmp_path):
 
 
 def test_rows_keep_their_source_and_steps_mix_them(cfg):
-    problems = data.load_problems(cfg.data)
+    problems = load_problems(cfg.data)
     assert [p.id for p in problems] == [*(f"1/{i}" for i in range(1, 7)), "2/1", "2/2", "2/3"]
     assert problems[-1].answer == CODE[-1]["test"] + "\n\ncheck(add_2)\n"
     assert problems[-1].setup == CODE[-1]["prompt"]
@@ -193,7 +193,7 @@ def test_a_section_for_a_domain_that_no_row_has_is_refused(tmp_path):
     wrong = tree(tmp_path)
     wrong["domains"]["coding"] = {"source": "verifier", "advantage": "grpo"}
     with pytest.raises(ConfigError, match=r"\[domains.coding\]: .*the data has code, math"):
-        run_problems.load_problems(config.build(wrong), FewTokens())
+        load_training_problems(config.build(wrong), FewTokens())
 
 
 def test_a_source_that_cannot_fill_its_share_is_refused(tmp_path):
@@ -201,21 +201,21 @@ def test_a_source_that_cannot_fill_its_share_is_refused(tmp_path):
     wrong["data"]["sources"][1]["weight"] = 20
     wrong["rollout"]["problems_per_step"] = 6
     with pytest.raises(ConfigError, match=r"sources.1.weight = 20.* up to 6 .*which has 3"):
-        run_problems.load_problems(config.build(wrong), FewTokens())
+        load_training_problems(config.build(wrong), FewTokens())
 
 
 def test_tests_that_are_no_python_are_refused_with_their_row(tmp_path):
     wrong = tree(tmp_path)
     wrong["data"]["sources"][1]["columns"]["answer"] = "canonical_solution"
     with pytest.raises(DataError, match=r"id '2/1', domain 'code': the tests are not Python"):
-        run_problems.load_problems(config.build(wrong), FewTokens())
+        load_training_problems(config.build(wrong), FewTokens())
 
 
 def test_only_rows_that_are_judged_need_references(tmp_path):
     mixed = tree(tmp_path)
     mixed["domains"]["code"] = {"source": "verifier", "advantage": "grpo"}
     mixed["data"]["sources"][1]["columns"]["reference"] = "none"
-    assert len(run_problems.load_problems(config.build(mixed), FewTokens())) == 9
+    assert len(load_training_problems(config.build(mixed), FewTokens())) == 9
     del mixed["domains"]
     with pytest.raises(ConfigError, match=r"code.jsonl has none"):
         config.build(mixed)

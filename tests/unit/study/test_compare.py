@@ -9,7 +9,7 @@ from rich.console import Console
 
 from exprl import config
 from exprl.errors import ConfigError
-from exprl.evaluate import during_training as examine
+from exprl.evaluate.during_training import EVALUATIONS_FILE, append_evaluation, read_evaluations
 from exprl.evaluate.pass_at_k import Curve, Evaluation, Outcome
 from exprl.study import compare, evaluate_command, plots, targets
 
@@ -76,10 +76,10 @@ def test_models_that_would_be_asked_different_questions_are_refused(tmp_path):
         evaluate_command.plan(["start", str(a / "nothing")], None, None, None, (), None)
 
 
-def test_config_differences_are_dotted_and_leave_out_where_a_run_lies(tmp_path):
+def test_compare_configs_are_dotted_and_leave_out_where_a_run_lies(tmp_path):
     a = targets.config_of(a_run(tmp_path / "a", optim__lr=1e-5))
     b = targets.config_of(a_run(tmp_path / "b", optim__lr=1e-6))
-    assert compare.config_differences(a, b) == {"optim.lr": (1e-5, 1e-6)}
+    assert compare.compare_configs(a, b) == {"optim.lr": (1e-5, 1e-6)}
 
 
 def test_differences_are_paired_by_problem_whatever_their_order():
@@ -131,7 +131,7 @@ def test_two_runs_are_compared_from_what_they_measured_while_training(tmp_path, 
             json.dumps(evaluation(Outcome("p", 8, c, 0), step=s).to_json()) + "\n"
             for s, c in ((0, 0), (16, right))
         ]
-        (run / examine.FILE_NAME).write_text("".join(lines))
+        (run / EVALUATIONS_FILE).write_text("".join(lines))
         runs.append(str(run))
     result = compare.command(runs, (), tmp_path / "out" / "c.json")
     assert [d.k for d in result.differences] == [1, 2, 4, 8]
@@ -153,12 +153,12 @@ def test_two_runs_are_compared_from_what_they_measured_while_training(tmp_path, 
 
 def test_an_evaluation_that_a_kill_cut_short_does_not_spoil_the_next_one(tmp_path):
     whole = evaluation(Outcome("p", 8, 1, 0), step=0)
-    examine.append(tmp_path, whole)
-    with (tmp_path / examine.FILE_NAME).open("a") as file:
+    append_evaluation(tmp_path, whole)
+    with (tmp_path / EVALUATIONS_FILE).open("a") as file:
         file.write(json.dumps(whole.to_json())[:50])
     later = evaluation(Outcome("p", 8, 2, 0), step=4)
-    examine.append(tmp_path, later)
-    assert examine.read(tmp_path) == [whole, later]
+    append_evaluation(tmp_path, later)
+    assert read_evaluations(tmp_path) == [whole, later]
 
 
 def test_old_evaluations_without_votes_are_read_and_show_no_majority(tmp_path):
