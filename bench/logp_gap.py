@@ -24,7 +24,7 @@ from _row import Row, report  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
 from exprl import config  # noqa: E402
-from exprl.data import problems as data  # noqa: E402
+from exprl.data.problems import load_problems  # noqa: E402
 from exprl.data.tokenizer import load_tokenizer  # noqa: E402
 from exprl.learn.batch import pack, rollout_examples  # noqa: E402
 from exprl.learn.policy import Policy  # noqa: E402
@@ -72,7 +72,7 @@ def row(name: str, gaps: np.ndarray, cfg: config.Config, rollouts: Sequence[Roll
 
 def sampled(cfg: config.Config) -> list[Rollout]:
     """One training step's rollouts, in the order of their problems."""
-    problems = data.load_problems(cfg.data)[: cfg.rollout.problems_per_step]
+    problems = load_problems(cfg.data)[: cfg.rollout.problems_per_step]
     tokenizer = load_tokenizer(cfg.model)
     engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=cfg.model.path)
     limits = cfg.rollout
