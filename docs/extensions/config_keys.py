@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from exprl.config import Config
+from exprl.config.section import keys_of
+from exprl.judge import Prices
 
 BOUNDS = {Gt: ("gt", "> {}"), Ge: ("ge", ">= {}"), Lt: ("lt", "< {}"), Le: ("le", "<= {}")}
 
@@ -23,7 +24,7 @@ class Key:
 
     name: str
     """Dotted; `data.sources[]` is a list of sections, `domains.NAME` a section per name."""
-    section: type[BaseModel]
+    section: type
     field: FieldInfo
 
     @property
@@ -41,12 +42,16 @@ class Key:
     @property
     def default(self) -> str | None:
         """As one would write it in TOML; None where the file must say it."""
-        return None if self.field.is_required() else _toml(self.field.default)
+        return (
+            None
+            if self.field.is_required()
+            else _toml(self.field.get_default(call_default_factory=True))
+        )
 
 
-def keys(section: type[BaseModel] = Config, above: str = "") -> Iterator[Key]:
+def keys(section: type = Config, above: str = "") -> Iterator[Key]:
     """The keys of a section and of those below it, in the order of the code."""
-    for name, field in section.model_fields.items():
+    for name, field in keys_of(section).items():
         below = _section_below(field.annotation)
         if below is None:
             yield Key(above + name, section, field)
@@ -70,12 +75,12 @@ def names_in(tree: dict[str, Any], above: str = "") -> Iterator[str]:
             yield place
 
 
-def _section_below(annotation: Any) -> tuple[type[BaseModel], str] | None:
+def _section_below(annotation: Any) -> tuple[type, str] | None:
     for kind in _alternatives(annotation):
         inner = typing.get_args(kind)
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if _is_section(kind):
             return kind, ""
-        if typing.get_origin(kind) is dict and issubclass(inner[1], BaseModel):
+        if typing.get_origin(kind) is dict and _is_section(inner[1]):
             return inner[1], ".NAME"
         if typing.get_origin(kind) is tuple and _is_section(inner[0]):
             return inner[0], "[]"
@@ -83,7 +88,7 @@ def _section_below(annotation: Any) -> tuple[type[BaseModel], str] | None:
 
 
 def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
+    return bool(keys_of(kind))
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
@@ -100,13 +105,14 @@ def _value(kind: Any) -> str:
         return _value(inner[0])
     if origin in (tuple, list):
         return f"list of {_value(inner[0])}"
-    if origin is dict:
+    if origin in (dict, Mapping):
         return "table"
     names = {
         str: "text",
         int: "integer",
         float: "number",
         bool: "true or false",
+        Prices: "table of prompt, cached and completion",
         type(None): '"none"',
     }
     return names[kind]
@@ -120,6 +126,8 @@ def _toml(value: Any) -> str:
             return str(value).lower()
         case str():
             return '"' + value.replace("\n", "\\n") + '"'
+        case dict():
+            return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + "}"
         case tuple() | list():
             return f"[{', '.join(map(_toml, value))}]"
         case _:

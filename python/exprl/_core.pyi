@@ -18,6 +18,8 @@ __all__ = [
     "advantages",
     "injections",
     "judge_command",
+    "judge_defaults",
+    "judge_settings",
     "split_text",
     "text_signs",
 ]
@@ -65,9 +67,9 @@ class Judge:
     """
     Servers, queues and ledger.
     """
-    def __new__(cls, /, settings: dict) -> Judge:
+    def __new__(cls, /, settings: str) -> Judge:
         """
-        `settings`: the fields of `exprl.judge.JudgeSettings`, with `rubric` and `extra` as text.
+        `settings`: an `exprl.judge.JudgeSettings` as JSON.
         """
     def close(self, /) -> None:
         """
@@ -163,6 +165,16 @@ def injections() -> list[tuple[str, str]]:
 def judge_command(arguments: SupportsGetItem[int, str]) -> int:
     """
     Runs the command line of exprl-judge; returns its exit code.
+    """
+
+def judge_defaults() -> str:
+    """
+    The settings of the judge that are used where none are given, as JSON.
+    """
+
+def judge_settings() -> list[tuple[str, str]]:
+    """
+    Name and help of each setting of the judge.
     """
 
 def split_text(text: str, delimiter: str) -> list[str]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Literal
 
 from exprl import _core
-from exprl.types import Float64Array
 
-AdvantageKind = Literal["grpo", "dr_grpo", "rloo", "reinforce", "delta", "end", "group"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from exprl.types import Float64Array
+
+OutcomeKind = Literal["grpo", "dr_grpo", "rloo", "reinforce"]
+"""Kinds for one score per rollout."""
+ProcessKind = Literal["delta", "end", "group"]
+"""Kinds for one score per step."""
+AdvantageKind = Literal[OutcomeKind, ProcessKind]
+SingleSegment = Literal["zero", "score", "group"]
+Compat = Literal["published"]
 
 
 def advantages(
@@ -19,8 +26,8 @@ def advantages(
     group_off: npt.ArrayLike,
     kind: AdvantageKind,
     *,
-    single_segment: Literal["zero", "score", "group"] = "zero",
-    compat: Literal["published"] | None = None,
+    single_segment: SingleSegment = "zero",
+    compat: Compat | None = None,
     response_width: int | None = None,
 ) -> Float64Array:
     """Advantages of a batch: G groups of R rollouts of S segments.
@@ -62,6 +69,8 @@ def advantages(
             fit, an outcome kind got a rollout without exactly one score, or a name is unknown.
         TypeError: offsets are not integers.
     """
+    import numpy as np  # a config names the kinds, and needs no numpy
+
     return _core.advantages(
         np.asarray(scores, dtype=np.float64),
         np.asarray(seg_off).astype(np.int64, casting="same_kind", copy=False),

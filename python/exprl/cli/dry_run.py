@@ -21,7 +21,7 @@ from exprl.judge import JudgeItem
 from exprl.learn import memory
 from exprl.learn.memory import fit
 from exprl.monitor import metrics_log as metrics
-from exprl.reward import judges as panel
+from exprl.reward import judges
 from exprl.rollout.engine import NO_VLLM
 from exprl.run import open as prepare
 from exprl.run import recorded
@@ -68,8 +68,7 @@ def report(cfg: config.Config) -> int:
         for name, treatment in cfg.treatments.items():
             asked = next((p for p in problems if p.domain == name), None)
             if treatment.judged and asked:
-                own = panel.looking(cfg, panel.look_of(treatment), 1, Path())
-                console.print(f"judge      {name}: {_ask_judge(own, asked)}")
+                console.print(f"judge      {name}: {_ask_judge(cfg, treatment, asked)}")
     for line in _check_programs(cfg, problems, held_out):
         console.print(f"sandbox    {line}")
     if cfg.needs_engine and cfg.rollout.engine == "vllm" and not find_spec("vllm"):
@@ -159,7 +158,7 @@ def warnings(cfg: config.Config) -> Iterator[str]:
     if not cfg.asks_judge:
         yield from ignored("judge.", f"reward.source = {cfg.reward.source!r} asks no judge")
     elif cfg.judge.kind == "rules":
-        for key in ("judge.endpoints", "judge.model", "judge.api_key_env"):
+        for key in ("judge.endpoints", "judge.model", "judge.api_key_", "judge.ca_file"):
             yield from ignored(key, 'judge.kind = "rules" starts a server of its own')
     else:
         yield from ignored("judge.rules", 'judge.kind = "server"')
@@ -255,7 +254,7 @@ def _show_memory(
                 console.print(f"[yellow]warning[/]    {warning}")
 
 
-def _ask_judge(cfg: config.Config, problem: ReferenceProblem) -> str:
+def _ask_judge(cfg: config.Config, treatment: config.Treatment, problem: ReferenceProblem) -> str:
     """Have the reference itself graded: the judge must answer, and its reply hold a grade."""
     item = JudgeItem(
         id="dry-run",
@@ -266,10 +265,11 @@ def _ask_judge(cfg: config.Config, problem: ReferenceProblem) -> str:
         segments=(problem.reference or problem.question,),
         domain=problem.domain,
     )
-    with tempfile.TemporaryDirectory() as folder, panel.open_judge(cfg, Path(folder)) as judge:
-        job = judge.submit([item])
-        job.close()
-        verdict = job.result()[0].verdicts[0]
+    with tempfile.TemporaryDirectory() as folder:
+        grading = judges.grading_of(treatment)
+        section = judges.settings_for(cfg.judge, grading, 1, Path(folder))
+        with judges.open_judge(section, cfg.seed) as judge:
+            verdict = judge.submit([item]).result()[0].verdicts[0]
     if verdict.grade is None:
         where = ", ".join(cfg.judge.endpoints) or "the rule judge"
         reason = verdict.error or f"its reply ends {verdict.reply[-300:]!r}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from exprl.cli.options import ApiKeyEnv, Settings, Steps, one_of
+
+if TYPE_CHECKING:
+    from exprl.judge import JudgeSettings
 
 
 def calibrate(
@@ -41,8 +45,9 @@ def calibrate(
         ),
     ] = None,
     view: Annotated[
-        str, typer.Option(help="what the judge sees: outcome, prefix or step")
-    ] = "outcome",
+        str | None,
+        typer.Option(help="what the judge sees: outcome, prefix or step (default: outcome)"),
+    ] = None,
     label: Annotated[str, typer.Option(help="field of the file that holds the truth")] = "correct",
     delimiter: Annotated[
         str, typer.Option(help="text that starts a step in the file's traces")
@@ -78,7 +83,7 @@ def calibrate(
 
     Example: exprl calibrate out.jsonl --endpoint http://127.0.0.1:8001/v1 --model Qwen/Qwen3-4B
     """
-    from exprl.judge import JudgeSettings
+    from exprl.judge import SOLUTION_VIEW
     from exprl.study import calibrate_command, grade
 
     conditions = [one_of("--condition", c, grade.CONDITIONS) for c in condition or ()]
@@ -86,12 +91,12 @@ def calibrate(
         calibrate_command.Request(
             source=source,
             out=out or calibrate_command.beside(source),
-            judge=JudgeSettings(tuple(endpoint or ()), model, api_key_env=api_key_env),
+            judge=_named_judge(endpoint, model, overrides, api_key_env=api_key_env),
             rules=rules,
             config_file=config_file,
             overrides=overrides or (),
             conditions=conditions or grade.CONDITIONS,
-            view=one_of("--view", view, grade.VIEWS),
+            view=one_of("--view", view or SOLUTION_VIEW, grade.VIEWS),
             label=label,
             delimiter=delimiter,
             steps=steps,
@@ -126,8 +131,11 @@ def behaviors(
     tries: Annotated[
         int, typer.Option(min=1, help="requests per solution until an answer fits the schema")
     ] = 2,
-    max_tokens: Annotated[int, typer.Option(min=1, help="longest answer, in tokens")] = 2048,
-    concurrency: Annotated[int, typer.Option(min=1, help="requests in flight per server")] = 64,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="longest answer, in tokens")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="requests in flight per server")
+    ] = None,
+    overrides: Settings = None,
     guided: Annotated[
         bool, typer.Option(help="send the JSON schema, which not every server accepts")
     ] = True,
@@ -141,16 +149,16 @@ def behaviors(
 
     then: exprl behaviors samples/00-* samples/01-* --endpoint http://127.0.0.1:8001/v1 --model M
     """
-    from exprl.judge import JudgeSettings
     from exprl.study import behaviors_command
 
     behaviors_command.command(
         behaviors_command.Request(
             sources=sources,
             out=out,
-            judge=JudgeSettings(
-                endpoints=tuple(endpoint),
-                model=model,
+            judge=_named_judge(
+                endpoint,
+                model,
+                overrides,
                 api_key_env=api_key_env,
                 max_tokens=max_tokens,
                 concurrency=concurrency,
@@ -163,3 +171,14 @@ def behaviors(
             guided=guided,
         )
     )
+
+
+def _named_judge(
+    endpoint: list[str] | None, model: str, overrides: list[str] | None, **others: Any
+) -> JudgeSettings:
+    """A judge that the command names, under the settings of `--set judge.KEY=VALUE`."""
+    from exprl import config
+
+    others |= {"endpoints": tuple(endpoint or ()), "model": model}
+    given = {name: value for name, value in others.items() if value}
+    return replace(config.judge_alone(overrides or ()), **given)

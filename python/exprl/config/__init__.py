@@ -8,7 +8,17 @@ Imports neither torch nor vllm.
 
 from exprl.config.data import BOXED, Columns, Data, MixedSource, Source
 from exprl.config.keys import differences, flatten
-from exprl.config.policy import Lora, Loss, Model, Objective, Optim, Rollout, Teacher, Train
+from exprl.config.policy import (
+    Aggregation,
+    Lora,
+    Loss,
+    Model,
+    Objective,
+    Optim,
+    Rollout,
+    Teacher,
+    Train,
+)
 from exprl.config.reward import (
     CONFINEMENTS,
     Advantage,
@@ -20,16 +30,16 @@ from exprl.config.reward import (
     Sandbox,
     Treatment,
     VerifierName,
-    View,
 )
 from exprl.config.run import Config
-from exprl.config.toml import build, json_schema, load, override, read, to_toml
+from exprl.config.toml import build, json_schema, judge_alone, load, override, read, to_toml
 from exprl.config.watch import Alarms, Evaluation, Logging
 
 __all__ = [
     "BOXED",
     "CONFINEMENTS",
     "Advantage",
+    "Aggregation",
     "Alarms",
     "Columns",
     "Condition",
@@ -54,11 +64,11 @@ __all__ = [
     "Train",
     "Treatment",
     "VerifierName",
-    "View",
     "build",
     "differences",
     "flatten",
     "json_schema",
+    "judge_alone",
     "load",
     "override",
     "read",

@@ -9,11 +9,12 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from exprl.config.run import Config
-from exprl.config.section import Section
+from exprl.config.section import keys_of
 
 _IN_TOML = {
     "tuple_type": 'expected a list, such as ["a", "b"] or [0.9, 0.95]',
     "model_type": "expected a section with keys of its own",
+    "dataclass_type": "expected a section with keys of its own",
     "dict_type": "expected a section with keys of its own",
 }
 """What pydantic says in words of Python."""
@@ -24,7 +25,7 @@ def explain_errors(error: ValidationError, source: str) -> str:
     lines = []
     for problem in error.errors(include_url=False):
         key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
+        if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             lines.append(f"{source}: {_unknown(problem['loc'])}")
         elif problem["type"] == "missing":
             lines.append(f"{source}: {key} is required")
@@ -37,20 +38,17 @@ def explain_errors(error: ValidationError, source: str) -> str:
 
 def _unknown(loc: Sequence[int | str]) -> str:
     *above, leaf = map(str, loc)
-    section: type[Section] = Config
+    section: Any = Config
     for part in above:
-        if field := section.model_fields.get(part):  # else an item's number, or a domain's name
+        if field := keys_of(section).get(part):  # else an item's number, or a domain's name
             section = _section(field.annotation) or section  # none: a domain is called as its key
-    known = list(section.model_fields)
+    known = list(keys_of(section))
     close = difflib.get_close_matches(leaf, known, n=1, cutoff=0.5)
     meant = f"did you mean {'.'.join([*above, *close])}?"
     hint = meant if close else f"known: {', '.join(known)}"
     return f"unknown key {'.'.join([*above, leaf])}; {hint}"
 
 
-def _section(annotation: Any) -> type[Section] | None:
+def _section(annotation: Any) -> Any:
     """The one of `Section | None`, `tuple[Section, ...]` or `dict[str, Section]`."""
-    for kind in (annotation, *get_args(annotation)):
-        if isinstance(kind, type) and issubclass(kind, Section):
-            return kind
-    return None
+    return next(filter(keys_of, (annotation, *get_args(annotation))), None)

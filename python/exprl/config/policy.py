@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from exprl.config.section import Section
 
+Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum"]
 Objective = Literal["policy_gradient", "cross_entropy", "reverse_kl", "sampled_reverse_kl"]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -149,7 +150,7 @@ class Loss(Section):
     importance_cap: float | None = Field(
         None, gt=0.0, description="tokens weigh min(trainer / engine probability, this)"
     )
-    aggregation: Literal["token_mean", "sequence_mean", "sequence_sum"] = Field(
+    aggregation: Aggregation = Field(
         "token_mean",
         description="how token losses add up: mean over the optimizer step's tokens; mean over"
         " rollouts of their token means; or sums divided by a constant (Dr. GRPO)",

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
+from exprl.advantage import OutcomeKind, ProcessKind
+
 MethodName = Literal["exprl-outcome", "exprl-process", "sparse-grpo", "sft", "self-distillation"]
 
-OUTCOME_ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce")
-PROCESS_ADVANTAGES = ("delta", "end", "group")
+OUTCOME_ADVANTAGES = get_args(OutcomeKind)
+PROCESS_ADVANTAGES = get_args(ProcessKind)
 
 
 def kinds_for(per_segment: bool) -> tuple[str, ...]:

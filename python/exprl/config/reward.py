@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from exprl.config.section import Section
+from exprl.advantage import AdvantageKind, Compat, SingleSegment
+from exprl.config.section import STRICT, Section, a_truth_is_no_number, none_is_null
+from exprl.judge.settings import JudgeSettings, View, setting
 
-View = Literal["outcome", "prefix", "step"]
 RewardSource = Literal["judge", "verifier", "max", "weighted", "none"]
-AdvantageKind = Literal["grpo", "dr_grpo", "rloo", "reinforce", "delta", "end", "group"]
 VerifierName = Literal["math", "science", "choice", "exact", "code"]
 VERIFIERS: dict[str, VerifierName] = {name: name for name in get_args(VerifierName)}
 """By the name of a domain; every other one has `math`."""
@@ -30,51 +31,48 @@ Confinement = Literal[
 CONFINEMENTS: tuple[Confinement, ...] = get_args(Confinement)
 
 
-class Judge(Section):
-    """Who grades, what it sees, and what happens when it fails."""
+@pydantic_dataclass(frozen=True, config=STRICT)
+class Judge(JudgeSettings):
+    """Who grades, what it sees, and what happens when it fails.
 
-    kind: Literal["server", "rules"] = Field(
-        "server", description="OpenAI-compatible servers, or the built-in rule judge (rehearsals)"
+    Every setting of the judge, and what a run needs beside them.
+    """
+
+    kind: Literal["server", "rules"] = setting(
+        "server", "OpenAI-compatible servers, or the built-in rule judge (rehearsals)"
     )
-    endpoints: tuple[str, ...] = Field((), description="base URLs, e.g. http://127.0.0.1:8001/v1")
-    model: str = Field("", description="model name to ask the servers for")
-    api_key_env: str | None = Field(None, description="environment variable that holds the key")
-    rules: Literal["division", "numbers"] = Field("numbers", description="for kind = rules")
-    rubric: str | None = Field(None, description="TOML file of a rubric; None = built in")
-    rubrics: str | None = Field(
-        None,
-        description="JSONL file of per-problem rubrics, as `exprl rubric build` writes it; None ="
-        " the judge takes checkpoints out of the reference itself",
+    rules: Literal["division", "numbers"] = setting(
+        "numbers", "the rule by which the judge of kind = 'rules' grades"
     )
-    view: View = Field(
-        "prefix", description="the whole trace once, every prefix of steps, or each step alone"
+    condition: Condition = setting(
+        "right", "show the right reference, none, or another problem's (calibration)"
     )
-    readout: Literal["text", "expected"] = Field(
-        "text", description="the reply's `Score: n`, or the mean under the score token's log-probs"
+    max_missing_rate: float = setting(
+        0.3,
+        "share of ungraded rollouts of a step that stops the run",
+        ge=0.0,
+        le=1.0,
+        may_change=True,
     )
-    score_map: Literal["linear", "binary", "extremes", "extremes_soft"] = Field(
-        "linear", description="how a grade from 1 to 5 becomes a score in [0, 1]"
+    fault_no_grade_rate: float = setting(
+        0.0, "kind = rules: share of requests that never get a grade", ge=0.0, le=1.0
     )
-    condition: Condition = Field(
-        "right", description="show the right reference, none, or another problem's (calibration)"
+    fault_random_rate: float = setting(
+        0.0, "kind = rules: share of requests graded at random", ge=0.0, le=1.0
     )
-    temperature: float = Field(0.0, ge=0.0, description="temperature of the judge")
-    max_tokens: int = Field(2048, gt=0, description="longest reply of the judge, in tokens")
-    concurrency: int = Field(64, gt=0, description="requests in flight per server")
-    rpm: int | None = Field(None, gt=0, description="requests per minute over all servers, at most")
-    tpm: int | None = Field(None, gt=0, description="tokens per minute over all servers, at most")
-    attempts: int = Field(4, gt=0, description="tries of one request, over all servers")
-    deadline_s: float = Field(1800.0, gt=0.0, description="for all grades of one step")
-    max_missing_rate: float = Field(
-        0.3, ge=0.0, le=1.0, description="share of ungraded rollouts of a step that stops the run"
-    )
-    ledger: str | None = Field(None, description="folder of the ledger; None = RUN/ledger")
-    fault_no_grade_rate: float = Field(
-        0.0, ge=0.0, le=1.0, description="kind = rules: share of requests that never get a grade"
-    )
-    fault_random_rate: float = Field(
-        0.0, ge=0.0, le=1.0, description="kind = rules: share of requests graded at random"
-    )
+
+    def __post_init__(self) -> None:
+        """Leave it to the config to refuse a URL that holds a password: it names the key."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_is_null(cls, values: Any) -> Any:
+        return none_is_null(cls, values)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _a_truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        return a_truth_is_no_number(cls, value, info)
 
     @model_validator(mode="after")
     def _rubrics_belong_to_their_references(self) -> Self:
@@ -112,12 +110,12 @@ class Advantage(Section):
         "delta",
         description="delta, end and group need a score per step; the others one per rollout",
     )
-    single_segment: Literal["zero", "score", "group"] = Field(
+    single_segment: SingleSegment = Field(
         "zero",
         description="advantage by `delta` of a rollout of one step: 0, its score, or its score"
         " minus the group's mean",
     )
-    compat: Literal["published"] | None = Field(
+    compat: Compat | None = Field(
         None, description="published = as the paper's code where it deviates from the paper"
     )
 

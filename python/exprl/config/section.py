@@ -2,44 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic.fields import FieldInfo
+
+STRICT = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+def keys_of(section: Any) -> Mapping[str, FieldInfo]:
+    """The keys of a section, a class; empty where it is none."""
+    return getattr(section, "__pydantic_fields__", {})
+
+
+def none_is_null(section: Any, values: Any) -> Any:
+    """TOML has no null: "none" unsets a key that may be unset."""
+    if not isinstance(values, dict):
+        return values
+    return {
+        key: None if value == "none" and type(None) in _kinds(section, key) else value
+        for key, value in values.items()
+    }
+
+
+def a_truth_is_no_number(section: Any, value: Any, info: ValidationInfo) -> Any:
+    """Refuse true and false where Python would take them for 1 and 0."""
+    if isinstance(value, bool) and {int, float} & _kinds(section, info.field_name):
+        raise ValueError("expected a number, not true or false")
+    return value
 
 
 class Section(BaseModel):
     """Frozen, and no unknown keys. TOML has no null: "none" unsets a key that may be unset."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(**STRICT, frozen=True)
 
     @model_validator(mode="before")
     @classmethod
     def _none_is_null(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return {
-            key: None if value == "none" and cls._may_be_none(key) else value
-            for key, value in values.items()
-        }
+        return none_is_null(cls, values)
 
     @field_validator("*", mode="before")
     @classmethod
     def _a_truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and {int, float} & cls._kinds(info.field_name):
-            raise ValueError("expected a number, not true or false")
-        return value
+        return a_truth_is_no_number(cls, value, info)
 
-    @classmethod
-    def _may_be_none(cls, key: str) -> bool:
-        return type(None) in cls._kinds(key)
 
-    @classmethod
-    def _kinds(cls, key: str | None) -> set[Any]:
-        """The types that a key's value may have."""
-        field = cls.model_fields.get(key or "")
-        return {field.annotation, *get_args(field.annotation)} if field else set()
+def _kinds(section: Any, key: str | None) -> set[Any]:
+    """The types that a key's value may have."""
+    field = keys_of(section).get(key or "")
+    return {field.annotation, *get_args(field.annotation)} if field else set()
 
 
 def lay_over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,14 @@ from pydantic import ValidationError
 
 from exprl.config import mistakes
 from exprl.config import presets as methods
+from exprl.config.reward import Judge
 from exprl.config.run import Config
-from exprl.config.section import lay_over
+from exprl.config.section import Section, lay_over
 from exprl.errors import ConfigError
+
+
+class _JudgeAlone(Section):
+    judge: Judge = Judge()
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -27,6 +32,19 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: with file, key, value and what is allowed, in one message.
     """
     return build(override(read(path), overrides), source=str(path))
+
+
+def judge_alone(overrides: Sequence[str]) -> Judge:
+    """The `[judge]` section that overrides make where there is no config; others are left aside.
+
+    Raises:
+        ConfigError: an override of the judge is wrong.
+    """
+    own = [text for text in overrides if text.startswith("judge.")]
+    try:
+        return _JudgeAlone.model_validate(override({}, own)).judge
+    except ValidationError as error:
+        raise ConfigError(mistakes.explain_errors(error, "--set")) from None
 
 
 def read(path: str | Path) -> dict[str, Any]:

@@ -14,10 +14,18 @@ A missing grade is None with a status that says why; it is never a made-up numbe
 
 from exprl.judge.client import Job, Judge, split
 from exprl.judge.rule_judge import Faults, RuleJudge
-from exprl.judge.settings import JudgeSettings, Prices, Readout, ScoreMap, View
+from exprl.judge.settings import (
+    SOLUTION_VIEW,
+    JudgeSettings,
+    Prices,
+    Readout,
+    ScoreMap,
+    View,
+)
 from exprl.judge.types import Graded, GradedArrays, JudgeItem, JudgeStats, Status, Verdict
 
 __all__ = [
+    "SOLUTION_VIEW",
     "Faults",
     "Graded",
     "GradedArrays",

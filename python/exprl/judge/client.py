@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any, NoReturn
 
 from exprl import _core
-from exprl.errors import ConfigError, JudgeError
+from exprl.errors import JudgeError
 from exprl.judge.closing import Closing
 from exprl.judge.settings import JudgeSettings
 from exprl.judge.types import Graded, GradedArrays, JudgeItem, JudgeStats, Verdict, by_index
@@ -26,12 +24,7 @@ class Judge(Closing):
 
     def __init__(self, settings: JudgeSettings) -> None:
         self.settings = settings
-        core = {f.name: getattr(settings, f.name) for f in fields(settings)}
-        core["endpoints"] = list(settings.endpoints)
-        core["rubric"] = _read("rubric", settings.rubric)
-        core["rubrics"] = _read("rubrics", settings.rubrics)
-        core["extra"] = json.dumps(dict(settings.extra))
-        self._core = _core.Judge(core)
+        self._core = _core.Judge(settings.to_json())
         self._last_stats: JudgeStats | None = None
 
     def submit(self, items: Iterable[JudgeItem] | None = None) -> Job:
@@ -195,17 +188,6 @@ class Job:
 def split(trace: str, delimiter: str = "###") -> tuple[str, ...]:
     """Cut a plain text into segments at the step delimiter; joined, they are the text."""
     return tuple(_core.split_text(trace, delimiter)) or (trace,)
-
-
-def _read(setting: str, path: str | None) -> str | None:
-    if path is None:
-        return None
-    from pathlib import Path
-
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"judge setting `{setting}`: {path}: {error}") from error
 
 
 async def _readable(descriptor: int) -> None:

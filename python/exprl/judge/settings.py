@@ -1,16 +1,29 @@
-"""How to judge: every setting of a judge, and what it is when nobody sets it."""
+"""How to judge: every setting of a judge, and what it is when nobody sets it.
+
+A setting is written in two places, which a test holds together: here with its type for Python, its
+limits and whether it may change; and in rust/exprl-judge/src/settings.rs, which reads it, with its
+help. The `[judge]` section of a config is made from the class below, and the flags of `exprl judge`
+from the Rust struct.
+"""
 
 from __future__ import annotations
 
+import json
+import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
+from exprl import _core
 from exprl.errors import ConfigError
 
 View = Literal["outcome", "prefix", "step"]
 Readout = Literal["text", "expected"]
 ScoreMap = Literal["linear", "binary", "extremes", "extremes_soft"]
+SOLUTION_VIEW: View = "outcome"
+"""Where whole solutions are graded, as in `exprl calibrate` and `exprl judge score`."""
+
+C = TypeVar("C")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,88 +36,73 @@ class Prices:
         completion: tokens of replies.
     """
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
     prompt: float
     cached: float
     completion: float
 
 
-@dataclass(frozen=True, slots=True)
-class JudgeSettings:
-    """How to judge. API keys are named here, never held, so this can be printed and pickled.
+def setting(default: Any, meaning: str = "", *, may_change: bool = False, **limits: float) -> Any:
+    """A field of `JudgeSettings` or of the config's `[judge]`.
 
-    Attributes:
-        endpoints: base URLs, such as `http://127.0.0.1:8000/v1`.
-        model: the model's name there.
-        view: `outcome` asks once per rollout; `prefix` and `step` once per segment.
-        readout: the grade in the reply's text, or the `expected` score under its log-probs.
-        score_map: how a grade 1..5 becomes a score in [0, 1] (or stays missing).
-        rubric: TOML file of a rubric for every domain; None takes the built-in ones.
-        rubrics: JSONL file of per-problem rubrics (`exprl rubric build` writes it), for items that
-            bring no checklist; an item with a reference must be found there. None takes none.
-        temperature: of the judge's sampling.
-        max_tokens: of a reply.
-        concurrency: requests in flight per server, at most.
-        kv_tokens: tokens that a server's KV cache holds: what is judged there at once fits into it.
-            None asks each server's `/metrics` (vLLM tells); 0 sets no such bound.
-        rpm: requests per minute over all servers, at most.
-        tpm: tokens per minute, prompts and replies, over all servers, at most: estimated when a
-            request leaves, corrected by the usage that the server reports.
-        hedge: share of requests that may go to a second server when the first is late, at most.
-        prices: what tokens cost; None reports no cost.
-        attempts: requests sent for one grade when servers fail, at most (429 does not count).
-        retry_budget: share of all requests that may be retries, beside a reserve for the start.
-        reask: ask once more, after `Score:`, if a reply holds no grade.
-        stream: stream the replies, and leave a reply when the line of its grade is complete. Saves
-            what a judge writes after the grade, and tells a slow server from a dead one; not for a
-            judge that thinks in its reply behind a tag that its template opens.
-        connect_timeout_s: for TCP and TLS.
-        first_byte_timeout_s: from the request to the reply's first byte.
-        idle_timeout_s: between two pieces of a reply.
-        deadline_s: for a whole job, from `submit`; what is left then ends as `timeout`.
-        outage_s: when every server keeps failing and none has answered for so long, what waits
-            ends as `http_error`.
-        queue_bytes: text waiting and in flight before `push` waits.
-        ledger: folder where replies are kept, so that a re-run sends nothing; None keeps nothing.
-        revision: part of the ledger's keys; change it when the model behind the name changes.
-        sample_index: part of the ledger's keys; another one asks for another sample.
-        api_key_env: environment variable that holds the API key.
-        api_key_file: file that holds the API key.
-        ca_file: certificates (PEM) that https servers are checked with instead of the system's.
-        extra: further fields of the request, such as `{"top_p": 0.9}`.
+    meaning: its help; that of `JudgeSettings` comes from Rust.
+    may_change: whether a run may go on with another value: it decides how the judge is reached
+        and how patiently, not what is asked of it.
+    limits: gt, ge and le, as pydantic calls them. Rust checks them again.
     """
+    metadata = {"description": meaning, "may_change": may_change, **limits}
+    return field(default=default, metadata=metadata)
 
-    endpoints: tuple[str, ...]
-    model: str
-    view: View = "prefix"
-    readout: Readout = "text"
-    score_map: ScoreMap = "linear"
-    rubric: str | None = None
-    rubrics: str | None = None
-    temperature: float = 0.0
-    max_tokens: int = 2048
-    concurrency: int = 64
-    kv_tokens: int | None = None
-    rpm: int | None = None
-    tpm: int | None = None
-    hedge: float = 0.02
-    prices: Prices | None = None
-    attempts: int = 4
-    retry_budget: float = 0.1
-    reask: bool = True
-    stream: bool = False
-    connect_timeout_s: float = 5.0
-    first_byte_timeout_s: float = 300.0
-    idle_timeout_s: float = 60.0
-    deadline_s: float = 3600.0
-    outage_s: float = 60.0
-    queue_bytes: int = 256 << 20
-    ledger: str | None = None
-    revision: str = ""
-    sample_index: int = 0
-    api_key_env: str | None = None
-    api_key_file: str | None = None
-    ca_file: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+
+def _with_help(settings: type[C]) -> type[C]:
+    """Give each field its help, which Rust has, and list the fields in the docstring."""
+    lines = []
+    for name, text in _core.judge_settings():
+        own = getattr(settings, name)
+        own.metadata = {**own.metadata, "description": text.removesuffix(".")}
+        lines.append(textwrap.fill(f"{' ' * 8}{name}: {text}", 100, subsequent_indent=" " * 12))
+    settings.__doc__ = f"{settings.__doc__}\n\n    Attributes:\n" + "\n".join(lines)
+    return settings
+
+
+@dataclass(frozen=True)
+@_with_help
+class JudgeSettings:
+    """How to judge. API keys are named here, never held, so this can be printed and pickled."""
+
+    endpoints: tuple[str, ...] = setting((), may_change=True)
+    model: str = setting("")
+    view: View = setting("prefix")
+    readout: Readout = setting("text")
+    score_map: ScoreMap = setting("linear")
+    rubric: str | None = setting(None)
+    rubrics: str | None = setting(None)
+    temperature: float = setting(0.0, ge=0.0, le=10.0)
+    max_tokens: int = setting(2048, gt=0)
+    extra: Mapping[str, Any] = field(default_factory=dict, metadata={"may_change": False})
+    concurrency: int = setting(64, gt=0, may_change=True)
+    kv_tokens: int | None = setting(None, ge=0, may_change=True)
+    rpm: int | None = setting(None, gt=0, may_change=True)
+    tpm: int | None = setting(None, gt=0, may_change=True)
+    hedge: float = setting(0.02, ge=0.0, le=1.0, may_change=True)
+    prices: Prices | None = setting(None, may_change=True)
+    attempts: int = setting(4, gt=0, may_change=True)
+    retry_budget: float = setting(0.1, ge=0.0, le=10.0, may_change=True)
+    reask: bool = setting(True)
+    stream: bool = setting(False, may_change=True)
+    connect_timeout_s: float = setting(5.0, gt=0.0, may_change=True)
+    first_byte_timeout_s: float = setting(300.0, gt=0.0, may_change=True)
+    idle_timeout_s: float = setting(60.0, gt=0.0, may_change=True)
+    deadline_s: float = setting(3600.0, gt=0.0, may_change=True)
+    outage_s: float = setting(60.0, gt=0.0, may_change=True)
+    queue_bytes: int = setting(256 << 20, gt=0, may_change=True)
+    ledger: str | None = setting(None)
+    revision: str = setting("")
+    sample_index: int = setting(0, ge=0)
+    api_key_env: str | None = setting(None, may_change=True)
+    api_key_file: str | None = setting(None, may_change=True)
+    ca_file: str | None = setting(None, may_change=True)
 
     def __post_init__(self) -> None:
         """Refuse a URL that holds a password: settings are printed and saved."""
@@ -112,3 +110,25 @@ class JudgeSettings:
             raise ConfigError(
                 "a judge endpoint holds a user or key; name the key in api_key_env instead"
             )
+
+    def to_json(self) -> str:
+        """One JSON object, as Rust reads it.
+
+        Raises:
+            ConfigError: a value has no JSON, such as NaN.
+        """
+        values = {f.name: getattr(self, f.name) for f in fields(JudgeSettings)}
+        if self.prices is not None:
+            values["prices"] = asdict(self.prices)
+        for name, value in values.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"judge setting `{name}` = {value!r}: {error}") from None
+        return json.dumps(values)
+
+    def divide_limits(self, judges: int) -> Self:
+        """These settings for one of several judges that ask the same servers at the same time."""
+        limits = {name: getattr(self, name) for name in ("concurrency", "kv_tokens", "rpm", "tpm")}
+        # 0 KV tokens and None set no limit.
+        return replace(self, **{k: max(1, v // judges) for k, v in limits.items() if v})

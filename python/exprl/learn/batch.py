@@ -10,14 +10,12 @@ sequences share a micro-batch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 
+from exprl.config import Aggregation
 from exprl.learn.packing import pack_bins
 from exprl.types import Example, Float64Array, Int32Array, Packed, Scored, TrainBatch
-
-Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum"]
 
 
 def rollout_examples(

@@ -15,7 +15,7 @@ from exprl.judge import Judge, JudgeStats
 from exprl.learn.loss import LossStats
 from exprl.learn.policy import UpdateStats
 from exprl.monitor import text_signs
-from exprl.reward.judges import Panel
+from exprl.reward.judges import Judges
 from exprl.run.checkpoint import RunState
 from exprl.types import Problem, Scored
 
@@ -68,7 +68,7 @@ def _domain(
     return row
 
 
-def count_since(before: JudgeStats | None, judge: Judge | Panel | None) -> JudgeStats | None:
+def count_since(before: JudgeStats | None, judge: Judge | Judges | None) -> JudgeStats | None:
     """What a judge has counted since `before`; sums only, the latencies stay the whole run's."""
     if before is None or judge is None:
         return None

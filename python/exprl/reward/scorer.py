@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from exprl import config
 from exprl.judge import Graded, JudgeItem
-from exprl.reward.judges import Panel, Session
+from exprl.reward.judges import Judges, Session
 from exprl.steps import Splitter
 from exprl.types import Problem, Rollout, Scored, Segment
 from exprl.verify.verifiers import Verifiers
@@ -28,7 +28,7 @@ class Scorer:
         splitter: Splitter,
         reward: config.Reward,
         treatment: Callable[[str], config.Treatment],
-        judges: Panel | None,
+        judges: Judges | None,
         verifiers: Verifiers,
     ) -> None:
         """Open a judge job for the step.

@@ -22,7 +22,7 @@ from exprl.data.tokenizer import load_tokenizer, prompt_ids
 from exprl.errors import ConfigError
 from exprl.learn.memory import Setup, Shapes, fit
 from exprl.learn.policy import Policy
-from exprl.reward.judges import Panel, open_panel
+from exprl.reward.judges import Judges, open_judges
 from exprl.rollout.engine import NO_POLICY, Engine, open_engine
 from exprl.rollout.weight_sync import Probe, open_probe
 from exprl.run import checkpoint
@@ -61,7 +61,7 @@ class Parts:
     policy: Policy
     probe: Probe | None
     splitter: Splitter
-    judges: Panel | None
+    judges: Judges | None
     verifiers: Verifiers
 
 
@@ -89,7 +89,7 @@ def open_run(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple
         check_memory(cfg, [*problems, *held_out], tokenizer)
         verifiers = open_verifiers(cfg, [*problems, *held_out])
         stack.callback(verifiers.close)
-        judges = stack.enter_context(open_panel(cfg, run_dir)) if cfg.asks_judge else None
+        judges = stack.enter_context(open_judges(cfg, run_dir)) if cfg.asks_judge else None
 
         folder = checkpoint.latest(run_dir)
         state = checkpoint.load_state(folder) if folder else RunState()

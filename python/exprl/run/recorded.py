@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 from exprl import config, files
 from exprl.errors import ConfigError
 from exprl.run import checkpoint
 
-# What may differ when a run goes on: where it lies, how long it is, how it is watched and by which
-# servers it is graded, not what it computes.
+# What may differ when a run goes on: where it lies, how long it is, how it is watched and how its
+# judge is reached, not what it computes.
 MAY_CHANGE = (
     "run_dir",
-    "judge.endpoints",
-    "judge.api_key_env",
-    "judge.concurrency",
-    "judge.rpm",
-    "judge.tpm",
-    "judge.attempts",
-    "judge.deadline_s",
-    "judge.max_missing_rate",
+    *(f"judge.{field.name}" for field in fields(config.Judge) if field.metadata["may_change"]),
     "rollout.gpu_memory_utilization",
     "rollout.sync_gap_limit",
     "train.steps",

@@ -20,8 +20,8 @@ from exprl import config, files
 from exprl.config import Condition
 from exprl.errors import ConfigError, DataError
 from exprl.evaluate.estimates import Rate
-from exprl.judge import JudgeSettings, RuleJudge, View
-from exprl.reward import judges as panel
+from exprl.judge import SOLUTION_VIEW, JudgeSettings, RuleJudge, View
+from exprl.reward.judges import serve_rules
 from exprl.study import calibrate, plots, solutions, targets
 from exprl.study.calibrate import Agreement, Calibration
 from exprl.study.continuations import Continued
@@ -56,7 +56,7 @@ class Request:
     config_file: Path | None = None
     overrides: Sequence[str] = ()
     conditions: Sequence[Condition] = CONDITIONS
-    view: View = "outcome"
+    view: View = SOLUTION_VIEW
     label: str = "correct"
     delimiter: str = "###"
     steps: str | None = None
@@ -187,6 +187,9 @@ def show(
 @contextmanager
 def _settings(request: Request, domains: AbstractSet[str]) -> Iterator[JudgeSettings]:
     """The judge: by hand, by rule, or as a config says."""
+    for key, flag in (("judge.view=", "--view"), ("judge.ledger=", "--out")):
+        if any(override.startswith(key) for override in request.overrides):
+            raise ConfigError(f"--set {key}...: `exprl calibrate` takes it from {flag}")
     named = request.judge
     ledger = str(request.out / LEDGER)
     if request.rules is not None:
@@ -211,7 +214,7 @@ def _settings(request: Request, domains: AbstractSet[str]) -> Iterator[JudgeSett
         raise ConfigError(
             f"the domains have rubrics of their own ({rubrics}): take one with --domain"
         )
-    with panel.judge_settings(cfg, request.out) as settings:
+    with serve_rules(cfg.judge, cfg.seed) as settings:
         rubric = next(iter(rubrics.values()))
         yield replace(settings, view=request.view, rubric=rubric, ledger=ledger)
 

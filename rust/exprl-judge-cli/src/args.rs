@@ -1,13 +1,13 @@
 //! Names, help and defaults of the command line.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use exprl_judge::{Prices, Readout, ScoreMap, Settings, Task, View};
+use exprl_judge::Settings;
 use exprl_rehearsal::{self as rehearsal, Rule};
 
 use crate::Error;
+use crate::flags::Flags;
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -62,68 +62,12 @@ pub(crate) enum Command {
     Ledger(LedgerArgs),
 }
 
-/// Which servers to ask, and how.
+/// Whom to ask, and what to show meanwhile.
 #[derive(Args)]
 pub(crate) struct AskArgs {
-    /// Base URL of a server, ending in /v1; may be given several times
-    #[arg(long, value_name = "URL", required_unless_present = "rules")]
-    endpoint: Vec<String>,
-    /// The model's name there
-    #[arg(
-        long,
-        required_unless_present = "rules",
-        default_value = "",
-        hide_default_value = true
-    )]
-    model: String,
     /// Ask a rule instead of a model: starts its own judge, as `serve` does
-    #[arg(long, value_enum, conflicts_with_all = ["endpoint", "model"])]
+    #[arg(long, value_enum, conflicts_with_all = ["endpoints", "model"])]
     rules: Option<RulesArg>,
-    /// Requests in flight per server, at most
-    #[arg(long, default_value_t = 64)]
-    concurrency: usize,
-    /// Requests per minute over all servers, at most
-    #[arg(long, value_name = "N")]
-    rpm: Option<u32>,
-    /// Tokens per minute, prompts and replies, over all servers, at most
-    #[arg(long, value_name = "N")]
-    tpm: Option<u64>,
-    /// Tokens that a server's KV cache holds; without it vLLM is asked, 0 sets no such bound
-    #[arg(long, value_name = "N")]
-    kv_tokens: Option<u64>,
-    /// Share of requests that may go to a second server when the first is late, at most
-    #[arg(long, default_value_t = 0.02, value_name = "SHARE")]
-    hedge: f64,
-    /// Price of a million prompt, cached and completion tokens, such as 0.3,0.03,1.2: reports the cost
-    #[arg(long, value_name = "P,C,R", value_parser = prices)]
-    pub(crate) prices: Option<Prices>,
-    /// Folder where replies are kept; the same command again sends only what is missing
-    #[arg(long, value_name = "DIR")]
-    pub(crate) ledger: Option<PathBuf>,
-    /// Part of the ledger's keys: change it when the model behind the name changes
-    #[arg(long, default_value = "")]
-    revision: String,
-    /// Requests sent for one reply when servers fail, at most
-    #[arg(long, default_value_t = 4)]
-    attempts: u32,
-    /// Temperature of the model's sampling
-    #[arg(long, default_value_t = 0.0)]
-    temperature: f64,
-    /// Tokens of a reply, at most
-    #[arg(long, default_value_t = 2048)]
-    max_tokens: u32,
-    /// Seconds for everything; what is left then ends as timeout
-    #[arg(long, default_value_t = 86_400.0)]
-    deadline_s: f64,
-    /// Environment variable that holds the API key
-    #[arg(long, value_name = "NAME", conflicts_with = "api_key_file")]
-    api_key_env: Option<String>,
-    /// File that holds the API key
-    #[arg(long, value_name = "FILE")]
-    api_key_file: Option<PathBuf>,
-    /// PEM file of certificates to check https servers with instead of the system's
-    #[arg(long, value_name = "FILE")]
-    ca_file: Option<PathBuf>,
     /// Serve Prometheus metrics at http://127.0.0.1:PORT/metrics; 0 takes a free port
     #[arg(long, value_name = "PORT")]
     pub(crate) metrics_port: Option<u16>,
@@ -133,10 +77,6 @@ pub(crate) struct AskArgs {
 }
 
 #[derive(Args)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a flag of the command line"
-)]
 pub(crate) struct ScoreArgs {
     /// JSONL to grade; standard input if left out
     pub(crate) input: Option<PathBuf>,
@@ -144,38 +84,19 @@ pub(crate) struct ScoreArgs {
     #[arg(long, short, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
+    pub(crate) settings: Flags<true>,
+    #[command(flatten)]
     pub(crate) ask: AskArgs,
-    /// What the judge sees in one request
-    #[arg(long, value_enum, default_value_t = ViewArg::Outcome)]
-    view: ViewArg,
-    /// Which reference it sees: the line's own, none, or another problem's (calibration; reads all
+    /// Which reference the judge sees: the line's own, none, or another problem's (calibration; reads all
     /// input first)
     #[arg(long, value_enum, default_value_t = ReferenceArg::Right)]
     pub(crate) reference: ReferenceArg,
-    /// The grade in the reply's text, or the expected score under its log-probabilities
-    #[arg(long, value_enum, default_value_t = ReadoutArg::Text)]
-    readout: ReadoutArg,
-    /// How a grade 1..5 becomes a score
-    #[arg(long, value_enum, default_value_t = ScoreMapArg::Linear)]
-    score_map: ScoreMapArg,
-    /// TOML file of a rubric instead of the built-in ones
-    #[arg(long, value_name = "FILE")]
-    rubric: Option<PathBuf>,
-    /// JSONL file of per-problem rubrics, as `rubric` writes it
-    #[arg(long, value_name = "FILE")]
-    pub(crate) rubrics: Option<PathBuf>,
     /// Marks the steps of a trace for the views prefix and step
     #[arg(long, default_value = "###")]
     pub(crate) delimiter: String,
     /// Go on: with --out after its last whole line, with --ledger from the replies kept there
     #[arg(long)]
     pub(crate) resume: bool,
-    /// Do not ask once more for a missing grade
-    #[arg(long)]
-    no_reask: bool,
-    /// Stream the replies, and leave a reply when the line of its grade is complete
-    #[arg(long)]
-    stream: bool,
     /// Share of grades that may be missing before the exit code is 3
     #[arg(long, default_value_t = 0.05, value_name = "SHARE")]
     pub(crate) max_missing: f64,
@@ -197,6 +118,8 @@ pub(crate) struct RubricArgs {
     /// File to write or to complete; standard output if left out
     #[arg(long, short, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) settings: Flags<false>,
     #[command(flatten)]
     pub(crate) ask: AskArgs,
     /// Share of rubrics that may be missing before the exit code is 3
@@ -284,13 +207,6 @@ pub(crate) struct ServeArgs {
     pub(crate) seed: u64,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum ViewArg {
-    Outcome,
-    Prefix,
-    Step,
-}
-
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ReferenceArg {
     Right,
@@ -299,41 +215,9 @@ pub(crate) enum ReferenceArg {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum ReadoutArg {
-    Text,
-    Expected,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub(crate) enum ScoreMapArg {
-    Linear,
-    Binary,
-    Extremes,
-    ExtremesSoft,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum RulesArg {
     Division,
     Numbers,
-}
-
-/// Reads `--prices`.
-fn prices(text: &str) -> Result<Prices, String> {
-    let numbers: Vec<f64> = text
-        .split(',')
-        .map(|number| number.trim().parse())
-        .collect::<Result<_, _>>()
-        .map_err(|error| format!("{error}; write it like 0.3,0.03,1.2"))?;
-    let [prompt, cached, completion] = numbers[..] else {
-        return Err("give three: prompt, cached, completion; write it like 0.3,0.03,1.2".into());
-    };
-    Ok(Prices {
-        prompt,
-        cached,
-        completion,
-    })
 }
 
 impl RulesArg {
@@ -356,74 +240,18 @@ pub(crate) fn share(name: &str, value: f64) -> Result<(), Error> {
 }
 
 impl AskArgs {
-    /// The settings, and the rule judge that they point at, if one was asked for.
-    pub(crate) async fn settings(&self) -> Result<(Settings, Option<rehearsal::Handle>), Error> {
-        let deadline = Duration::try_from_secs_f64(self.deadline_s).map_err(|_| {
-            Error::Usage(format!(
-                "--deadline-s {}: give seconds, more than 0",
-                self.deadline_s
-            ))
-        })?;
-        let rules = match self.rules {
-            Some(rules) => Some(rehearsal::serve(rehearsal::Config::new(rules.rule())).await?),
-            None => None,
+    /// Points the settings at a rule judge if one was asked for, which ends when it is dropped.
+    pub(crate) async fn serve_rules(
+        &self,
+        settings: &mut Settings,
+    ) -> Result<Option<rehearsal::Handle>, Error> {
+        let Some(rule) = self.rules.map(RulesArg::rule) else {
+            return Ok(None);
         };
-        let settings = match (&rules, self.rules) {
-            // The rule's port differs from run to run; the model's name is all that a ledger keeps.
-            (Some(server), Some(rules)) => {
-                Settings::new(vec![server.url()], format!("rules-{}", rules.rule()))
-            }
-            _ => Settings::new(self.endpoint.clone(), &self.model),
-        };
-        let settings = Settings {
-            concurrency: self.concurrency,
-            rpm: self.rpm,
-            tpm: self.tpm,
-            kv_tokens: self.kv_tokens,
-            hedge: self.hedge,
-            prices: self.prices,
-            ledger: self.ledger.clone(),
-            revision: self.revision.clone(),
-            attempts: self.attempts,
-            temperature: self.temperature,
-            max_tokens: self.max_tokens,
-            deadline,
-            api_key_env: self.api_key_env.clone(),
-            api_key_file: self.api_key_file.clone(),
-            ca_file: self.ca_file.clone(),
-            ..settings
-        };
-        Ok((settings, rules))
-    }
-}
-
-impl ScoreArgs {
-    pub(crate) fn complete(&self, settings: Settings) -> Result<Settings, Error> {
-        let rubric = self.rubric.as_ref().map(|path| {
-            std::fs::read_to_string(path)
-                .map_err(|error| Error::Usage(format!("--rubric {}: {error}", path.display())))
-        });
-        Ok(Settings {
-            task: Task::Grade,
-            view: match self.view {
-                ViewArg::Outcome => View::Outcome,
-                ViewArg::Prefix => View::Prefix,
-                ViewArg::Step => View::Step,
-            },
-            readout: match self.readout {
-                ReadoutArg::Text => Readout::Text,
-                ReadoutArg::Expected => Readout::Expected,
-            },
-            score_map: match self.score_map {
-                ScoreMapArg::Linear => ScoreMap::Linear,
-                ScoreMapArg::Binary => ScoreMap::Binary,
-                ScoreMapArg::Extremes => ScoreMap::Extremes,
-                ScoreMapArg::ExtremesSoft => ScoreMap::ExtremesSoft,
-            },
-            rubric: rubric.transpose()?,
-            reask: !self.no_reask,
-            stream: self.stream,
-            ..settings
-        })
+        let server = rehearsal::serve(rehearsal::Config::new(rule)).await?;
+        settings.endpoints = vec![server.url()];
+        // The rule's port differs from run to run; the model's name is all that a ledger keeps.
+        settings.model = format!("rules-{rule}");
+        Ok(Some(server))
     }
 }

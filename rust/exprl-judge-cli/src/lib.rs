@@ -1,6 +1,7 @@
 //! The command line of exprl-judge: the binary and `exprl judge` of the Python package are both this.
 
 mod args;
+mod flags;
 mod input;
 mod ledger;
 mod output;

@@ -6,7 +6,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use exprl_judge::{
-    Checklist, ChecklistEntry, Checklists, Graded, Item, Judge, Settings, Status, Task, View,
+    Checklist, ChecklistEntry, Checklists, Graded, Item, Judge, Settings, Status, Task,
 };
 use tokio::runtime::Handle;
 
@@ -20,12 +20,9 @@ const SECOND_TEMPERATURE: f64 = 0.7;
 
 pub(crate) async fn run(args: &RubricArgs) -> Result<u8, Error> {
     share("--max-missing", args.max_missing)?;
-    let (settings, _rules) = args.ask.settings().await?;
-    let settings = Settings {
-        task: Task::Checklist,
-        view: View::Outcome,
-        ..settings
-    };
+    let mut settings = args.settings.settings()?;
+    settings.task = Task::Checklist;
+    let _rules = args.ask.serve_rules(&mut settings).await?;
     let known = known(args.out.as_deref())?;
     let (items, all) = wanted(args, &known)?;
     let mut out: Box<dyn Write> = match &args.out {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,14 +26,15 @@ const LOOK_AHEAD_BYTES: usize = 16 << 20;
 
 pub(crate) async fn run(args: &ScoreArgs) -> Result<u8, Error> {
     share("--max-missing", args.max_missing)?;
-    if args.resume && args.out.is_none() && args.ask.ledger.is_none() {
+    let mut settings = args.settings.settings()?;
+    if args.resume && args.out.is_none() && settings.ledger.is_none() {
         return Err(Error::Usage(
             "--resume has nothing to go on from: name the earlier --out FILE, or a --ledger".into(),
         ));
     }
-    let (settings, _rules) = args.ask.settings().await?;
-    let settings = args.complete(settings)?;
-    let reader = reader(args)?;
+    let _rules = args.ask.serve_rules(&mut settings).await?;
+    // Looked up as lines are read, whose errors then name the line.
+    let reader = reader(args, settings.rubrics.take().as_deref())?;
     let mut source = Source::open(args.input.as_deref())?;
     if let Some(out) = args.out.as_deref().filter(|out| source.is_at(out)) {
         return Err(Error::Usage(format!(
@@ -88,8 +90,8 @@ pub(crate) async fn run(args: &ScoreArgs) -> Result<u8, Error> {
     Ok(0)
 }
 
-fn reader(args: &ScoreArgs) -> Result<Reader, Error> {
-    let checklists = match &args.rubrics {
+fn reader(args: &ScoreArgs, rubrics: Option<&Path>) -> Result<Reader, Error> {
+    let checklists = match rubrics {
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|error| Error::file(path, &error))?;
             let read = Checklists::read(&text).map_err(|reason| {
@@ -307,6 +309,7 @@ async fn forecast(settings: &Settings, mut entries: Entries) -> Result<u8, Error
         "cached_tokens": all.cached_tokens,
         "completion_tokens": all.completion_tokens,
         "most_completion_tokens": all.most_completion_tokens,
+        "settings": settings,
     });
     if let Some(prices) = settings.prices {
         let [usual, most] = all.cost(prices);

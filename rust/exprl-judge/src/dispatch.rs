@@ -30,7 +30,7 @@ use crate::ledger;
 use crate::metrics::{Metrics, Stats, count};
 use crate::request::{Composer, Rollout};
 use crate::schedule::Pass;
-use crate::settings::Settings;
+use crate::settings::{Settings, seconds};
 use crate::types::{Item, Verdict};
 
 use call::Call;
@@ -64,7 +64,7 @@ impl Dispatcher {
         let fence = match &settings.ledger {
             Some(dir) => ledger::fence_key(dir)?,
             None => ledger::random_key().map_err(|error| Error::Setting {
-                field: "ledger",
+                field: "ledger".into(),
                 reason: format!("without one a random fence is needed, and: {error}"),
             })?,
         };
@@ -75,7 +75,7 @@ impl Dispatcher {
             queues: Mutex::new(Queues::new(settings, servers.seeds())),
             retries: Retries::new(settings),
             replies,
-            jobs: Jobs::new(settings.deadline),
+            jobs: Jobs::new(seconds(settings.deadline_s)),
             metrics: Metrics::new(servers.all.len(), settings.prices),
             servers,
             handle,

@@ -1,5 +1,6 @@
 //! Mistakes of the caller. The failure of one request is a `Verdict`, never one of these.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
@@ -11,7 +12,7 @@ pub enum Error {
     #[error("judge setting `{field}`: {reason}")]
     Setting {
         /// Name of the field of `Settings`.
-        field: &'static str,
+        field: Cow<'static, str>,
         /// The offending value and what is allowed.
         reason: String,
     },

@@ -443,7 +443,7 @@ mod tests {
     #[test]
     fn statuses_are_counted_in_their_order() {
         let metrics = Metrics::new(1, None);
-        for status in Status::ALL {
+        for &status in Status::ALL {
             metrics.ended(status);
         }
         assert_eq!(metrics.snapshot(0).statuses, [1; 8]);

@@ -116,7 +116,7 @@ struct Framed {
 /// Turns items into requests; holds what they all share.
 pub(crate) struct Composer {
     task: Task,
-    checklists: Option<Arc<Checklists>>,
+    checklists: Option<Checklists>,
     view: View,
     fence: FenceKey,
     /// A rubric for all domains; otherwise the built-in ones, made when first met.
@@ -214,16 +214,12 @@ impl Composer {
             close_of_key,
             hasher,
         };
-        let rubric = settings.rubric.as_deref();
-        let rubric = rubric
-            .map(|text| Rubric::from_toml_str(text, settings.view))
-            .transpose()?;
         Ok(Self {
             task: settings.task,
-            checklists: settings.checklists.clone(),
+            checklists: settings.read_checklists()?,
             view: settings.view,
             fence,
-            rubric: rubric.map(|rubric| frames.around(rubric)),
+            rubric: settings.read_rubric()?.map(|rubric| frames.around(rubric)),
             builtin: Mutex::default(),
             frames,
             ask_again: end_of_body(&again).into(),

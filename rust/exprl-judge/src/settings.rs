@@ -1,14 +1,14 @@
 //! How to judge. Keys are named here, never held.
 
 use std::fmt;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use exprl_rubric::{Checklists, Readout, ScoreMap, View};
+use exprl_rubric::{Checklists, Readout, Rubric, ScoreMap, View};
 use hyper::Uri;
 use hyper::header::HeaderValue;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
@@ -29,8 +29,12 @@ const RESERVED: [&str; 12] = [
     "structured_outputs",
 ];
 
+/// Longer than anybody waits: 31 years.
+const LONGEST_S: f64 = 1e9;
+
 /// What tokens cost, per million, in any currency.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Prices {
     /// Prompt tokens that were not cached.
     pub prompt: f64,
@@ -51,131 +55,174 @@ pub enum Task {
     Checklist,
 }
 
-/// Everything that a [`Judge`](crate::Judge) needs to know.
-#[derive(Debug, Clone)]
-pub struct Settings {
+/// Makes the struct, its defaults, and the list of its fields with their help.
+macro_rules! settings {
+    ($($(#[doc = $help:literal])+ $name:ident: $kind:ty = $default:expr;)+) => {
+        /// How to judge: what is asked, of whom, how fast and how patiently.
+        ///
+        /// This is the one definition of the judge's settings. The flags of `exprl-judge` are made from it,
+        /// Python's `JudgeSettings` sends it as JSON, and the doc comment of a field is its help everywhere.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Settings {
+            /// What the model is asked to do. The caller chooses; it is no setting of a user.
+            #[serde(skip)]
+            pub task: Task,
+            $($(#[doc = $help])+ pub $name: $kind,)+
+        }
+
+        impl Default for Settings {
+            fn default() -> Self {
+                Self { task: Task::Grade, $($name: $default,)+ }
+            }
+        }
+
+        impl Settings {
+            /// Name and help of each setting, in order.
+            pub const FIELDS: &[(&str, &str)] = &[$((stringify!($name), concat!($($help),+).trim_ascii())),+];
+        }
+    };
+}
+
+settings! {
     /// Base URLs of OpenAI-compatible servers, such as `http://127.0.0.1:8000/v1`.
-    pub endpoints: Vec<String>,
-    /// The model's name there.
-    pub model: String,
-    /// What the model is asked to do.
-    pub task: Task,
-    /// What the judge sees of a rollout in one request.
-    pub view: View,
-    /// How a score is taken from a reply.
-    pub readout: Readout,
-    /// How a grade becomes a score.
-    pub score_map: ScoreMap,
-    /// A rubric (TOML text) for every domain instead of the built-in ones.
-    pub rubric: Option<String>,
-    /// Rubrics of the problems' own, for items that bring no checklist; each must then be found there
-    /// (an item without a reference needs none).
-    pub checklists: Option<Arc<Checklists>>,
+    endpoints: Vec<String> = Vec::new();
+    /// The model's name at these servers.
+    model: String = String::new();
+    /// What the judge sees in one request: the whole rollout once (`outcome`), every prefix of its steps
+    /// (`prefix`), or each step alone (`step`).
+    view: View = View::Prefix;
+    /// How a score is taken from a reply: the grade in its text (`text`), or the mean under the
+    /// probabilities of the grades (`expected`), for which the server must send log-probabilities.
+    readout: Readout = Readout::Text;
+    /// How a grade g of 1..5 becomes a score: (g - 1) / 4 (`linear`), 1 from grade 4 on and else 0
+    /// (`binary`), 0 for 1 and 1 for 5 and else missing (`extremes`), or that with 0.8 for 4
+    /// (`extremes_soft`).
+    score_map: ScoreMap = ScoreMap::Linear;
+    /// TOML file of a rubric for every domain, instead of the built-in ones.
+    rubric: Option<PathBuf> = None;
+    /// JSONL file of per-problem rubrics, as `exprl rubric build` writes it, for items that bring no
+    /// checklist. Every item with a reference must then be found there.
+    rubrics: Option<PathBuf> = None;
     /// Sampling temperature of the judge.
-    pub temperature: f64,
-    /// Longest reply, in tokens.
-    pub max_tokens: u32,
-    /// Further fields of the request, such as `top_p` or `seed`.
-    pub extra: Map<String, Value>,
+    temperature: f64 = 0.0;
+    /// Tokens of a reply, at most.
+    max_tokens: u32 = 2048;
+    /// Further fields of the request, such as `{"top_p": 0.9}`.
+    extra: Map<String, Value> = Map::new();
     /// Requests in flight per server, at most.
-    pub concurrency: usize,
-    /// Tokens that a server's KV cache holds: what is judged at once there fits into it. `None` asks
-    /// each server's `/metrics` (vLLM tells); 0 sets no such bound.
-    pub kv_tokens: Option<u64>,
+    concurrency: usize = 64;
+    /// Tokens that a server's KV cache holds: what is judged at once there fits into it. Left out, each
+    /// server's `/metrics` is asked (vLLM tells); 0 sets no such bound.
+    kv_tokens: Option<u64> = None;
     /// Requests per minute over all servers, at most.
-    pub rpm: Option<u32>,
-    /// Tokens per minute, prompts and replies, over all servers, at most: estimated when a request
-    /// leaves, corrected by the usage that the server reports.
-    pub tpm: Option<u64>,
+    rpm: Option<u32> = None;
+    /// Tokens per minute, prompts and replies, over all servers, at most. They are estimated when a
+    /// request leaves, and corrected by the usage that the server reports.
+    tpm: Option<u64> = None;
     /// Share of requests that may be sent to a second server when the first is late, at most.
-    pub hedge: f64,
-    /// What tokens cost; `None` reports no cost.
-    pub prices: Option<Prices>,
-    /// Requests sent for one grade, at most, when servers fail (429 answers do not count).
-    pub attempts: u32,
-    /// Retries over all requests, at most, as a share of them; a reserve for the start is added.
-    pub retry_budget: f64,
+    hedge: f64 = 0.02;
+    /// What a million prompt, cached and completion tokens cost, in any currency (as a flag:
+    /// `0.3,0.03,1.2`). Left out, no cost is reported.
+    prices: Option<Prices> = None;
+    /// Requests sent for one grade when servers fail, at most. A 429 does not count.
+    attempts: u32 = 4;
+    /// Share of all requests that may be retries, beside a reserve for the start.
+    retry_budget: f64 = 0.1;
     /// Ask once more, after `Score:`, if a reply holds no grade.
-    pub reask: bool,
-    /// Stream the replies, and leave a reply when the line of its grade is complete (where the trace
-    /// itself speaks of a score, which the judge may quote, the whole reply counts). Saves what a
-    /// judge writes after the grade, and tells a slow server from a dead one; costs this side more time
-    /// per token. Not for a judge that thinks in its reply behind a tag that its template opens: a
-    /// grade in such thoughts looks like the grade.
-    pub stream: bool,
-    /// Time for TCP and TLS.
-    pub connect_timeout: Duration,
-    /// Time from the request to the first byte of the reply.
-    pub first_byte_timeout: Duration,
-    /// Time between two pieces of a reply.
-    pub idle_timeout: Duration,
-    /// Time for a whole job, from `submit`; what is left then ends as `timeout`.
-    pub deadline: Duration,
-    /// When every server has failed again and again and none has answered for so long, what waits
+    reask: bool = true;
+    /// Stream the replies, and leave a reply when the line of its grade is complete. This saves what a
+    /// judge writes after the grade, and tells a slow server from a dead one. It is not for a judge that
+    /// thinks in its reply behind a tag that its template opens: a grade in such thoughts looks like the
+    /// grade.
+    stream: bool = false;
+    /// Seconds for TCP and TLS.
+    connect_timeout_s: f64 = 5.0;
+    /// Seconds from the request to the first byte of the reply.
+    first_byte_timeout_s: f64 = 300.0;
+    /// Seconds between two pieces of a reply.
+    idle_timeout_s: f64 = 60.0;
+    /// Seconds for a whole job, from its start: the grades of one training step, or of one file. What is
+    /// left then ends as `timeout`.
+    deadline_s: f64 = 3600.0;
+    /// When every server has failed again and again and none has answered for so many seconds, what waits
     /// ends as `http_error`.
-    pub outage: Duration,
-    /// Text waiting and in flight, in bytes, before `push` waits.
-    pub queue_bytes: usize,
-    /// Folder of the ledger; `None` keeps nothing.
-    pub ledger: Option<PathBuf>,
+    outage_s: f64 = 60.0;
+    /// Bytes of text waiting and in flight, before more has to wait.
+    queue_bytes: usize = 256 << 20;
+    /// Folder where replies are kept, so that the same work done again sends nothing. Left out, nothing is
+    /// kept; a training run then keeps them in RUN/ledger.
+    ledger: Option<PathBuf> = None;
     /// Part of the ledger's keys: change it when the model behind the name changes.
-    pub revision: String,
+    revision: String = String::new();
     /// Part of the ledger's keys: another index asks for another sample of the same judgement.
-    pub sample_index: u32,
+    sample_index: u32 = 0;
     /// Environment variable that holds the API key.
-    pub api_key_env: Option<String>,
+    api_key_env: Option<String> = None;
     /// File that holds the API key.
-    pub api_key_file: Option<PathBuf>,
-    /// Certificates (PEM) that https servers are checked with instead of the system's.
-    pub ca_file: Option<PathBuf>,
+    api_key_file: Option<PathBuf> = None;
+    /// PEM file of certificates that https servers are checked with, instead of the system's.
+    ca_file: Option<PathBuf> = None;
+}
+
+/// A time of the settings; `check` has refused what is none.
+pub(crate) fn seconds(value: f64) -> Duration {
+    Duration::from_secs_f64(value)
 }
 
 impl Settings {
-    /// Greedy grading of prefixes by `model` at `endpoints`.
+    /// The default settings for `model` at `endpoints`.
     #[must_use]
     pub fn new(endpoints: Vec<String>, model: impl Into<String>) -> Self {
         Self {
             endpoints,
             model: model.into(),
-            task: Task::Grade,
-            view: View::Prefix,
-            readout: Readout::Text,
-            score_map: ScoreMap::Linear,
-            rubric: None,
-            checklists: None,
-            temperature: 0.0,
-            max_tokens: 2048,
-            extra: Map::new(),
-            concurrency: 64,
-            kv_tokens: None,
-            rpm: None,
-            tpm: None,
-            hedge: 0.02,
-            prices: None,
-            attempts: 4,
-            retry_budget: 0.1,
-            reask: true,
-            stream: false,
-            connect_timeout: Duration::from_secs(5),
-            first_byte_timeout: Duration::from_secs(300),
-            idle_timeout: Duration::from_secs(60),
-            deadline: Duration::from_secs(3600),
-            outage: Duration::from_secs(60),
-            queue_bytes: 256 << 20,
-            ledger: None,
-            revision: String::new(),
-            sample_index: 0,
-            api_key_env: None,
-            api_key_file: None,
-            ca_file: None,
+            ..Self::default()
         }
+    }
+
+    /// Settings from a JSON object; what it leaves out has its default.
+    pub fn from_json(object: Value) -> Result<Self, Error> {
+        serde_path_to_error::deserialize(object).map_err(|error| Error::Setting {
+            field: error.path().to_string().into(),
+            reason: error.into_inner().to_string(),
+        })
+    }
+
+    /// The rubric of every domain, read from its file.
+    pub(crate) fn read_rubric(&self) -> Result<Option<Rubric>, Error> {
+        let Some(path) = &self.rubric else {
+            return Ok(None);
+        };
+        let text = read("rubric", path)?;
+        Ok(Some(Rubric::from_toml_str(&text, self.view)?))
+    }
+
+    /// The rubrics of the problems, read from their file.
+    pub(crate) fn read_checklists(&self) -> Result<Option<Checklists>, Error> {
+        let Some(path) = &self.rubrics else {
+            return Ok(None);
+        };
+        let checklists = Checklists::read(&read("rubrics", path)?);
+        checklists.map(Some).map_err(|reason| Error::Setting {
+            field: "rubrics".into(),
+            reason: format!("{}, {reason}", path.display()),
+        })
     }
 
     /// Refuses what cannot work, before anything is sent.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let wrong = |field, reason: String| Err(Error::Setting { field, reason });
+        let wrong = |field: &'static str, reason: String| {
+            Err(Error::Setting {
+                field: field.into(),
+                reason,
+            })
+        };
         if self.endpoints.is_empty() {
             return wrong("endpoints", "none given; name at least one base URL".into());
+        }
+        for endpoint in &self.endpoints {
+            chat_uri(endpoint)?;
         }
         if self.model.is_empty() {
             return wrong(
@@ -227,14 +274,16 @@ impl Settings {
             }
         }
         for (field, value) in [
-            ("connect_timeout", self.connect_timeout),
-            ("first_byte_timeout", self.first_byte_timeout),
-            ("idle_timeout", self.idle_timeout),
-            ("deadline", self.deadline),
-            ("outage", self.outage),
+            ("connect_timeout_s", self.connect_timeout_s),
+            ("first_byte_timeout_s", self.first_byte_timeout_s),
+            ("idle_timeout_s", self.idle_timeout_s),
+            ("deadline_s", self.deadline_s),
+            ("outage_s", self.outage_s),
         ] {
-            if value.is_zero() {
-                return wrong(field, "0 s leaves no time at all; give more".into());
+            if !(value > 0.0 && value <= LONGEST_S) {
+                let reason =
+                    format!("{value} is no time in seconds; give more than 0, at most {LONGEST_S}");
+                return wrong(field, reason);
             }
         }
         match RESERVED.iter().find(|name| self.extra.contains_key(**name)) {
@@ -247,32 +296,35 @@ impl Settings {
     pub(crate) fn authorization(&self) -> Result<Option<Secret>, Error> {
         let (field, key) = if let Some(name) = &self.api_key_env {
             let key = std::env::var(name).map_err(|_| Error::Setting {
-                field: "api_key_env",
+                field: "api_key_env".into(),
                 reason: format!("the environment has no variable {name:?}"),
             })?;
             ("api_key_env", key)
         } else if let Some(path) = &self.api_key_file {
-            let key = std::fs::read_to_string(path).map_err(|error| Error::Setting {
-                field: "api_key_file",
-                reason: format!("{}: {error}", path.display()),
-            })?;
-            ("api_key_file", key)
+            ("api_key_file", read("api_key_file", path)?)
         } else {
             return Ok(None);
         };
         Secret::bearer(key.trim())
             .map(Some)
             .ok_or_else(|| Error::Setting {
-                field,
+                field: field.into(),
                 reason: "the key is empty or holds characters that no HTTP header may carry".into(),
             })
     }
 }
 
+fn read(field: &'static str, path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|error| Error::Setting {
+        field: field.into(),
+        reason: format!("{}: {error}", path.display()),
+    })
+}
+
 /// Checks an endpoint and gives the URI that chat completions are posted to.
 pub(crate) fn chat_uri(endpoint: &str) -> Result<Uri, Error> {
     let wrong = |reason: &str| Error::Setting {
-        field: "endpoints",
+        field: "endpoints".into(),
         reason: format!(
             "{:?} {reason}; write it like http://127.0.0.1:8000/v1",
             hide_user(endpoint)
@@ -397,7 +449,7 @@ mod tests {
         let good = Settings::new(vec!["http://h/v1".into()], "m");
         assert!(good.check().is_ok());
         let field = |settings: Settings| match settings.check() {
-            Err(Error::Setting { field, .. }) => field,
+            Err(Error::Setting { field, .. }) => field.into_owned(),
             other => panic!("{other:?}"),
         };
         assert_eq!(
@@ -423,13 +475,58 @@ mod tests {
         );
         assert_eq!(
             field(Settings {
-                deadline: Duration::ZERO,
+                deadline_s: 0.0,
                 ..good.clone()
             }),
-            "deadline"
+            "deadline_s"
         );
         let mut extra = Map::new();
         extra.insert("stream".into(), Value::Bool(true));
         assert_eq!(field(Settings { extra, ..good }), "extra");
+    }
+
+    #[test]
+    fn settings_come_back_from_their_json() {
+        let settings = Settings {
+            extra: Map::from_iter([("top_p".into(), Value::from(0.9))]),
+            prices: Some(Prices {
+                prompt: 1.0,
+                cached: 0.1,
+                completion: 2.0,
+            }),
+            ..Settings::new(vec!["http://h/v1".into()], "m")
+        };
+        let json = serde_json::to_value(&settings).unwrap();
+        let names: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
+        let mut fields: Vec<_> = Settings::FIELDS.iter().map(|(name, _)| *name).collect();
+        fields.sort_unstable();
+        assert_eq!(names, fields);
+        assert_eq!(Settings::from_json(json).unwrap(), settings);
+        assert_eq!(
+            Settings::from_json(serde_json::json!({})).unwrap(),
+            Settings::default()
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_in_json_is_named_with_its_value() {
+        for (json, field, value) in [
+            (serde_json::json!({"rpm": -5}), "rpm", "-5"),
+            (serde_json::json!({"view": "prefixes"}), "view", "prefixes"),
+            (
+                serde_json::json!({"prices": {"prompt": "x"}}),
+                "prices.prompt",
+                "\"x\"",
+            ),
+            (serde_json::json!({"rmp": 5}), "rmp", "rpm"),
+            (serde_json::json!({"task": "grade"}), "task", "task"),
+        ] {
+            let error = Settings::from_json(json).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("judge setting `{field}`: ")),
+                "{error}"
+            );
+            assert!(error.contains(value), "{error}");
+        }
     }
 }

@@ -26,7 +26,7 @@ use crate::http::{self, Head, HttpError};
 use crate::policy::{Fault, QUOTA};
 use crate::reply::words_of_error;
 use crate::request::Body;
-use crate::settings::{Secret, Settings, chat_uri};
+use crate::settings::{Secret, Settings, chat_uri, seconds};
 use crate::stream::Assembly;
 
 /// No judge's reply is longer; a server that sends more is broken.
@@ -144,9 +144,9 @@ impl Transport {
                 .enable_http1()
                 .wrap_connector(tcp),
             authorization: settings.authorization()?,
-            connect_timeout: settings.connect_timeout,
-            first_byte_timeout: settings.first_byte_timeout,
-            idle_timeout: settings.idle_timeout,
+            connect_timeout: seconds(settings.connect_timeout_s),
+            first_byte_timeout: seconds(settings.first_byte_timeout_s),
+            idle_timeout: seconds(settings.idle_timeout_s),
         })
     }
 
@@ -345,7 +345,7 @@ fn refusal(head: &Head, body: &[u8]) -> Fault {
 
 fn certificates(path: &Path) -> Result<RootCertStore, Error> {
     let wrong = |reason: String| Error::Setting {
-        field: "ca_file",
+        field: "ca_file".into(),
         reason: format!("{}: {reason}", path.display()),
     };
     let mut store = RootCertStore::empty();
@@ -364,7 +364,7 @@ fn certificates(path: &Path) -> Result<RootCertStore, Error> {
 
 fn tls_error(error: &dyn std::fmt::Display) -> Error {
     Error::Setting {
-        field: "endpoints",
+        field: "endpoints".into(),
         reason: format!("TLS cannot start: {error}"),
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use exprl_rubric::Checklist;
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
 
 /// One rollout to grade. Its texts are of any type that lends a `str`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,8 +34,11 @@ impl<T: Deref<Target = str>> Item<T> {
 }
 
 /// How one request ended. Only `Ok` and `Repaired` carry a grade.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Status {
     /// The reply holds a grade, or the checklist that was asked for.
     Ok,
@@ -56,30 +60,12 @@ pub enum Status {
 
 impl Status {
     /// Every status.
-    pub const ALL: [Self; 8] = [
-        Self::Ok,
-        Self::Repaired,
-        Self::Unparseable,
-        Self::Refused,
-        Self::Truncated,
-        Self::Timeout,
-        Self::HttpError,
-        Self::Cancelled,
-    ];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// Its name in JSON and Python, such as `http_error`.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Repaired => "repaired",
-            Self::Unparseable => "unparseable",
-            Self::Refused => "refused",
-            Self::Truncated => "truncated",
-            Self::Timeout => "timeout",
-            Self::HttpError => "http_error",
-            Self::Cancelled => "cancelled",
-        }
+        self.into()
     }
 }
 

@@ -27,9 +27,9 @@ pub struct Judge(Held<Open>);
 
 #[pymethods]
 impl Judge {
-    /// `settings`: the fields of `exprl.judge.JudgeSettings`, with `rubric` and `extra` as text.
+    /// `settings`: an `exprl.judge.JudgeSettings` as JSON.
     #[new]
-    fn new(py: Python<'_>, settings: &Bound<'_, PyDict>) -> Result<Self, Raised> {
+    fn new(py: Python<'_>, settings: &str) -> Result<Self, Raised> {
         let settings = read_settings(settings)?;
         let open = py.detach(|| -> Result<Open, Raised> {
             let threads = Threads::start()?;

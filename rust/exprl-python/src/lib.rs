@@ -30,6 +30,9 @@ mod _core {
     use crate::judge::{Job, Judge, judge_command};
 
     #[pymodule_export]
+    use crate::judge_settings::{judge_defaults, judge_settings};
+
+    #[pymodule_export]
     use crate::rule_judge::RuleJudge;
 
     #[pymodule_export]

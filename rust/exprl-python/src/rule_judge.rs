@@ -5,7 +5,6 @@ use pyo3::prelude::*;
 
 use crate::errors::{ConfigError, JudgeError};
 use crate::held::{Held, Threads};
-use crate::judge_settings::unknown;
 
 /// A judge that grades by rule, served on loopback by this process.
 #[pyclass(frozen, module = "exprl._core")]
@@ -28,9 +27,9 @@ impl RuleJudge {
         max_model_len: Option<usize>,
         faults: &str,
     ) -> PyResult<Self> {
-        let rule: Rule = rules
-            .parse()
-            .map_err(|_| unknown("rules", rules, "division, numbers"))?;
+        let rule: Rule = rules.parse().map_err(|error: String| {
+            ConfigError::new_err(format!("judge setting `rules`: {error}"))
+        })?;
         let mut config = rehearsal::Config::new(rule);
         config.listen.set_port(port);
         config.slots = slots;

@@ -182,12 +182,12 @@ pub fn parse_request(message: &str) -> Option<ParsedRequest<'_>> {
     let (problem, fence, rest) = parse_problem(message)?;
     let (reference, rest) = parse_block("reference", fence, rest);
     let (checklist, rest) = parse_block("checklist", fence, rest);
-    View::ALL.into_iter().find_map(|view| {
+    View::ALL.iter().find_map(|view| {
         let tag = view.name();
         let body = rest.strip_prefix(&format!("<{tag}-{fence}>\n"))?;
         let (trace, instruction) = body.split_once(&format!("\n</{tag}-{fence}>\n\n"))?;
         Some(ParsedRequest {
-            view,
+            view: *view,
             problem,
             reference,
             checklist,

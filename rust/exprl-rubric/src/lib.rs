@@ -34,8 +34,15 @@ pub use reading::{PARSER_VERSION, Reading, grade_place, open_thinking, read_grad
 pub use rubric::Rubric;
 pub use score::{Readout, ScoreMap};
 
+use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
+
 /// What the judge sees of a rollout in one request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, VariantArray,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum View {
     /// The whole rollout; one request per rollout.
     Outcome,
@@ -47,17 +54,13 @@ pub enum View {
 
 impl View {
     /// Every view.
-    pub const ALL: [Self; 3] = [Self::Outcome, Self::Prefix, Self::Step];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// The view's name: `outcome`, `prefix` or `step`. It is also the tag that fences the text
     /// under judgement, so the view can be read from a request.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Outcome => "outcome",
-            Self::Prefix => "prefix",
-            Self::Step => "step",
-        }
+        self.into()
     }
 }
 

@@ -91,7 +91,7 @@ fn a_request_for_a_checklist_reads_back_and_is_no_grading_request() {
 #[test]
 fn the_judge_sees_the_checklist_after_the_reference_and_is_told_what_it_is() {
     for domain in Rubric::DOMAINS {
-        for view in View::ALL {
+        for &view in View::ALL {
             let rubric = Rubric::builtin(domain, view).unwrap();
             assert!(rubric.takes_checklists());
             let checklist = checklist();

@@ -24,7 +24,7 @@ fn message(head: &Head, trace: &str) -> String {
 
 #[test]
 fn a_message_reads_back_into_its_parts() {
-    for view in View::ALL {
+    for &view in View::ALL {
         for reference in [Some(REFERENCE), None, Some("")] {
             let head = head(view, reference);
             let message = message(&head, "2 + 3\nis 5");
@@ -184,7 +184,7 @@ fn markers_of_chat_templates_are_broken() {
 fn the_bytes_of_a_request_belong_to_the_version_of_the_layout() {
     let rubric = "head = \"H {{ view }}\"\ninstruction = \"I: Score: n\"";
     let mut hasher = blake3::Hasher::new();
-    for view in View::ALL {
+    for &view in View::ALL {
         let rubric = Rubric::from_toml_str(rubric, view).unwrap();
         for reference in [None, Some("r <|x|> </reference>")] {
             let head = rubric.head(&key(), "p </think> [INST]", reference);

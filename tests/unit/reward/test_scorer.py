@@ -8,7 +8,7 @@ import pytest
 from exprl import config
 from exprl.judge import Judge, JudgeSettings, RuleJudge
 from exprl.learn.advantages import score_arrays
-from exprl.reward.judges import Panel
+from exprl.reward.judges import Judges
 from exprl.reward.scorer import Scorer, combine_scores
 from exprl.steps import Splitter
 from exprl.types import Message, Problem, Prompt, Rollout, Scored
@@ -54,7 +54,7 @@ def score(tokenizer, rollouts, *, view="prefix", reward=None, faults=None):
             server = stack.enter_context(RuleJudge("division", **(faults or {})))
             settings = JudgeSettings((server.url,), server.model, view=view)
             judge = stack.enter_context(Judge(settings))
-            judges = Panel({(view, None): judge}, lambda domain: (view, None))
+            judges = Judges({(view, None): judge}, lambda domain: (view, None))
         splitter = Splitter(tokenizer.to_str())
         scorer = Scorer(
             [problem],

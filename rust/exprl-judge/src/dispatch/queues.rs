@@ -10,7 +10,7 @@ use crate::limits::Limits;
 use crate::policy::{Breaker, Fault};
 use crate::reply::Usage;
 use crate::schedule::{Need, Pass, Schedule};
-use crate::settings::Settings;
+use crate::settings::{Settings, seconds};
 
 pub(super) struct Queues {
     pub(super) schedule: Schedule<Call>,
@@ -61,7 +61,7 @@ impl Queues {
             estimate: TokenEstimate::new(settings.max_tokens),
             limited_until: None,
             last_answer: None,
-            outage: settings.outage,
+            outage: seconds(settings.outage_s),
         }
     }
 
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn an_outage_is_silence_of_servers_that_were_asked_and_are_all_left_alone() {
-        let mut queues = queues(|settings| settings.outage = 10 * SECOND);
+        let mut queues = queues(|settings| settings.outage_s = 10.0);
         let start = Instant::now();
         push(&mut queues, start);
         assert!(matches!(queues.leave(start), Leave::Now(..)));
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn time_in_which_nobody_asked_is_no_outage() {
-        let mut queues = queues(|settings| settings.outage = 10 * SECOND);
+        let mut queues = queues(|settings| settings.outage_s = 10.0);
         let start = Instant::now();
         push(&mut queues, start);
         let Leave::Now(pass, _) = queues.leave(start) else {
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn what_waits_in_an_outage_is_given_up_with_the_reason() {
-        let mut queues = queues(|settings| settings.outage = 10 * SECOND);
+        let mut queues = queues(|settings| settings.outage_s = 10.0);
         push(&mut queues, Instant::now());
         let call = queues.give_up().remove(0);
         let error = call.unanswered().error.unwrap();

@@ -167,7 +167,7 @@ async fn a_server_that_says_at_once_is_not_asked_in_a_hot_loop() {
     ] {
         let server = Server::start(move |_, _| Answer::Status(code, again, String::new())).await;
         let settings = Settings {
-            deadline: Duration::from_millis(450),
+            deadline_s: 0.45,
             ..settings(&[&server])
         };
         assert_eq!(grade(&judge(&settings), 1).await[0].status, Status::Timeout);
@@ -181,8 +181,8 @@ async fn a_server_that_hangs_ends_as_a_timeout_and_another_one_helps() {
         let script = silence.clone();
         let silent = Server::start(move |_, _| script.clone()).await;
         let short = Settings {
-            first_byte_timeout: Duration::from_millis(80),
-            idle_timeout: Duration::from_millis(80),
+            first_byte_timeout_s: 0.08,
+            idle_timeout_s: 0.08,
             attempts: 2,
             ..settings(&[&silent])
         };
@@ -275,7 +275,7 @@ async fn when_every_server_is_dead_the_wait_ends() {
     let dead = { Server::grading(1).await.url.clone() };
     let settings = Settings {
         endpoints: vec![dead],
-        outage: Duration::from_millis(500),
+        outage_s: 0.5,
         ..settings(&[])
     };
     let started = Instant::now();
@@ -301,7 +301,7 @@ async fn idle_time_is_no_outage() {
     .await;
     let judge = judge(&Settings {
         concurrency: 5,
-        outage: Duration::from_millis(1500),
+        outage_s: 1.5,
         ..settings(&[&server])
     });
     assert!(all_ok(&grade(&judge, 1).await));
@@ -343,11 +343,11 @@ async fn retries_stop_when_their_budget_is_spent() {
     let settings = Settings {
         concurrency: 4,
         attempts: 100,
-        outage: Duration::from_secs(3600),
+        outage_s: 3600.0,
         ..settings(&[&server])
     };
     let judge = judge(&Settings {
-        deadline: Duration::from_secs(60),
+        deadline_s: 60.0,
         ..settings
     });
     let job = judge.submit();
@@ -411,7 +411,7 @@ async fn the_deadline_ends_what_is_queued_and_in_flight() {
     let server = Server::start(|_, _| Answer::Hang).await;
     let judge = judge(&Settings {
         concurrency: 2,
-        deadline: Duration::from_millis(150),
+        deadline_s: 0.15,
         ..settings(&[&server])
     });
     let started = Instant::now();

@@ -33,7 +33,7 @@ async fn a_late_request_is_hedged_and_the_losers_socket_is_dropped() {
     let sound = losing(Duration::from_millis(5), |_| false).await;
     let settings = Settings {
         hedge: 1.0,
-        first_byte_timeout: Duration::from_secs(60),
+        first_byte_timeout_s: 60.0,
         ..settings(&[&lossy, &sound])
     };
     let judge = judge(&settings);
@@ -68,7 +68,7 @@ async fn a_late_request_is_hedged_and_the_losers_socket_is_dropped() {
 async fn one_server_is_never_hedged() {
     let lossy = losing(Duration::from_millis(2), |number| number == 60).await;
     let settings = Settings {
-        first_byte_timeout: Duration::from_secs(3),
+        first_byte_timeout_s: 3.0,
         ..settings(&[&lossy])
     };
     let judge = judge(&settings);

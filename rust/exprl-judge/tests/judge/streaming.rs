@@ -57,7 +57,7 @@ async fn a_stream_that_stalls_before_the_grade_times_out_between_pieces() {
     let judge = judge(&Settings {
         stream: true,
         attempts: 1,
-        idle_timeout: Duration::from_millis(100),
+        idle_timeout_s: 0.1,
         ..settings(&[&server])
     });
     let verdict = grade(&judge, 1).await.remove(0);

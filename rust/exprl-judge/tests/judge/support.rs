@@ -304,9 +304,9 @@ pub fn settings(servers: &[&Server]) -> Settings {
     Settings {
         view: exprl_judge::View::Outcome,
         reask: false,
-        connect_timeout: Duration::from_secs(2),
-        first_byte_timeout: Duration::from_secs(5),
-        idle_timeout: Duration::from_secs(5),
+        connect_timeout_s: 2.0,
+        first_byte_timeout_s: 5.0,
+        idle_timeout_s: 5.0,
         ..Settings::new(
             servers.iter().map(|server| server.url.clone()).collect(),
             "judge",
