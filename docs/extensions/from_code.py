@@ -172,6 +172,16 @@ def is_no_news(app: Sphinx, kind: str, name: str, value: object, skip: bool, _: 
     return skip or (inspect.getdoc(value) or "").startswith("Alias for field number")
 
 
+def mark_code(
+    app: Sphinx, kind: str, name: str, value: object, options: object, lines: list[str]
+) -> None:
+    """An indented block of a docstring is code, as in Markdown."""
+    for i in range(len(lines) - 1, 1, -1):
+        indented = lines[i].startswith("    ") and not lines[i - 1]
+        if indented and lines[i - 2] and not lines[i - 2].startswith(" "):
+            lines[i:i] = ["::", ""]
+
+
 def readable(
     app: Sphinx, kind: str, name: str, _: object, options: object, signature: str, returns: str
 ) -> tuple[str, str] | None:
@@ -184,4 +194,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", fill)
     app.connect("autodoc-skip-member", is_no_news)
     app.connect("autodoc-process-signature", readable)
+    app.connect("autodoc-process-docstring", mark_code)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

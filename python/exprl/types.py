@@ -245,9 +245,11 @@ class TrainBatch(Packed):
 class StepReport:
     """A finished step of training, as the caller of `run_training` is told of it.
 
-    step, steps: this step, counted from 1, and how many the run has.
-    metrics: the step's row of RUN/metrics.jsonl; a number that does not exist is NaN.
-    rollouts: what was sampled, with steps and grades; empty for SFT, which samples nothing.
+    Attributes:
+        step: the number of the step, from 1.
+        steps: how many steps the run has.
+        metrics: the step's row of RUN/metrics.jsonl; a number that does not exist is NaN.
+        rollouts: what was sampled, with steps and grades; empty for SFT, which samples nothing.
     """
 
     step: int
@@ -260,8 +262,10 @@ class StepReport:
 class TrainingResult:
     """How a call of `run_training` ended.
 
-    steps: steps that the run has behind it, those of earlier starts included.
-    interrupted: whether Ctrl-C ended it before its last step; the step was finished and saved.
+    Attributes:
+        run_dir: the run's folder.
+        steps: finished steps of the run, those of earlier starts included.
+        interrupted: whether Ctrl-C ended it before its last step; the step was finished and saved.
     """
 
     run_dir: Path

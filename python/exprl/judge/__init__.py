@@ -1,7 +1,6 @@
 """Grade many model outputs with an LLM judge behind OpenAI-compatible servers.
 
-Needs neither torch nor vLLM. Requests, retries and the ledger are the Rust crate exprl-judge. For
-example::
+Needs neither torch nor vLLM. Requests, retries and the ledger are the Rust crate exprl-judge.
 
     settings = JudgeSettings(("http://127.0.0.1:8000/v1",), "Qwen/Qwen3-4B", view="outcome")
     with Judge(settings) as judge:
