@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from exprl.study.plots import figure
+from exprl.study.plots import make_figure
 from paper.cells import STARTS
 from paper.rows import Row
 
@@ -27,7 +27,7 @@ PANELS = (
 
 def pass_at_k(rows: Sequence[Row], path: Path) -> None:
     """Mean pass@k over seeds after each stage; the band is from the lowest to the highest seed."""
-    picture = figure(9.0, 3.8)
+    picture = make_figure(9.0, 3.8)
     for axes, stage, title in zip(
         picture.subplots(1, 2, sharey=True),
         ("stage1", "stage2"),
@@ -48,7 +48,7 @@ def pass_at_k(rows: Sequence[Row], path: Path) -> None:
 
 def dynamics(rows: Sequence[Row], path: Path) -> None:
     """What happened in training, step by step through both stages."""
-    picture = figure(9.0, 6.0)
+    picture = make_figure(9.0, 6.0)
     for axes, (name, title) in zip(picture.subplots(2, 2).flat, PANELS, strict=True):
         for start, values in _by_start(rows, MAIN, partial(_steps, name=name)):
             steps = np.arange(1, values.shape[1] + 1)
@@ -64,7 +64,7 @@ def dynamics(rows: Sequence[Row], path: Path) -> None:
 
 def centering(rows: Sequence[Row], path: Path) -> None:
     """Right rollouts by step of Stage I under each way of centering."""
-    picture = figure(5.0, 3.6)
+    picture = make_figure(5.0, 3.6)
     axes = picture.subplots()
     for start, values in _by_start(rows, CENTERING, _right):
         _band(axes, np.arange(1, values.shape[1] + 1), values, start)
@@ -81,7 +81,7 @@ def calibration(judge: Sequence[Row], path: Path) -> None:
     if not names:
         return
     columns = len(judge) // len(names)
-    picture = figure(3.0 * columns, 2.6 * len(names))
+    picture = make_figure(3.0 * columns, 2.6 * len(names))
     grid = picture.subplots(len(names), columns, squeeze=False, sharey=True)
     for axes, row in zip(grid.flat, judge, strict=True):
         for offset, truth, colour in ((-0.2, "right", "tab:green"), (0.2, "wrong", "tab:red")):

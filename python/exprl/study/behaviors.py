@@ -52,6 +52,8 @@ BEHAVIORS: dict[str, str] = {
     "answer_formatting": "states a final answer in the form that was asked for",
 }
 OTHER = "other"
+NAMES = (*ARCHETYPES, OTHER, *BEHAVIORS)
+"""Archetypes, then behaviours: the order of every array here."""
 
 Archetype = Literal[
     "direct_computation", "algebraic", "casework", "induction_recursion", "contradiction",
@@ -61,7 +63,7 @@ Archetype = Literal[
 assert get_args(Archetype) == (*ARCHETYPES, OTHER)
 
 
-class Shown(BaseModel):
+class Behaviors(BaseModel):
     """Which behaviours a solution shows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -77,7 +79,7 @@ class Shown(BaseModel):
     answer_formatting: bool
 
 
-assert tuple(Shown.model_fields) == tuple(BEHAVIORS)
+assert tuple(Behaviors.model_fields) == tuple(BEHAVIORS)
 
 
 class Annotation(BaseModel):
@@ -89,7 +91,7 @@ class Annotation(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     archetype: Archetype
-    behaviors: Shown
+    behaviors: Behaviors
     score: int = Field(ge=1, le=5)
 
 
@@ -102,7 +104,7 @@ class Annotated:
     problem: str | None
 
 
-def rubric() -> str:
+def render_rubric() -> str:
     """The annotator's instructions, as a rubric file of the dispatcher (TOML)."""
     archetypes = "\n".join(f"- {name}: {words}" for name, words in ARCHETYPES.items())
     behaviors = "\n".join(f"- {name}: {words}" for name, words in BEHAVIORS.items())
@@ -131,11 +133,11 @@ The last entry, `Score: n` in short, says how sure you are of the annotation, fr
     return tomli_w.dumps({"head": head, "instruction": instruction})
 
 
-def settings_for(settings: JudgeSettings, *, rubric_file: str, guided: bool) -> JudgeSettings:
+def make_settings(settings: JudgeSettings, *, rubric_file: str, guided: bool) -> JudgeSettings:
     """A judge's settings, made into an annotator's.
 
     Args:
-        rubric_file: holds `rubric()`.
+        rubric_file: holds `render_rubric()`.
         guided: send the schema, for servers that can guide the answer by it.
     """
     schema = {"name": "annotation", "strict": True, "schema": Annotation.model_json_schema()}
@@ -157,7 +159,7 @@ def annotate(
     """Annotate solutions, in their order; the reference is not shown.
 
     Args:
-        settings: of `settings_for`.
+        settings: of `make_settings`.
         tries: times that an answer which does not fit the schema is asked for; all after the first
             at a temperature of at least 0.7, because the same again would not fit either.
     """
@@ -173,7 +175,7 @@ def annotate(
             again = replace(settings, temperature=warmth, sample_index=sample)
         items = [solutions[i].item._replace(reference=None) for i in left]
         for i, graded in zip(left, grade(items, again), strict=True):
-            done[i] = _read(solutions[i], graded.verdicts[0])
+            done[i] = _read_verdict(solutions[i], graded.verdicts[0])
     return [done[i] for i in range(len(solutions))]
 
 
@@ -200,7 +202,7 @@ def parse(reply: str) -> Annotation:
             raise ValueError(f"{place or 'the answer'}: {first['msg']}") from None
 
 
-def _read(solution: Solution, verdict: Verdict) -> Annotated:
+def _read_verdict(solution: Solution, verdict: Verdict) -> Annotated:
     if not verdict.reply:
         return Annotated(solution, None, verdict.status)
     try:
@@ -225,31 +227,32 @@ class Change:
     lost: tuple[str, ...]
 
 
-def shares(annotated: Sequence[Annotated]) -> dict[str, Rate]:
+def measure_shares(annotated: Sequence[Annotated]) -> dict[str, Rate]:
     """Mean over problems of the share of solutions with each archetype and behaviour."""
-    found = _by_problem(annotated)
+    found = _group_by_problem(annotated)
     if not found:
-        return {name: Rate(*[float("nan")] * 3) for name in names()}
-    values = np.array([_shares(group) for group in found.values()])
+        return {name: Rate(*[float("nan")] * 3) for name in NAMES}
+    values = np.array([_average_flags(group) for group in found.values()])
     low, high = percentiles(resampled_means(values))
     mean = values.mean(axis=0)
-    rows = zip(names(), mean.tolist(), low.tolist(), high.tolist(), strict=True)
+    rows = zip(NAMES, mean.tolist(), low.tolist(), high.tolist(), strict=True)
     return {name: Rate(m, lo, hi) for name, m, lo, hi in rows}
 
 
-def changes(a: Sequence[Annotated], b: Sequence[Annotated]) -> list[Change]:
+def measure_changes(a: Sequence[Annotated], b: Sequence[Annotated]) -> list[Change]:
     """What B does more or less often than A; empty without a problem annotated in both."""
-    groups_a, groups_b = _by_problem(a), _by_problem(b)
+    groups_a, groups_b = _group_by_problem(a), _group_by_problem(b)
     both = [problem for problem in groups_a if problem in groups_b]
     if not both:
         return []
-    values_a = np.array([_shares(groups_a[p]) for p in both])
-    values_b = np.array([_shares(groups_b[p]) for p in both])
+    values_a = np.array([_average_flags(groups_a[p]) for p in both])
+    values_b = np.array([_average_flags(groups_b[p]) for p in both])
     low, high = percentiles(resampled_means(values_b - values_a))
     result = []
-    for i, name in enumerate(names()):
+    for i, name in enumerate(NAMES):
         intervals = {
-            p: difference_interval(_count(groups_a[p], i), _count(groups_b[p], i)) for p in both
+            p: difference_interval(_count_flag(groups_a[p], i), _count_flag(groups_b[p], i))
+            for p in both
         }
         difference = float((values_b - values_a)[:, i].mean())
         result.append(
@@ -265,18 +268,13 @@ def changes(a: Sequence[Annotated], b: Sequence[Annotated]) -> list[Change]:
     return result
 
 
-def archetypes_per_problem(annotated: Sequence[Annotated]) -> float:
+def count_archetypes(annotated: Sequence[Annotated]) -> float:
     """Mean number of different archetypes among a problem's solutions; NaN without any."""
-    counts = [len({a.archetype for a in group}) for group in _by_problem(annotated).values()]
+    counts = [len({a.archetype for a in group}) for group in _group_by_problem(annotated).values()]
     return float(np.mean(counts)) if counts else float("nan")
 
 
-def names() -> tuple[str, ...]:
-    """Archetypes, then behaviours: the order of every array here."""
-    return (*ARCHETYPES, OTHER, *BEHAVIORS)
-
-
-def missing(annotated: Sequence[Annotated]) -> Mapping[str, int]:
+def count_missing(annotated: Sequence[Annotated]) -> Mapping[str, int]:
     """How many have no annotation, by reason."""
     counts: dict[str, int] = {}
     for one in annotated:
@@ -297,7 +295,7 @@ def to_row(one: Annotated) -> dict[str, Any]:
     }
 
 
-def _by_problem(annotated: Sequence[Annotated]) -> dict[str, list[Annotation]]:
+def _group_by_problem(annotated: Sequence[Annotated]) -> dict[str, list[Annotation]]:
     groups: dict[str, list[Annotation]] = {}
     for one in annotated:
         if one.annotation is not None:
@@ -305,15 +303,15 @@ def _by_problem(annotated: Sequence[Annotated]) -> dict[str, list[Annotation]]:
     return groups
 
 
-def _flags(annotation: Annotation) -> list[bool]:
+def _list_flags(annotation: Annotation) -> list[bool]:
     kinds = [annotation.archetype == name for name in (*ARCHETYPES, OTHER)]
     return kinds + [getattr(annotation.behaviors, name) for name in BEHAVIORS]
 
 
-def _shares(group: Sequence[Annotation]) -> Float64Array:
-    mean: Float64Array = np.array([_flags(a) for a in group], dtype=np.float64).mean(axis=0)
+def _average_flags(group: Sequence[Annotation]) -> Float64Array:
+    mean: Float64Array = np.array([_list_flags(a) for a in group], dtype=np.float64).mean(axis=0)
     return mean
 
 
-def _count(group: Sequence[Annotation], i: int) -> tuple[int, int]:
-    return sum(_flags(a)[i] for a in group), len(group)
+def _count_flag(group: Sequence[Annotation], i: int) -> tuple[int, int]:
+    return sum(_list_flags(a)[i] for a in group), len(group)

@@ -62,11 +62,13 @@ def command(request: Request) -> dict[str, Any]:
         raise ConfigError("name the annotator: --endpoint URL and --model NAME")
     if len(request.sources) not in (1, 2):
         raise ConfigError(f"{len(request.sources)} sources: give one, or two to compare")
-    read = [solutions.read(source, steps=_steps(request, source)) for source in request.sources]
-    chosen = drawn(read, request.problems, request.per_problem, request.seed)
+    read = [
+        solutions.read(source, steps=_choose_steps(request, source)) for source in request.sources
+    ]
+    chosen = draw_solutions(read, request.problems, request.per_problem, request.seed)
     rubric = request.out / RUBRIC
-    files.write_text(rubric, behaviors.rubric())
-    settings = behaviors.settings_for(
+    files.write_text(rubric, behaviors.render_rubric())
+    settings = behaviors.make_settings(
         replace(request.judge, ledger=str(request.out / LEDGER)),
         rubric_file=str(rubric),
         guided=request.guided,
@@ -74,12 +76,12 @@ def command(request: Request) -> dict[str, Any]:
     annotated = [behaviors.annotate(s, settings, tries=request.tries) for s in chosen]
     for number, found in enumerate(annotated):
         files.write_jsonl(request.out / f"annotations-{number}.jsonl", map(behaviors.to_row, found))
-    changed = behaviors.changes(*annotated) if len(annotated) == 2 else []
-    tree = _tree(request, annotated, changed)
+    changed = behaviors.measure_changes(*annotated) if len(annotated) == 2 else []
+    tree = _make_result(request, annotated, changed)
     files.write_json(request.out / RESULT, tree)
-    plots.behaviors(
+    plots.plot_behaviors(
         [str(s) for s in request.sources],
-        [behaviors.shares(found) for found in annotated],
+        [behaviors.measure_shares(found) for found in annotated],
         request.out / PICTURE,
     )
     show(request.sources, annotated, changed)
@@ -89,7 +91,7 @@ def command(request: Request) -> dict[str, Any]:
     return tree
 
 
-def drawn(
+def draw_solutions(
     sources: Sequence[Sequence[Solution]], problems: int, per_problem: int, seed: int
 ) -> list[list[Solution]]:
     """The same problems of every source, and some solutions of each, at random by the seed.
@@ -128,13 +130,13 @@ def show(
     """Print shares of archetypes and behaviours, changes, and what is missing."""
     console = console or Console(highlight=False)
     for source, found in zip(sources, annotated, strict=True):
-        counts = behaviors.missing(found)
+        counts = behaviors.count_missing(found)
         console.print(
             Text(
                 f"{source}: {len(found)} solutions of"
                 f" {len({a.solution.problem_id for a in found})} problems,"
                 f" {sum(counts.values())} without annotation,"
-                f" {behaviors.archetypes_per_problem(found):.2f} archetypes per problem"
+                f" {behaviors.count_archetypes(found):.2f} archetypes per problem"
             )
         )
         for reason, count in sorted(counts.items(), key=lambda pair: -pair[1])[:5]:
@@ -152,7 +154,7 @@ def show(
             table.add_row(c.name, f"{c.a:.1%}", f"{c.b:.1%}", difference, *counts_row)
     else:
         table = Table("", "share", "95 % interval", title="Share of a problem's solutions")
-        for name, rate in behaviors.shares(annotated[0]).items():
+        for name, rate in behaviors.measure_shares(annotated[0]).items():
             if name == next(iter(behaviors.BEHAVIORS)):
                 table.add_section()
             known = not math.isnan(rate.value)
@@ -161,15 +163,15 @@ def show(
     console.print(table)
 
 
-def _steps(request: Request, source: Path) -> str | None:
+def _choose_steps(request: Request, source: Path) -> str | None:
     return request.steps if targets.is_run(source) else None
 
 
-def _tree(
+def _make_result(
     request: Request, annotated: Sequence[Sequence[Annotated]], changed: Sequence[Change]
 ) -> dict[str, Any]:
     """What behaviors.json holds."""
-    runs = [targets.config_of(s) for s in request.sources if targets.is_run(s)]
+    runs = [targets.load_config(s) for s in request.sources if targets.is_run(s)]
     settings = compare.compare_configs(runs[0], runs[1]) if len(runs) == 2 else {}
     tree = {
         "annotator": request.judge.model,
@@ -178,9 +180,9 @@ def _tree(
             {
                 "source": str(source),
                 "solutions": len(found),
-                "missing": dict(behaviors.missing(found)),
-                "archetypes_per_problem": behaviors.archetypes_per_problem(found),
-                "shares": behaviors.shares(found),
+                "missing": dict(behaviors.count_missing(found)),
+                "archetypes_per_problem": behaviors.count_archetypes(found),
+                "shares": behaviors.measure_shares(found),
             }
             for source, found in zip(request.sources, annotated, strict=True)
         ],

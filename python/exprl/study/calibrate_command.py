@@ -132,7 +132,7 @@ def command(request: Request) -> dict[str, Any]:
     }
     tree = _tree(request, counts, results, again, continued)
     files.write_json(request.out / RESULT, tree)
-    plots.calibration(results, continued, request.out / PICTURE)
+    plots.plot_calibration(results, continued, request.out / PICTURE)
     show(counts, results, again, continued)
     Console(stderr=True).print(f"written: {request.out / RESULT}, {PICTURE}", highlight=False)
     return tree
@@ -259,7 +259,7 @@ def _continue(request: Request, chosen: Sequence[Solution], settings: JudgeSetti
         seed=request.seed,
         temperature=cfg.rollout.temperature,
         max_response_tokens=cfg.rollout.max_response_tokens,
-        text=lambda ids: "".join(segment.text for segment in splitter.split(ids)),
+        decode=lambda ids: "".join(segment.text for segment in splitter.split(ids)),
         verifiers=prepare.open_verifiers(cfg, [s.asked for s in chosen if s.asked]),
     )
 

@@ -169,7 +169,7 @@ def command(names: Sequence[str], ks: Sequence[int], out: Path | None) -> Compar
     evaluations, configs = [], []
     for name in names:
         run_dir, step = _parse_name(name)
-        configs.append(targets.config_of(run_dir))
+        configs.append(targets.load_config(run_dir))
         evaluations.append(_find_evaluation(name, run_dir, step))
     a, b = evaluations
     shown = tuple(f"{n} (step {e.step})" for n, e in zip(names, evaluations, strict=True))

@@ -81,7 +81,7 @@ def measure(
     seed: int,
     temperature: float,
     max_response_tokens: int,
-    text: Callable[[Int32Array], str],
+    decode: Callable[[Int32Array], str],
     verifiers: Verifiers,
 ) -> Continued:
     """Grade beginnings, sample n continuations of each, and correlate.
@@ -89,13 +89,13 @@ def measure(
     Args:
         solutions: of a run, with answers; those of one step have no beginning to go on from.
         limit: beginnings, at most; whole solutions are taken at random until it is reached.
-        text: of token ids.
+        decode: token ids to text.
         verifiers: say which continuations are right; where they cannot, it does not count.
 
     Raises:
         DataError: no solution has a beginning to go on from.
     """
-    chosen = _chosen(solutions, limit, seed)
+    chosen = _choose(solutions, limit, seed)
     judging = replace(settings, view="prefix")
     graded = list(grade.grade([s.item for s in chosen], judging))
     starts: dict[str, tuple[Solution, int]] = {}
@@ -104,7 +104,7 @@ def measure(
             starts[f"{solution.id}/{step}"] = (solution, step)
     starts = dict(list(starts.items())[:limit])
     n_of, right = _continue(
-        starts, engine, n, seed, temperature, max_response_tokens, text, verifiers
+        starts, engine, n, seed, temperature, max_response_tokens, decode, verifiers
     )
     verdicts = {s.id: g.verdicts for s, g in zip(chosen, graded, strict=True)}
     return summarize(
@@ -135,13 +135,13 @@ def summarize(beginnings: Sequence[Beginning], continuations: int) -> Continued:
         beginnings=tuple(beginnings),
         continuations=continuations,
         missing=len(beginnings) - len(known),
-        spearman=_correlation(estimates.spearman, scores, success, problems),
-        pearson=_correlation(estimates.pearson, scores, success, problems),
+        spearman=_correlate(estimates.spearman, scores, success, problems),
+        pearson=_correlate(estimates.pearson, scores, success, problems),
         success_by_grade=tuple(float(np.mean(x)) if x else float("nan") for x in by_grade),
     )
 
 
-def _chosen(solutions: Sequence[Solution], limit: int, seed: int) -> list[Solution]:
+def _choose(solutions: Sequence[Solution], limit: int, seed: int) -> list[Solution]:
     able = [s for s in solutions if len(s.segments) > 1 and s.asked and s.asked.answer]
     if not able:
         raise DataError(
@@ -162,7 +162,7 @@ def _continue(
     seed: int,
     temperature: float,
     max_response_tokens: int,
-    text: Callable[[Int32Array], str],
+    decode: Callable[[Int32Array], str],
     verifiers: Verifiers,
 ) -> tuple[Counter[str], Counter[str]]:
     """Counted and right continuations of each start; crashed and unverifiable ones do not count."""
@@ -170,7 +170,7 @@ def _continue(
     beginnings = []
     tokens: dict[str, Int32Array] = {}
     for name, (solution, step) in starts.items():
-        assert solution.token_ids is not None and solution.asked is not None, "see _chosen"
+        assert solution.token_ids is not None and solution.asked is not None, "see _choose"
         tokens[name] = solution.token_ids[: solution.segment_end[step - 1]]
         beginnings.append((name, solution.asked.prompt, tokens[name]))
     for rollout in engine.sample_continuations(
@@ -181,8 +181,8 @@ def _continue(
         name, correct = rollout.problem_id, False
         if rollout.finish_reason == "stop":
             asked = starts[name][0].asked
-            assert asked is not None, "see _chosen"
-            whole = text(np.concatenate([tokens[name], rollout.token_ids]))
+            assert asked is not None, "see _choose"
+            whole = decode(np.concatenate([tokens[name], rollout.token_ids]))
             known = verifiers.is_correct(whole, asked)
             if known is None:
                 continue
@@ -192,7 +192,7 @@ def _continue(
     return counted, right
 
 
-def _correlation(
+def _correlate(
     of: Callable[[Float64Array, Float64Array], float],
     x: Float64Array,
     y: Float64Array,

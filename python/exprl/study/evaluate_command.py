@@ -98,7 +98,7 @@ def command(
     for one in comparisons:
         compare.show(one)
     if plot:
-        plots.pass_at_k(named, plot)
+        plots.plot_pass_at_k(named, plot)
     return evaluations
 
 
@@ -123,7 +123,7 @@ def plan(
     jobs = []
     for i, target in enumerate(found):
         own = target.run_dir / "config.toml" if target.run_dir else None
-        cfg = targets.eval_config(
+        cfg = targets.make_eval_config(
             target, config_file or own or runs[0], data_path, samples, overrides
         )
         keep = rollouts / f"{i:02d}-{_make_file_name(target.name)}.jsonl" if rollouts else None
@@ -229,7 +229,7 @@ def _compare_with_first(
 ) -> list[Comparison]:
     """Compare every later model with the first."""
     trained = [
-        targets.config_of(job.target.run_dir) if job.target.run_dir else None for job in jobs
+        targets.load_config(job.target.run_dir) if job.target.run_dir else None for job in jobs
     ]
     first = trained[0]
     return [
@@ -263,7 +263,7 @@ def _limit_length(cfg: config.Config) -> int:
 def _load_problems(job: Measurement) -> list[ReferenceProblem]:
     """With references where the rollouts are kept, beside which they stand; else unread."""
     settings = job.cfg.eval.data
-    assert settings is not None, "targets.eval_config sets it"
+    assert settings is not None, "targets.make_eval_config sets it"
     problems = load_problems(settings if job.rollouts else drop_references(settings))
     require_answers(problems)
     return problems

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def figure(width: float, height: float) -> Figure:
+def make_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches, that needs no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -54,12 +54,12 @@ def draw_rates(axes: Axes, curves: Mapping[str, Curve], ylabel: str) -> None:
         axes.legend(frameon=False, fontsize="small")
 
 
-def pass_at_k(evaluations: Sequence[tuple[str, Evaluation]], path: Path) -> None:
+def plot_pass_at_k(evaluations: Sequence[tuple[str, Evaluation]], path: Path) -> None:
     """Write pass@k, and majority vote where answers were compared, of several models as a PNG."""
     passed = {name: Curve.of(e.pass_values()) for name, e in evaluations}
     voted = {name: e.majority_values() for name, e in evaluations}
     majority = {name: Curve.of(values) for name, values in voted.items() if values is not None}
-    picture = figure(9.0 if majority else 5.0, 3.8)
+    picture = make_figure(9.0 if majority else 5.0, 3.8)
     panels = picture.subplots(1, 2 if majority else 1, squeeze=False)[0]
     draw_rates(panels[0], passed, "pass@k")
     if majority:
@@ -68,12 +68,12 @@ def pass_at_k(evaluations: Sequence[tuple[str, Evaluation]], path: Path) -> None
     picture.savefig(path)
 
 
-def calibration(
+def plot_calibration(
     calibrations: Sequence[Calibration], continued: Continued | None, path: Path
 ) -> None:
     """Write grades by truth under each condition, and success of beginnings by grade, as a PNG."""
     columns = len(calibrations) + (1 if continued else 0)
-    picture = figure(3.2 * columns, 3.2)
+    picture = make_figure(3.2 * columns, 3.2)
     panels = picture.subplots(1, columns, squeeze=False)[0]
     for axes, one in zip(panels, calibrations, strict=False):
         draw_grades(axes, one)
@@ -101,7 +101,7 @@ def draw_grades(axes: Axes, calibration: Calibration) -> None:
         xlabel="grade",
         ylabel="share of solutions",
         ylim=(0.0, 1.0),
-        title=f"reference: {calibration.condition}\nmisplaced {_percent(rate.value)}",
+        title=f"reference: {calibration.condition}\nmisplaced {_format_percent(rate.value)}",
     )
     axes.title.set_fontsize("small")
     axes.legend(frameon=False, fontsize="small")
@@ -125,10 +125,10 @@ def draw_success(axes: Axes, continued: Continued) -> None:
     axes.legend(frameon=False, fontsize="small")
 
 
-def behaviors(labels: Sequence[str], shares: Sequence[Mapping[str, Rate]], path: Path) -> None:
+def plot_behaviors(labels: Sequence[str], shares: Sequence[Mapping[str, Rate]], path: Path) -> None:
     """Write the shares of archetypes and behaviours of one or more models as a PNG."""
     names = list(shares[0])
-    picture = figure(6.0, 0.28 * len(names) + 1.0)
+    picture = make_figure(6.0, 0.28 * len(names) + 1.0)
     axes = picture.subplots()
     places = np.arange(len(names))
     height = 0.8 / len(shares)
@@ -145,5 +145,5 @@ def behaviors(labels: Sequence[str], shares: Sequence[Mapping[str, Rate]], path:
     picture.savefig(path)
 
 
-def _percent(value: float) -> str:
+def _format_percent(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.1%}"

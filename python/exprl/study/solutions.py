@@ -95,7 +95,7 @@ def draw(solutions: Sequence[Solution], limit: int | None, seed: int) -> list[So
 def _read_run(run_dir: Path, steps: str | None) -> list[Solution]:
     from pyarrow import parquet
 
-    cfg = targets.config_of(run_dir)
+    cfg = targets.load_config(run_dir)
     problems = {p.id: p for p in load_problems(cfg.data)}
     first, last = _parse_steps(steps)
     solutions = []

@@ -38,15 +38,15 @@ def find(name: str) -> Target:
     """
     folder, _, step = name.rpartition("@")
     if folder and is_run(Path(folder)) and not Path(name).exists():
-        return _at_step(name, Path(folder), step)
+        return _find_step(name, Path(folder), step)
     path = Path(name)
     if is_run(path):
         newest = checkpoint.latest(path)
         if newest is None:
             raise ConfigError(f"{name} is a run without a whole checkpoint yet")
-        return Target(name, str(newest), path, _step(newest))
+        return Target(name, str(newest), path, _parse_step(newest))
     if path.parent.name == "checkpoints" and is_run(path.parent.parent):
-        return Target(name, name, path.parent.parent, _step(path))
+        return Target(name, name, path.parent.parent, _parse_step(path))
     return Target(name, name, None, 0)
 
 
@@ -55,7 +55,7 @@ def is_run(folder: Path) -> bool:
     return (folder / "config.toml").is_file()
 
 
-def config_of(run_dir: Path) -> config.Config:
+def load_config(run_dir: Path) -> config.Config:
     """The resolved config of a run.
 
     Raises:
@@ -64,7 +64,7 @@ def config_of(run_dir: Path) -> config.Config:
     return config.load(run_dir / "config.toml")
 
 
-def eval_config(
+def make_eval_config(
     target: Target, source: Path, data: str | None, samples: int | None, overrides: Sequence[str]
 ) -> config.Config:
     """The config to evaluate a target under: a file's, with the target's weights and the options.
@@ -92,22 +92,22 @@ def eval_config(
     return config.build(config.override(tree, changes), str(source))
 
 
-def _at_step(name: str, run_dir: Path, step: str) -> Target:
+def _find_step(name: str, run_dir: Path, step: str) -> Target:
     digits = step.removeprefix("step-")
     if not digits.isdecimal():
         raise ConfigError(f"{name}: after @ stands a step, such as {run_dir}@step-10")
     number = int(digits)
     if number == 0:
-        return Target(name, config_of(run_dir).model.path, run_dir, 0)
+        return Target(name, load_config(run_dir).model.path, run_dir, 0)
     folder = run_dir / "checkpoints" / f"step-{number:05d}"
     if not folder.is_dir():
-        kept = [_step(path) for path in checkpoint.folders(run_dir)]
+        kept = [_parse_step(path) for path in checkpoint.folders(run_dir)]
         has = f"it has {', '.join(f'@step-{n}' for n in [0, *kept])}"
         raise ConfigError(f"{run_dir} has no checkpoint of step {number}; {has}")
     return Target(name, str(folder), run_dir, number)
 
 
-def _step(folder: Path) -> int:
+def _parse_step(folder: Path) -> int:
     digits = folder.name.removeprefix("step-")
     if not digits.isdecimal():
         raise ConfigError(f"{folder} is not a checkpoint: its name is not step-NNNNN")

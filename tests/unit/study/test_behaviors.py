@@ -195,9 +195,9 @@ def annotated(problem, archetype, *shown):
 
 def test_shares_are_means_over_problems_not_over_solutions():
     many = [annotated("x", "search")] * 9 + [annotated("y", "counting", "planning")]
-    found = behaviors.shares(many)
+    found = behaviors.measure_shares(many)
     assert found["search"].value == found["planning"].value == 0.5
-    assert behaviors.archetypes_per_problem([*many, annotated("x", "other")]) == 1.5
+    assert behaviors.count_archetypes([*many, annotated("x", "other")]) == 1.5
 
 
 def test_sources_without_a_common_problem_or_annotator_are_refused(tmp_path):
@@ -218,7 +218,7 @@ def test_drawing_takes_the_same_problems_of_both_and_at_most_so_many_of_each(tmp
             for i in range(count)
         ]
 
-    a, b = behaviors_command.drawn([source(6), source(3)], 5, 4, seed=1)
+    a, b = behaviors_command.draw_solutions([source(6), source(3)], 5, 4, seed=1)
     assert {s.problem_id for s in a} == {s.problem_id for s in b}
     assert (len(a), len(b)) == (20, 15)
     assert len({s.id for s in a}) == 20

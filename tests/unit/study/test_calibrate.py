@@ -258,8 +258,8 @@ def test_grades_of_beginnings_are_held_against_the_success_of_continuations(tmp_
             seed=0,
             temperature=1.0,
             max_response_tokens=96,
-            text=lambda ids: "".join(map(chr, ids)),
-            verifiers=Verifiers(targets.config_of(run).treatment),
+            decode=lambda ids: "".join(map(chr, ids)),
+            verifiers=Verifiers(targets.load_config(run).treatment),
         )
     assert len(result.beginnings) == 6  # two of each solution
     slipped = [b for b in result.beginnings if b.right == 0]

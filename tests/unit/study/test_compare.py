@@ -77,8 +77,8 @@ def test_models_that_would_be_asked_different_questions_are_refused(tmp_path):
 
 
 def test_compare_configs_are_dotted_and_leave_out_where_a_run_lies(tmp_path):
-    a = targets.config_of(a_run(tmp_path / "a", optim__lr=1e-5))
-    b = targets.config_of(a_run(tmp_path / "b", optim__lr=1e-6))
+    a = targets.load_config(a_run(tmp_path / "a", optim__lr=1e-5))
+    b = targets.load_config(a_run(tmp_path / "b", optim__lr=1e-6))
     assert compare.compare_configs(a, b) == {"optim.lr": (1e-5, 1e-6)}
 
 
@@ -185,7 +185,9 @@ def test_curves_have_bands_and_problems_and_become_a_picture(tmp_path):
     assert curve.values[0] == pytest.approx((0.25 + 1) / 2)
     assert (curve.low <= curve.values).all() and (curve.values <= curve.high).all()
     assert curve.at(9) is None
-    plots.pass_at_k([("a", one), ("b", evaluation(Outcome("p", 8, 0, 8)))], tmp_path / "d/x.png")
+    plots.plot_pass_at_k(
+        [("a", one), ("b", evaluation(Outcome("p", 8, 0, 8)))], tmp_path / "d/x.png"
+    )
     assert (tmp_path / "d" / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
