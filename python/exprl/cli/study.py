@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -83,7 +83,7 @@ def calibrate(
 
     Example: exprl calibrate out.jsonl --endpoint http://127.0.0.1:8001/v1 --model Qwen/Qwen3-4B
     """
-    from exprl.judge import SOLUTION_VIEW
+    from exprl.judge import SOLUTION_VIEW, View
     from exprl.study import calibrate_command, grade
 
     conditions = [one_of("--condition", c, grade.CONDITIONS) for c in condition or ()]
@@ -96,7 +96,7 @@ def calibrate(
             config_file=config_file,
             overrides=overrides or (),
             conditions=conditions or grade.CONDITIONS,
-            view=one_of("--view", view or SOLUTION_VIEW, grade.VIEWS),
+            view=one_of("--view", view or SOLUTION_VIEW, get_args(View)),
             label=label,
             delimiter=delimiter,
             steps=steps,

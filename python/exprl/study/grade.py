@@ -8,11 +8,10 @@ from typing import get_args
 from exprl.config import Condition
 from exprl.data.problems import draw_wrong_references
 from exprl.errors import DataError, JudgeError
-from exprl.judge import Graded, Judge, JudgeItem, JudgeSettings, Verdict, View
+from exprl.judge import Graded, Judge, JudgeItem, JudgeSettings, Verdict
 from exprl.study.solutions import Solution
 
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
-VIEWS: tuple[View, ...] = get_args(View)
 
 
 def grade(items: Sequence[JudgeItem], settings: JudgeSettings) -> Iterator[Graded]:
