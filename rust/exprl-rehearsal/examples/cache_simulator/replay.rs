@@ -160,8 +160,7 @@ pub fn replay(load: &Load, layout: Layout, client: Client, hardware: Hardware) -
     let ideal_prefill_tokens = distinct.len() * BLOCK + unshared;
     let count = requests().count();
 
-    let mut queue = Queue::new(client, hardware);
-    let servers = run(load, rollouts, &mut queue, hardware);
+    let servers = run(load, rollouts, client, hardware);
     let balance = |of: fn(&Server) -> usize| {
         let total: usize = servers.iter().map(of).sum();
         let most = servers.iter().map(of).max().unwrap_or(0);
@@ -234,114 +233,89 @@ fn rollout(load: &Load, layout: Layout, p: usize, r: usize, completion: usize) -
 /// What waits at the client, and which server it goes to.
 enum Queue {
     Scheduler(Schedule<Request>),
-    Lists {
-        client: Client,
-        lists: Vec<VecDeque<(usize, Request)>>,
-        in_flight: Vec<usize>,
-        window: usize,
-        pushed: usize,
-    },
-}
-
-/// What is given back with an answer: a scheduler's pass, or the server's number.
-enum Ticket {
-    Pass(Pass),
-    Server(usize),
+    /// For each server its requests, all from the start, and how many of them are in flight.
+    Lists(Vec<(VecDeque<Request>, usize)>),
 }
 
 impl Queue {
-    fn new(client: Client, hardware: Hardware) -> Self {
-        if client == Client::Scheduler {
-            let seeds = (0..hardware.servers as u64).map(|i| hash(i ^ 0x5eed));
-            let mut schedule = Schedule::new(seeds, hardware.concurrency);
-            for lane in 0..hardware.servers {
-                schedule.set_capacity(lane, Some((hardware.kv_blocks * BLOCK) as u64));
-            }
-            return Self::Scheduler(schedule);
+    /// A scheduler's queue is empty, and `rollouts` are still to be pushed.
+    fn new(client: Client, rollouts: &mut VecDeque<Rollout>, hardware: Hardware) -> Self {
+        if client != Client::Scheduler {
+            return Self::Lists(lists(client, std::mem::take(rollouts), hardware.servers));
         }
-        Self::Lists {
-            client,
-            lists: (0..hardware.servers).map(|_| VecDeque::new()).collect(),
-            in_flight: vec![0; hardware.servers],
-            window: hardware.concurrency,
-            pushed: 0,
+        let seeds = (0..hardware.servers as u64).map(|i| hash(i ^ 0x5eed));
+        let mut schedule = Schedule::new(seeds, hardware.concurrency);
+        for lane in 0..hardware.servers {
+            schedule.set_capacity(lane, Some((hardware.kv_blocks * BLOCK) as u64));
         }
+        Self::Scheduler(schedule)
     }
 
     fn push(&mut self, rollout: Rollout, now: Instant) {
-        match self {
-            Self::Scheduler(schedule) => {
-                let affinity = hash(rollout.problem as u64);
-                schedule.push(affinity, rollout.need, rollout.requests, now);
-            }
-            Self::Lists {
-                client,
-                lists,
-                pushed,
-                ..
-            } => {
-                let servers = lists.len();
-                let home = match client {
-                    Client::Hash => hash(rollout.problem as u64) as usize % servers,
-                    _ => *pushed % servers,
-                };
-                *pushed += 1;
-                for (step, request) in rollout.requests.into_iter().enumerate() {
-                    let server = match client {
-                        Client::RoundRobin => (home + step) % servers,
-                        _ => home,
-                    };
-                    lists[server].push_back((step, request));
-                }
-            }
+        if let Self::Scheduler(schedule) = self {
+            let affinity = hash(rollout.problem as u64);
+            schedule.push(affinity, rollout.need, rollout.requests, now);
         }
     }
 
-    /// Everything has been pushed that will be.
-    fn complete(&mut self) {
-        if let Self::Lists {
-            client: Client::StepMajor,
-            lists,
-            ..
-        } = self
-        {
-            for list in lists {
-                list.make_contiguous().sort_by_key(|&(step, _)| step);
-            }
-        }
-    }
-
-    fn next(&mut self, now: Instant) -> Option<(usize, Ticket, Request)> {
+    /// The next request, its server, and the scheduler's pass for it.
+    fn next(&mut self, window: usize, now: Instant) -> Option<(usize, Option<Pass>, Request)> {
         match self {
             Self::Scheduler(schedule) => {
                 let (pass, request) = schedule.next(now)?;
-                Some((pass.lane, Ticket::Pass(pass), request))
+                Some((pass.lane, Some(pass), request))
             }
-            Self::Lists {
-                lists,
-                in_flight,
-                window,
-                ..
-            } => {
-                let open = |&i: &usize| in_flight[i] < *window && !lists[i].is_empty();
-                let server = (0..lists.len()).find(open)?;
-                let (_, request) = lists[server].pop_front()?;
-                in_flight[server] += 1;
-                Some((server, Ticket::Server(server), request))
+            Self::Lists(lists) => {
+                let open = lists
+                    .iter_mut()
+                    .enumerate()
+                    .find(|(_, (list, in_flight))| *in_flight < window && !list.is_empty());
+                let (server, (list, in_flight)) = open?;
+                *in_flight += 1;
+                Some((server, None, list.pop_front()?))
             }
         }
     }
 
-    fn answered(&mut self, ticket: &Ticket) {
-        match (self, ticket) {
-            (Self::Scheduler(schedule), &Ticket::Pass(pass)) => {
-                schedule.answered(pass.lane);
+    fn answered(&mut self, server: usize, pass: Option<Pass>) {
+        match (self, pass) {
+            (Self::Scheduler(schedule), Some(pass)) => {
+                schedule.answered(server);
                 schedule.finish(pass);
             }
-            (Self::Lists { in_flight, .. }, &Ticket::Server(server)) => in_flight[server] -= 1,
-            _ => unreachable!("a ticket belongs to the queue that gave it"),
+            (Self::Scheduler(_), None) => unreachable!("a scheduler gives passes"),
+            (Self::Lists(lists), _) => lists[server].1 -= 1,
         }
     }
+}
+
+fn lists(
+    client: Client,
+    rollouts: VecDeque<Rollout>,
+    servers: usize,
+) -> Vec<(VecDeque<Request>, usize)> {
+    let mut lists: Vec<Vec<(usize, Request)>> = (0..servers).map(|_| Vec::new()).collect();
+    for (number, rollout) in rollouts.into_iter().enumerate() {
+        let home = match client {
+            Client::Hash => hash(rollout.problem as u64) as usize,
+            _ => number,
+        };
+        for (step, request) in rollout.requests.into_iter().enumerate() {
+            let turn = if client == Client::RoundRobin {
+                step
+            } else {
+                0
+            };
+            lists[(home % servers + turn) % servers].push((step, request));
+        }
+    }
+    if client == Client::StepMajor {
+        for list in &mut lists {
+            list.sort_by_key(|&(step, _)| step);
+        }
+    }
+    let requests = |list: Vec<_>| list.into_iter().map(|(_, request)| request).collect();
+    lists.into_iter().map(|list| (requests(list), 0)).collect()
 }
 
 /// What happens at a time; microseconds order it.
@@ -351,24 +325,24 @@ enum Event {
     Answer { server: usize, number: usize },
 }
 
-fn run(load: &Load, rollouts: Vec<Rollout>, queue: &mut Queue, hardware: Hardware) -> Vec<Server> {
+fn run(load: &Load, rollouts: Vec<Rollout>, client: Client, hardware: Hardware) -> Vec<Server> {
     let start = Instant::now();
-    let mut servers: Vec<Server> = (0..hardware.servers)
-        .map(|_| Server::new(hardware))
-        .collect();
     let gap = 1e6 * load.over_s / rollouts.len() as f64;
     let mut events: BinaryHeap<Reverse<(u64, Event)>> = (0..rollouts.len())
         .map(|i| Reverse(((i as f64 * gap) as u64, Event::Push)))
         .collect();
-    let mut tickets = Vec::new();
     let mut rollouts = VecDeque::from(rollouts);
+    let mut queue = Queue::new(client, &mut rollouts, hardware);
+    let mut servers: Vec<Server> = (0..hardware.servers)
+        .map(|_| Server::new(hardware))
+        .collect();
+    let mut passes = Vec::new();
     while let Some(Reverse((at, event))) = events.pop() {
         let now = start + Duration::from_micros(at);
         match event {
             Event::Push => {
-                queue.push(rollouts.pop_front().expect("one per event"), now);
-                if rollouts.is_empty() {
-                    queue.complete();
+                if let Some(rollout) = rollouts.pop_front() {
+                    queue.push(rollout, now);
                 }
                 // What arrives at the same time is pushed before any of it leaves.
                 if matches!(events.peek(), Some(Reverse((next, Event::Push))) if *next == at) {
@@ -377,19 +351,16 @@ fn run(load: &Load, rollouts: Vec<Rollout>, queue: &mut Queue, hardware: Hardwar
             }
             Event::Answer { server, number } => {
                 servers[server].end(number, at as f64 / 1e6);
-                queue.answered(&tickets[number]);
+                queue.answered(server, passes[number]);
             }
         }
-        while let Some((server, ticket, request)) = queue.next(now) {
-            servers[server].arrive(tickets.len(), request.shared, request.tokens);
-            tickets.push(ticket);
+        while let Some((server, pass, request)) = queue.next(hardware.concurrency, now) {
+            servers[server].arrive(passes.len(), request.shared, request.tokens);
+            passes.push(pass);
         }
-        for (index, server) in servers.iter_mut().enumerate() {
-            for (number, end) in server.start(at as f64 / 1e6) {
-                let event = Event::Answer {
-                    server: index,
-                    number,
-                };
+        for (server, state) in servers.iter_mut().enumerate() {
+            for (number, end) in state.start(at as f64 / 1e6) {
+                let event = Event::Answer { server, number };
                 events.push(Reverse(((end * 1e6) as u64, event)));
             }
         }
