@@ -27,12 +27,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Reinforcement learning in mid-training: an LLM judge grades the policy's solutions"
-    " against hidden references, and the grades become dense rewards.",
+    " against hidden references, and the grades become dense rewards.\n\nA first look: exprl demo."
+    " Your own data: exprl init DATA, then exprl train exprl.toml --dry-run, then exprl train"
+    " exprl.toml.",
 )
 START, TRAIN, STUDY, JUDGE = "Start", "Train", "Measure and study", "The judge alone"
 
 app.command(rich_help_panel=START)(start.demo)
 app.command(rich_help_panel=START)(start.examples)
+app.command(rich_help_panel=START)(start.init)
 app.command(rich_help_panel=START)(start.doctor)
 app.command(rich_help_panel=START)(start.pins)
 app.command(rich_help_panel=TRAIN)(train.train)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from exprl.config.run import Config
+from exprl.config.section import keys_of, section_of
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -18,6 +19,15 @@ def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
     flat_a, flat_b = flatten(a), flatten(b)
     both = {key: (flat_a.get(key), flat_b.get(key)) for key in sorted(flat_a.keys() | flat_b)}
     return {key: (x, y) for key, (x, y) in both.items() if x != y}
+
+
+def describe(key: str) -> str:
+    """What a dotted key means, in the words of the config's own definition."""
+    *above, leaf = key.split(".")
+    section: Any = Config
+    for part in above:
+        section = section_of(keys_of(section)[part].annotation)
+    return keys_of(section)[leaf].description or ""
 
 
 def _leaves(tree: dict[str, Any], above: str) -> Iterator[tuple[str, Any]]:

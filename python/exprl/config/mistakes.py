@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
 from exprl.config.run import Config
-from exprl.config.section import keys_of
+from exprl.config.section import keys_of, section_of
 
 _IN_TOML = {
     "tuple_type": 'expected a list, such as ["a", "b"] or [0.9, 0.95]',
@@ -41,14 +41,9 @@ def _unknown(loc: Sequence[int | str]) -> str:
     section: Any = Config
     for part in above:
         if field := keys_of(section).get(part):  # else an item's number, or a domain's name
-            section = _section(field.annotation) or section  # none: a domain is called as its key
+            section = section_of(field.annotation) or section  # none: a domain is called as its key
     known = list(keys_of(section))
     close = difflib.get_close_matches(leaf, known, n=1, cutoff=0.5)
     meant = f"did you mean {'.'.join([*above, *close])}?"
     hint = meant if close else f"known: {', '.join(known)}"
     return f"unknown key {'.'.join([*above, leaf])}; {hint}"
-
-
-def _section(annotation: Any) -> Any:
-    """The one of `Section | None`, `tuple[Section, ...]` or `dict[str, Section]`."""
-    return next(filter(keys_of, (annotation, *get_args(annotation))), None)

@@ -65,3 +65,8 @@ def lay_over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         else:
             result[key] = value
     return result
+
+
+def section_of(annotation: Any) -> Any:
+    """The one of `Section | None`, `tuple[Section, ...]` or `dict[str, Section]`; else None."""
+    return next(filter(keys_of, (annotation, *get_args(annotation))), None)

@@ -1,0 +1,276 @@
+"""What the columns of a data file hold, guessed from their names and from the first rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from exprl import config
+from exprl.data.files import Row, describe_kind
+from exprl.errors import DataError
+from exprl.verify.answer import find_answer
+
+# By role, the names that public datasets use; earlier ones win.
+NAMES = {
+    "problem": "problem question prompt query instruction task input messages conversation",
+    "reference": "reference reference_solution gold_solution solution canonical_solution rationale"
+    " explanation response output completion answer",
+    "answer": "final_answer gold_answer expected_answer ground_truth answer target label result"
+    " test",
+    "id": "id task_id problem_id unique_id uuid",
+}
+HASHES = r"####\s*(.+)"
+LONGEST_ANSWER = 80  # characters; what is longer is a solution
+CHARACTERS_PER_TOKEN = 3  # of English with formulas, on the safe side
+STEPS_PROMPT = (
+    "Solve the problem step by step. Start every step with ### and put the answer in \\boxed{}."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A setting, and why it was chosen."""
+
+    key: str
+    value: Any
+    why: str
+
+
+@dataclass(slots=True)
+class Guesses:
+    """What was found out, and what could not be."""
+
+    settled: list[Guess] = field(default_factory=list)
+    open: list[str] = field(default_factory=list)
+
+    def settle(self, key: str, value: Any, why: str) -> None:
+        """Note a setting."""
+        self.settled.append(Guess(key, value, why))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Columns that the user named, which are not guessed. "none" = there is no such column."""
+
+    problem: str | None = None
+    reference: str | None = None
+    answer: str | None = None
+
+
+def guess(path: str, rows: Sequence[Row], asked: Asked) -> Guesses:
+    """Which settings these rows need.
+
+    Raises:
+        DataError: no column can be the problem; neither reference nor answer was found; a named
+            column is not there. Names the file, the columns and the option that helps.
+    """
+    found = Guesses()
+    table = _Table(path, rows)
+    problem = _problem(table, asked, found)
+    reference = _reference(table, asked, problem, found)
+    answer = _answer(table, asked, problem, reference, found)
+    if reference is None and answer is None:
+        raise DataError(
+            f"{path}: its columns {', '.join(table.columns)} hold neither a reference solution nor"
+            " a final answer, of which training needs one; name the column with --reference or"
+            " --answer"
+        )
+    code = _code(table, found)
+    _id(table, found)
+    _method(reference, code, found)
+    if not code and table.chat_row(problem) is None:
+        found.settle("data.system", STEPS_PROMPT, "the judge grades each step that starts with ###")
+    _lengths(table, problem, reference, len(rows), found)
+    return found
+
+
+class _Table:
+    """The rows by column."""
+
+    def __init__(self, path: str, rows: Sequence[Row]) -> None:
+        self.path = path
+        self.rows = rows
+        self.columns = list(dict.fromkeys(str(name) for row in rows for name in row))
+
+    def named(self, role: str) -> Iterator[str]:
+        """The columns whose name says that they may have the role, best first."""
+        plain = {re.sub(r"\W+", "_", name.strip().lower()): name for name in self.columns}
+        return (plain[name] for name in NAMES[role].split() if name in plain)
+
+    def given(self, column: str, option: str) -> str | None:
+        """A column that the user named."""
+        if column == "none":
+            return None
+        if column not in self.columns:
+            raise DataError(
+                f"{self.path}: no column {column!r} ({option}); its columns are"
+                f" {', '.join(self.columns)}"
+            )
+        return column
+
+    def texts(self, column: str) -> list[str]:
+        """Its cells that are text or a number, as text."""
+        cells = (row.get(column) for row in self.rows)
+        return [
+            str(cell)
+            for cell in cells
+            if (isinstance(cell, int | float) and not isinstance(cell, bool))
+            or (isinstance(cell, str) and cell.strip())
+        ]
+
+    def chat_row(self, column: str) -> int | None:
+        """The number of the first row that holds a list of chat messages there."""
+        for number, row in enumerate(self.rows, 1):
+            cell = row.get(column)
+            if isinstance(cell, list) and cell and isinstance(cell[0], dict) and "role" in cell[0]:
+                return number
+        return None
+
+    def longest(self, column: str) -> int:
+        """Characters of the longest cell, chats as they are printed."""
+        return max(len(str(row.get(column) or "")) for row in self.rows)
+
+
+def _problem(table: _Table, asked: Asked, found: Guesses) -> str:
+    if asked.problem is not None:
+        column, why = table.given(asked.problem, "--problem"), "you named it"
+    else:
+        usable = (c for c in table.named("problem") if table.texts(c) or table.chat_row(c))
+        column, why = next(usable, None), "by its name"
+    if column is None:
+        raise DataError(
+            f"{table.path}: none of its columns {', '.join(table.columns)} is called like a problem"
+            f" ({', '.join(NAMES['problem'].split())}); name the column with --problem"
+        )
+    number = table.chat_row(column)
+    if number is not None:
+        last = table.rows[number - 1][column][-1]
+        role = last.get("role") if isinstance(last, dict) else describe_kind(last)
+        if role != "user":
+            raise DataError(
+                f"{table.path}: row {number}: column {column!r}: the last message is of role"
+                f" {role!r}; a problem ends with the user's message, so put what follows it into"
+                " a column of its own, and name that one with --reference"
+            )
+        why += "; it holds chat messages"
+    found.settle("data.columns.problem", column, why)
+    return column
+
+
+def _reference(table: _Table, asked: Asked, problem: str, found: Guesses) -> str | None:
+    key = "data.columns.reference"
+    if asked.reference is not None:
+        column = table.given(asked.reference, "--reference")
+        found.settle(key, column, "you named it" if column else "you said that there is none")
+        return column
+    for column in table.named("reference"):
+        longest = max(map(len, table.texts(column)), default=0)
+        if column != problem and longest > LONGEST_ANSWER:
+            found.settle(key, column, f"by its name; its longest text has {longest} characters")
+            return column
+    found.settle(key, None, "no column has the name and the length of a solution")
+    found.open.append(
+        "no reference solutions were found, so the config trains with the verifier alone"
+        " (sparse-grpo); if there are some, name their column with --reference"
+    )
+    return None
+
+
+def _answer(
+    table: _Table, asked: Asked, problem: str, reference: str | None, found: Guesses
+) -> str | None:
+    key = "data.columns.answer"
+    if asked.answer is not None:
+        named = table.given(asked.answer, "--answer")
+        candidates, why = [named] if named else [], "you named it"
+    else:
+        candidates, why = [c for c in table.named("answer") if c != problem], "by its name"
+        candidates += [reference] if reference else []
+    for column in candidates:
+        texts = table.texts(column)
+        is_short = bool(texts) and max(map(len, texts)) <= LONGEST_ANSWER
+        pattern, reason = _pattern(texts)
+        if pattern is not None:
+            found.settle(key, column, f"the answer is in it: {reason}")
+            found.settle("data.answer_pattern", pattern, reason)
+            return column
+        if is_short or asked.answer or "entry_point" in table.columns:
+            found.settle(key, column, why)
+            return column
+    found.settle(key, None, "no column holds a short answer, a line '#### ...' or a \\boxed{...}")
+    found.open.append(
+        "no final answers were found, so nothing can be verified (no pass@k, no sparse reward); if"
+        " a column has them, name it with --answer and set data.answer_pattern"
+    )
+    return None
+
+
+def _pattern(texts: Sequence[str]) -> tuple[str | None, str]:
+    """How the answer stands in nine tenths of the texts or more, in words as well."""
+    forms: tuple[tuple[str, str, Callable[[str], object]], ...] = (
+        (HASHES, "a line '#### ...'", lambda text: re.search(HASHES, text)),
+        (config.BOXED, "a \\boxed{...}", find_answer),
+    )
+    for pattern, words, finds in forms:
+        hits = sum(bool(finds(text)) for text in texts)
+        if texts and hits >= 0.9 * len(texts):
+            return pattern, f"{hits} of {len(texts)} rows have {words}"
+    return None, ""
+
+
+def _code(table: _Table, found: Guesses) -> bool:
+    if "entry_point" not in table.columns:
+        return False
+    why = "the column 'entry_point' names a function, so the problems are programs"
+    found.settle("data.domain", "code", why)
+    found.settle("data.columns.entry_point", "entry_point", "by its name")
+    if "prompt" in table.columns:
+        found.settle("data.columns.setup", "prompt", "a program goes on after its prompt")
+    found.settle("data.system", "Complete the function. Answer with Python code.", why)
+    return True
+
+
+def _id(table: _Table, found: Guesses) -> None:
+    for column in table.named("id"):
+        ids = table.texts(column)
+        if len(set(ids)) == len(table.rows):
+            found.settle("data.columns.id", column, "each row that was looked at has its own")
+            return
+
+
+def _method(reference: str | None, code: bool, found: Guesses) -> None:
+    if reference is None:
+        found.settle("method", "sparse-grpo", "there are no reference solutions")
+    elif code:
+        found.settle("method", "exprl-outcome", "a program is graded as a whole")
+    else:
+        found.settle("method", "exprl-process", "there are reference solutions")
+    if not code:
+        found.open.append(
+            'data.domain is left at "math": for science, multiple choice, code or exact answers'
+            " set it, since it selects rubric and verifier"
+        )
+
+
+def _lengths(table: _Table, problem: str, reference: str | None, rows: int, found: Guesses) -> None:
+    longest = table.longest(problem)
+    found.settle(
+        "rollout.max_prompt_tokens",
+        _power_of_two(longest / CHARACTERS_PER_TOKEN, 1024, 32768),
+        f"the longest problem has {longest} characters",
+    )
+    if reference is not None:
+        longest = table.longest(reference)
+        found.settle(
+            "rollout.max_response_tokens",
+            _power_of_two(4 * longest / CHARACTERS_PER_TOKEN, 1024, 16384),
+            f"four times the longest reference, which has {longest} characters",
+        )
+    if rows < 36:
+        found.settle("rollout.problems_per_step", rows, f"there are {rows} problems")
+
+
+def _power_of_two(tokens: float, least: int, most: int) -> int:
+    return min(most, max(least, 1 << max(0, int(tokens) - 1).bit_length()))

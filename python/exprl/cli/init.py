@@ -1,0 +1,139 @@
+"""`exprl init`: a commented config for a data file, after looking at it."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from rich.console import Console
+
+from exprl import config
+from exprl.cli.guess import Asked, Guess, Guesses, guess
+from exprl.config.keys import describe
+from exprl.data.files import FILE_ENDINGS, read_rows
+from exprl.data.problems import load_problems
+from exprl.errors import ConfigError, DataError
+
+LOOKED_AT = 1000  # rows
+# Beside what was guessed, the settings that are changed first.
+SHOWN = (
+    "rollout.problems_per_step",
+    "rollout.group_size",
+    "rollout.max_response_tokens",
+    "optim.lr",
+    "optim.micro_batch_tokens",
+    "train.steps",
+    "train.checkpoint_every",
+)
+
+
+def write_config(
+    source: config.Source, out: Path, model: str, endpoints: Sequence[str], judge: str, asked: Asked
+) -> None:
+    """Look at the data, write the config, and say what was guessed and what was not.
+
+    Raises:
+        ConfigError: `out` exists. DataError: the data cannot be read, or has no problems.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} exists and is not replaced; choose another file with --out")
+    rows = list(itertools.islice(read_rows(source), LOOKED_AT))
+    if not rows:
+        raise DataError(f"{source.path}: holds no rows")
+    found = guess(source.path, rows, asked)
+    settled = [*_given(source, out, model), *found.settled]
+    settled += _judge(found, endpoints, judge)
+    cfg = config.build(_tree(settled), source=str(out))
+    found.open += _unreadable(cfg)
+    out.write_text(_text(cfg, settled, source, len(rows)), encoding="utf-8")
+    _report(source, len(rows), found, out)
+
+
+def _given(source: config.Source, out: Path, model: str) -> Iterator[Guess]:
+    yield Guess("run_dir", f"runs/{out.stem}", "")
+    yield Guess("model.path", model, "")
+    yield Guess("data.path", source.path, "")
+    if not source.path.endswith((*FILE_ENDINGS, ".gz")):
+        yield Guess("data.split", source.split, "")
+        if source.subset is not None:
+            yield Guess("data.subset", source.subset, "")
+
+
+def _judge(found: Guesses, endpoints: Sequence[str], judge: str) -> Iterator[Guess]:
+    if all(one.value != "sparse-grpo" for one in found.settled):
+        if endpoints:
+            yield Guess("judge.endpoints", list(endpoints), "")
+            yield Guess("judge.model", judge, "")
+            return
+        yield Guess("judge.kind", "rules", "a rehearsal that needs no judge server")
+        yield Guess("judge.rules", "numbers", "it looks for the numbers of the reference")
+        found.open.append(
+            "no judge server was named, so a rule plays the judge, which only rehearses; for a real"
+            " run set judge.kind, endpoints and model, or use --endpoint and --judge"
+        )
+
+
+def _tree(settled: Sequence[Guess]) -> dict[str, Any]:
+    """The nested values of a TOML file."""
+    tree: dict[str, Any] = {}
+    for one in settled:
+        *sections, leaf = one.key.split(".")
+        below = tree
+        for section in sections:
+            below = below.setdefault(section, {})
+        below[leaf] = "none" if one.value is None else one.value
+    return tree
+
+
+def _unreadable(cfg: config.Config) -> Iterator[str]:
+    """The first row that does not fit the guesses, if any of those looked at does not."""
+    try:
+        load_problems(cfg.data.model_copy(update={"limit": LOOKED_AT}))
+    except DataError as error:
+        yield f"training will stop at this row: {error}"
+
+
+def _text(cfg: config.Config, settled: Sequence[Guess], source: config.Source, rows: int) -> str:
+    """The config, each key with its meaning from the config's own descriptions."""
+    resolved = config.flatten(cfg)
+    known = {one.key for one in settled}
+    shown = [Guess(key, resolved[key], "") for key in SHOWN if key not in known]
+    order = list(type(cfg).model_fields)
+    groups: dict[str, list[Guess]] = {}
+    for one in sorted([*settled, *shown], key=lambda one: order.index(one.key.split(".")[0])):
+        groups.setdefault(one.key.rpartition(".")[0], []).append(one)
+    lines = list(
+        _comment(
+            f"Written by `exprl init` from the first {rows} rows of {source.path}. Check what was"
+            " guessed, then: exprl train THIS_FILE --dry-run. All keys: exprl config schema"
+        )
+    )
+    for section, group in groups.items():
+        lines += ["", f"[{section}]"] if section else [""]
+        for one in group:
+            lines += _comment(describe(one.key) + (f". Guessed: {one.why}" if one.why else ""))
+            value = "none" if one.value is None else one.value
+            lines.append(tomli_w.dumps({one.key.rpartition(".")[2]: value}).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _comment(text: str) -> list[str]:
+    plain = " ".join(text.split())
+    return textwrap.wrap(
+        plain, 100, initial_indent="# ", subsequent_indent="# ", break_long_words=False
+    )
+
+
+def _report(source: config.Source, rows: int, found: Guesses, out: Path) -> None:
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console.print(f"{source.path}: looked at {rows} rows")
+    for one in found.settled:
+        value = "none" if one.value is None else repr(one.value)
+        console.print(f"  {one.key} = {value}: {one.why}")
+    for text in found.open:
+        console.print(f"to check: {text}")
+    console.print(f"wrote {out}; next: exprl train {out} --dry-run")
