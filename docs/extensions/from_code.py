@@ -20,7 +20,7 @@ from sphinx.application import Sphinx
 from exprl import cli
 from exprl.monitor.metric_names import METRICS
 
-PLACE = re.compile(r"^<!-- from the code: (\w+) ?(\S*) -->$", re.MULTILINE)
+PLACE = re.compile(r"^<!-- from the code: (\w+) ?(.*) -->$", re.MULTILINE)
 # Options that every command has.
 SHELL = {"help", "install_completion", "show_completion"}
 # Of clap's --help: a row of arguments, options or commands.
@@ -55,8 +55,11 @@ def metrics() -> str:
     return table(("name", "meaning"), [(f"`{name}`", text) for name, text in METRICS.items()])
 
 
-def api(name: str) -> str:
-    """The public names of a module, for autodoc: those of `__all__`, or those it defines."""
+def api(name: str, *first: str) -> str:
+    """The public names of a module, for autodoc: those of `__all__`, or those it defines.
+
+    first: the names with which a reader begins.
+    """
     module = importlib.import_module(name)
     names = getattr(module, "__all__", None) or [
         key
@@ -64,7 +67,7 @@ def api(name: str) -> str:
         if not key.startswith("_") and getattr(value, "__module__", "").startswith(name)
     ]
     lines = [f".. automodule:: {name}"]
-    for key in names:
+    for key in [*first, *(key for key in names if key not in first)]:
         value = getattr(module, key)
         if inspect.isclass(value):
             lines += [f".. autoclass:: {name}.{key}", "   :members:"]
@@ -147,7 +150,7 @@ def _judge(*words: str) -> Iterator[str]:
     text, below = f"## `exprl {' '.join(words)}`\n", list[str]()
     for part in said.strip().split("\n\n"):
         head, _, body = part.partition("\n")
-        if head in ("Arguments:", "Options:", "Commands:"):
+        if head in ("Arguments:", "Commands:") or body.lstrip().startswith("-"):
             rows = [(m["name"], m["meaning"]) for m in HELP_ROW.finditer(body)]
             assert rows, part
             text += "\n" + table((head[:-1].lower(), "meaning"), [(f"`{a}`", b) for a, b in rows])
