@@ -14,40 +14,51 @@ if TYPE_CHECKING:
     from exprl.judge import JudgeSettings
 
 
+Solutions = Annotated[
+    Path,
+    typer.Argument(
+        help="run folder, or a file of rows with problem, reference, trace and correct",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="folder for results and ledger (default: beside SOURCE)")
+]
+Endpoints = Annotated[list[str] | None, typer.Option(help="base URL of a judge server; may repeat")]
+JudgeConfig = Annotated[
+    Path | None,
+    typer.Option("--config", help="config whose judge is calibrated; a run folder brings its own"),
+]
+Conditions = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="reference that the judge sees: right, none or wrong; may repeat (default: all)"
+    ),
+]
+ViewOption = Annotated[
+    str | None,
+    typer.Option(help="what the judge sees: outcome, prefix or step (default: outcome)"),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="temperature of the judge (default: 0, or the config's)"),
+]
+Policy = Annotated[
+    str | None, typer.Option(help="model that continues (default: the run's newest checkpoint)")
+]
+
+
 def calibrate(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            help="run folder, or a file of rows with problem, reference, trace and correct",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[
-        Path | None, typer.Option(help="folder for results and ledger (default: beside SOURCE)")
-    ] = None,
-    endpoint: Annotated[
-        list[str] | None, typer.Option(help="base URL of a judge server; may repeat")
-    ] = None,
+    source: Solutions,
+    out: Out = None,
+    endpoint: Endpoints = None,
     model: Annotated[str, typer.Option(help="model that the servers serve")] = "",
     api_key_env: ApiKeyEnv = None,
     rules: Annotated[str | None, typer.Option(help="rule judge: division or numbers")] = None,
-    config_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", help="config whose judge is calibrated; a run folder brings its own"
-        ),
-    ] = None,
+    config_file: JudgeConfig = None,
     overrides: Settings = None,
-    condition: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="reference that the judge sees: right, none or wrong; may repeat (default: all)"
-        ),
-    ] = None,
-    view: Annotated[
-        str | None,
-        typer.Option(help="what the judge sees: outcome, prefix or step (default: outcome)"),
-    ] = None,
+    condition: Conditions = None,
+    view: ViewOption = None,
     label: Annotated[str, typer.Option(help="field of the file that holds the truth")] = "correct",
     delimiter: Annotated[
         str, typer.Option(help="text that starts a step in the file's traces")
@@ -61,17 +72,12 @@ def calibrate(
         int, typer.Option(min=0, help="seed of the random draws and of the continuations")
     ] = 0,
     repeats: Annotated[int, typer.Option(min=1, help="grades per solution")] = 1,
-    temperature: Annotated[
-        float | None,
-        typer.Option(min=0.0, help="temperature of the judge (default: 0, or the config's)"),
-    ] = None,
+    temperature: Temperature = None,
     continuations: Annotated[
         int, typer.Option(min=0, help="samples that continue each beginning; 0 starts no engine")
     ] = 0,
     beginnings: Annotated[int, typer.Option(min=1, help="number of beginnings to continue")] = 200,
-    policy: Annotated[
-        str | None, typer.Option(help="model that continues (default: the run's newest checkpoint)")
-    ] = None,
+    policy: Policy = None,
 ) -> None:
     """Measure how far the judge can be believed: compare its grades with known truth.
 
@@ -90,7 +96,7 @@ def calibrate(
     calibrate_command.command(
         calibrate_command.Request(
             source=source,
-            out=out or calibrate_command.beside(source),
+            out=out or calibrate_command.choose_out(source),
             judge=_named_judge(endpoint, model, overrides, api_key_env=api_key_env),
             rules=rules,
             config_file=config_file,

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,29 @@ class Request:
     policy: str | None = None
 
 
-def beside(source: Path) -> Path:
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The solutions that were graded, and those of the source that were left out."""
+
+    solutions: int
+    right: int
+    problems: int
+    unknown_truth: int
+    overlong: int
+    judge_temperature: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the command shows and writes; None for what was not asked for."""
+
+    counts: Counts
+    conditions: Sequence[Calibration]
+    agreement: Agreement | None
+    continued: Continued | None
+
+
+def choose_out(source: Path) -> Path:
     """Where results go if nothing else is said: in the run's folder, or beside the file."""
     if targets.is_run(source):
         return source / "calibration"
@@ -85,10 +107,7 @@ def command(request: Request) -> dict[str, Any]:
         DataError: the solutions cannot be used.
     """
     every = solutions.read(
-        request.source,
-        delimiter=request.delimiter,
-        label=request.label,
-        steps=request.steps,
+        request.source, delimiter=request.delimiter, label=request.label, steps=request.steps
     )
     if request.domain is not None:
         domains = sorted({s.domain for s in every})
@@ -102,108 +121,108 @@ def command(request: Request) -> dict[str, Any]:
             f" a file needs the field {request.label!r}, a run needs problems with answers"
         )
     chosen = solutions.draw(usable, request.limit, request.seed)
-    continued = None
-    with _settings(request, {s.domain for s in chosen}) as found:
-        warmth = found.temperature if request.temperature is None else request.temperature
-        settings = replace(found, temperature=warmth)
-        results, grades = [], {}
-        for condition in request.conditions:
-            result, grades[condition] = calibrate.calibrate(
-                chosen, settings, condition, request.seed
-            )
-            results.append(result)
-        again = None
-        if request.repeats > 1:
-            first = grades.get("right")
-            if first is None:
-                raise ConfigError(
-                    "--repeats measures with the right reference: add --condition right"
-                )
-            again = calibrate.measure_agreement(chosen, settings, first, request.repeats)
-        if request.continuations:
-            continued = _continue(request, chosen, settings)
-    counts = {
-        "solutions": len(chosen),
-        "right": sum(s.correct is True for s in chosen),
-        "problems": len({s.problem for s in chosen}),
-        "unknown_truth": sum(s.correct is None for s in every),
-        "overlong": sum(s.finish_reason == "length" for s in every),
-        "judge_temperature": settings.temperature,
-    }
-    tree = _tree(request, counts, results, again, continued)
-    files.write_json(request.out / RESULT, tree)
-    plots.plot_calibration(results, continued, request.out / PICTURE)
-    show(counts, results, again, continued)
+    with _open_judge(request, {s.domain for s in chosen}) as settings:
+        measured = _measure(request, every, chosen, settings)
+    result = _make_result(request, measured)
+    files.write_json(request.out / RESULT, result)
+    plots.plot_calibration(measured.conditions, measured.continued, request.out / PICTURE)
+    show(measured)
     Console(stderr=True).print(f"written: {request.out / RESULT}, {PICTURE}", highlight=False)
-    return tree
+    return result
 
 
-def show(
-    counts: dict[str, Any],
-    results: Sequence[Calibration],
-    again: Agreement | None,
-    continued: Continued | None,
-    console: Console | None = None,
-) -> None:
+def show(measured: Measured, console: Console | None = None) -> None:
     """Print the table of conditions, and a line for each further measure."""
     console = console or Console(highlight=False)
+    counts, results = measured.counts, measured.conditions
     console.print(
-        f"{counts['solutions']} solutions ({counts['right']} right) of {counts['problems']}"
-        f" problems; left out: {counts['overlong']} cut by length, {counts['unknown_truth']} of"
+        f"{counts.solutions} solutions ({counts.right} right) of {counts.problems}"
+        f" problems; left out: {counts.overlong} cut by length, {counts.unknown_truth} of"
         " unknown truth"
     )
     table = Table("reference", *(r.condition for r in results), title="The judge, 95 % intervals")
-    table.add_row("misplacement", *(_interval(r.misplacement, ".1%", "\n") for r in results))
-    table.add_row("  wrong, but >= 4", *(_interval(r.false_positive, ".1%", "\n") for r in results))
-    table.add_row("  right, but < 4", *(_interval(r.false_negative, ".1%", "\n") for r in results))
-    table.add_row("AUC", *(_interval(r.auc, ".3f", "\n") for r in results))
+    for title, rates, form in (
+        ("misplacement", [r.misplacement for r in results], ".1%"),
+        ("  wrong, but >= 4", [r.false_positive for r in results], ".1%"),
+        ("  right, but < 4", [r.false_negative for r in results], ".1%"),
+        ("AUC", [r.auc for r in results], ".3f"),
+    ):
+        table.add_row(title, *(_format_rate(rate, form, "\n") for rate in rates))
     table.add_row("right, by grade", *(" ".join(map(str, r.right)) for r in results))
     table.add_row("wrong, by grade", *(" ".join(map(str, r.wrong)) for r in results))
     table.add_row("missing", *(f"{r.right_missing} + {r.wrong_missing}" for r in results))
     console.print(table)
-    if again:
+    if again := measured.agreement:
         console.print(
-            f"{again.repeats} grades of each solution: {_plain(again.exact, '.1%')} of pairs equal"
-            f" ({_plain(again.chance, '.1%')} by chance), Krippendorff's alpha"
-            f" {_plain(again.alpha, '.3f')}, {again.missing} missing"
+            f"{again.repeats} grades of each solution: {_format(again.exact, '.1%')} of pairs equal"
+            f" ({_format(again.chance, '.1%')} by chance), Krippendorff's alpha"
+            f" {_format(again.alpha, '.3f')}, {again.missing} missing"
         )
-        if counts["judge_temperature"] == 0.0:
+        if counts.judge_temperature == 0.0:
             console.print(
                 "(At temperature 0 this shows only what the servers do not repeat; set"
                 " --temperature to see the judge's own spread.)"
             )
-    if continued:
-        spearman, pearson = (
-            _interval(rate, ".3f") for rate in (continued.spearman, continued.pearson)
-        )
-        means = " ".join(_plain(x, ".2f") for x in continued.success_by_grade)
+    if continued := measured.continued:
+        means = " ".join(_format(x, ".2f") for x in continued.success_by_grade)
         console.print(
             f"{len(continued.beginnings)} beginnings, {continued.continuations} continuations each,"
             f" {continued.missing} without grade or continuation: rank correlation of score and"
-            f" success {spearman}, Pearson {pearson}; success by grade 1..5: {means}"
+            f" success {_format_rate(continued.spearman, '.3f')}, Pearson"
+            f" {_format_rate(continued.pearson, '.3f')}; success by grade 1..5: {means}"
         )
 
 
+def _measure(
+    request: Request,
+    every: Sequence[Solution],
+    chosen: Sequence[Solution],
+    settings: JudgeSettings,
+) -> Measured:
+    """Grade the chosen ones of all solutions, and whatever else was asked for."""
+    if request.repeats > 1 and "right" not in request.conditions:
+        raise ConfigError("--repeats measures with the right reference: add --condition right")
+    results, agreement, continued = [], None, None
+    for condition in request.conditions:
+        result, grades = calibrate.calibrate(chosen, settings, condition, request.seed)
+        results.append(result)
+        if condition == "right" and request.repeats > 1:
+            agreement = calibrate.measure_agreement(chosen, settings, grades, request.repeats)
+    if request.continuations:
+        continued = _continue(request, chosen, settings)
+    counts = Counts(
+        solutions=len(chosen),
+        right=sum(s.correct is True for s in chosen),
+        problems=len({s.problem for s in chosen}),
+        unknown_truth=sum(s.correct is None for s in every),
+        overlong=sum(s.finish_reason == "length" for s in every),
+        judge_temperature=settings.temperature,
+    )
+    return Measured(counts, results, agreement, continued)
+
+
 @contextmanager
-def _settings(request: Request, domains: AbstractSet[str]) -> Iterator[JudgeSettings]:
-    """The judge: by hand, by rule, or as a config says."""
-    for key, flag in (("judge.view=", "--view"), ("judge.ledger=", "--out")):
-        if any(override.startswith(key) for override in request.overrides):
-            raise ConfigError(f"--set {key}...: `exprl calibrate` takes it from {flag}")
+def _open_judge(request: Request, domains: AbstractSet[str]) -> Iterator[JudgeSettings]:
+    """The judge that is named by hand, by rule, or by a config."""
+    with _find_judge(request, domains) as settings:
+        warmth = settings.temperature if request.temperature is None else request.temperature
+        ledger = str(request.out / LEDGER)
+        yield replace(settings, view=request.view, ledger=ledger, temperature=warmth)
+
+
+@contextmanager
+def _find_judge(request: Request, domains: AbstractSet[str]) -> Iterator[JudgeSettings]:
     named = request.judge
-    ledger = str(request.out / LEDGER)
     if request.rules is not None:
         with RuleJudge(request.rules) as server:
-            yield replace(
-                named, endpoints=(server.url,), model=server.model, view=request.view, ledger=ledger
-            )
+            yield replace(named, endpoints=(server.url,), model=server.model)
         return
     if named.endpoints:
         if not named.model:
             raise ConfigError("--endpoint needs --model, the model that the server serves")
-        yield replace(named, view=request.view, ledger=ledger)
+        yield named
         return
-    cfg = _config(request)
+    cfg = _load_config(request)
     if cfg.judge.kind == "server" and not cfg.judge.endpoints:
         raise ConfigError(
             "the config names no judge: give --endpoint URL with --model NAME, --rules RULE, or"
@@ -215,11 +234,10 @@ def _settings(request: Request, domains: AbstractSet[str]) -> Iterator[JudgeSett
             f"the domains have rubrics of their own ({rubrics}): take one with --domain"
         )
     with serve_rules(cfg.judge, cfg.seed) as settings:
-        rubric = next(iter(rubrics.values()))
-        yield replace(settings, view=request.view, rubric=rubric, ledger=ledger)
+        yield replace(settings, rubric=next(iter(rubrics.values())))
 
 
-def _config(request: Request) -> config.Config:
+def _load_config(request: Request) -> config.Config:
     path = request.config_file
     if path is None and targets.is_run(request.source):
         path = request.source / "config.toml"
@@ -264,31 +282,25 @@ def _continue(request: Request, chosen: Sequence[Solution], settings: JudgeSetti
     )
 
 
-def _tree(
-    request: Request,
-    counts: dict[str, Any],
-    results: Sequence[Calibration],
-    again: Agreement | None,
-    continued: Continued | None,
-) -> dict[str, Any]:
+def _make_result(request: Request, measured: Measured) -> dict[str, Any]:
     """What calibration.json holds."""
-    tree = {
+    result = {
         "source": str(request.source),
         "view": request.view,
         "seed": request.seed,
-        **counts,
-        "conditions": {r.condition: r for r in results},
-        "agreement": again,
-        "beginnings": continued,
+        **asdict(measured.counts),
+        "conditions": {r.condition: r for r in measured.conditions},
+        "agreement": measured.agreement,
+        "beginnings": measured.continued,
     }
-    return dict(calibrate.to_json(tree))
+    return dict(calibrate.to_json(result))
 
 
-def _interval(rate: Rate, form: str, between: str = " ") -> str:
+def _format_rate(rate: Rate, form: str, between: str = " ") -> str:
     if math.isnan(rate.value):
         return "-"
     return f"{rate.value:{form}}{between}[{rate.low:{form}}, {rate.high:{form}}]"
 
 
-def _plain(value: float, form: str) -> str:
+def _format(value: float, form: str) -> str:
     return "-" if math.isnan(value) else format(value, form)

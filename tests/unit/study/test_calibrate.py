@@ -219,7 +219,9 @@ def a_run(tmp_path):
 def test_a_run_brings_solutions_and_judge(tmp_path):
     run = a_run(tmp_path)
     tree = calibrate_command.command(
-        Request(run, calibrate_command.beside(run), NOBODY, conditions=("right",), view="prefix")
+        Request(
+            run, calibrate_command.choose_out(run), NOBODY, conditions=("right",), view="prefix"
+        )
     )
     assert tree["conditions"]["right"]["misplacement"]["value"] == 0.0
     assert tree["overlong"] == 1
@@ -246,7 +248,7 @@ class Continuer:
 
 def test_grades_of_beginnings_are_held_against_the_success_of_continuations(tmp_path):
     run = a_run(tmp_path)
-    with calibrate_command._settings(
+    with calibrate_command._open_judge(
         Request(run, tmp_path / "o", NOBODY), {"division"}
     ) as settings:
         result = continuations.measure(
