@@ -19,7 +19,9 @@ from sphinx.application import Sphinx
 
 from exprl import cli
 from exprl.monitor.metric_names import METRICS
+from exprl.run.recorded import MAY_CHANGE
 
+CONFIG_KEYS = {key.name for key in keys()}
 PLACE = re.compile(r"^<!-- from the code: (\w+) ?(.*) -->$", re.MULTILINE)
 # Options that every command has.
 SHELL = {"help", "install_completion", "show_completion"}
@@ -55,6 +57,12 @@ def metrics() -> str:
     return table(("name", "meaning"), [(f"`{name}`", text) for name, text in METRICS.items()])
 
 
+def may_change() -> str:
+    """The settings with which a run may go on."""
+    names = (f"`{name}`" if name in CONFIG_KEYS else f"`{name}.*`" for name in sorted(MAY_CHANGE))
+    return ", ".join(names)
+
+
 def api(name: str, *first: str) -> str:
     """The public names of a module, for autodoc: those of `__all__`, or those it defines.
 
@@ -77,10 +85,7 @@ def api(name: str, *first: str) -> str:
 
 
 MAKERS: dict[str, Callable[..., str]] = {
-    "config": config,
-    "commands": commands,
-    "metrics": metrics,
-    "api": api,
+    maker.__name__: maker for maker in (config, commands, metrics, may_change, api)
 }
 
 
