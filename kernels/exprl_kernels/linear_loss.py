@@ -11,6 +11,7 @@ weight 0 take part in none of the three, and rows whose gradient is known to be 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -101,8 +102,15 @@ def linear_grpo_loss(
         if check.eager(hidden.device):
             check.values(rows, len(weight))
         return loss(hidden, rows=rows)
+    return _drop_zero_rows(loss, hidden, rows, terms, len(weight))
+
+
+def _drop_zero_rows(
+    loss: Callable[..., GrpoOutput], hidden: Tensor, rows: Rows, terms: Terms, vocab: int
+) -> GrpoOutput:
+    """The same loss with two products less for tokens without a gradient, and none for weight 0."""
     silent, left_out = _silent(rows, terms), rows.token_weight == 0
-    spared, dropped = check.values(rows, len(weight), (silent & ~left_out).sum(), left_out.sum())
+    spared, dropped = check.values(rows, vocab, (silent & ~left_out).sum(), left_out.sum())
     if not (spared or dropped):
         return loss(hidden, rows=rows)
     # Tokens with a gradient, then those without, then those of weight 0; else in their order.

@@ -95,10 +95,16 @@ def grpo_loss_from_logits(
     )
     if check.eager(logits.device):
         check.values(rows, logits.shape[1])
-    if check.choose(backend, logits.device) == "torch":
-        if inplace_grad:
-            raise ValueError("inplace_grad = True needs the kernels; here backend is 'torch'")
-        return definition.grpo_loss_from_logits(logits, rows, shape, terms)
+    if check.choose(backend, logits.device) == "triton":
+        return _launch(logits, rows, shape, terms, inplace_grad=inplace_grad)
+    if inplace_grad:
+        raise ValueError("inplace_grad = True needs the kernels; here backend is 'torch'")
+    return definition.grpo_loss_from_logits(logits, rows, shape, terms)
+
+
+def _launch(
+    logits: Tensor, rows: Rows, shape: Shape, terms: Terms, *, inplace_grad: bool
+) -> GrpoOutput:
     check.kernel_dtype(logits.dtype)
     if inplace_grad:
         return _in_place(logits, rows, shape, terms)

@@ -45,44 +45,20 @@ def empty_tokens(n: int, terms: Terms, device: torch.device) -> Tokens:
     )
 
 
+# fmt: off
 @triton.jit(do_not_specialize=["segments"])
 def loss_rows_kernel(
-    logits,
-    stride,
-    vocab,
-    targets,
-    seg_adv,
-    segments,
-    seg_id,
-    token_weight,
-    trainer_logp,
-    initial_logp,
-    generator_logp,
-    temperatures,
-    temperature,
-    scale,
-    softcap,
-    clip_low,
-    clip_high,
-    dual_clip,
-    kl_coef,
-    entropy_coef,
-    importance_cap,
-    out_loss,
-    out_logp,
-    out_entropy,
-    out_k3,
-    out_clip_code,
-    out_ratio,
-    out_bad,
-    out_top,
-    out_log2_total,
-    out_d_logp,
-    out_d_entropy,
-    grad,
-    grad_stride,
+    logits, stride, vocab, targets,
+    seg_adv, segments, seg_id, token_weight,
+    trainer_logp, initial_logp, generator_logp,
+    temperatures, temperature, scale, softcap,
+    clip_low, clip_high, dual_clip, kl_coef, entropy_coef, importance_cap,
+    out_loss, out_logp, out_entropy, out_k3, out_clip_code, out_ratio, out_bad,
+    out_top, out_log2_total, out_d_logp, out_d_entropy,
+    grad, grad_stride,
     BLOCK: tl.constexpr,
 ):
+    # fmt: on
     """grad: None, or where to write the gradient of the logits; it may be logits."""
     row = tl.program_id(0).to(tl.int64)
     x_row = logits + row * stride
@@ -111,21 +87,9 @@ def loss_rows_kernel(
     if importance_cap is not None:
         generator = tl.load(generator_logp + row).to(tl.float32)
     loss, d_logp, bonus, k3, code, ratio, good = token_loss(
-        logp,
-        entropy,
-        adv,
-        weight,
-        known,
-        trainer,
-        initial,
-        generator,
-        clip_low,
-        clip_high,
-        dual_clip,
-        kl_coef,
-        entropy_coef,
-        importance_cap,
-    )
+        logp, entropy, adv, weight, known, trainer, initial, generator,
+        clip_low, clip_high, dual_clip, kl_coef, entropy_coef, importance_cap,
+    )  # fmt: skip
 
     weighed = weight != 0.0
     used = good & weighed

@@ -29,7 +29,7 @@ from exprl.run import checkpoint
 from exprl.run.checkpoint import RunState
 from exprl.run.interrupt import interruptible
 from exprl.run.open import Parts, open_run
-from exprl.types import Float64Array, Problem, Scored, StepReport, TrainingResult
+from exprl.types import Example, Float64Array, Problem, Scored, StepReport, TrainingResult
 
 OnStep = Callable[[StepReport], object]
 
@@ -86,31 +86,7 @@ def train(
             evaluate_if_due(cfg, parts, state.step, progress)
             clock = Clock()
             counted = parts.judges.stats() if parts.judges else None
-
-            # Problems and seeds are pure functions of (seed, step): a run that was killed here
-            # draws the same problems again, and needs no saved generator.
-            problems = mixture.step_problems(
-                parts.problems,
-                [source.weight for source in cfg.data.parts],
-                cfg.rollout.problems_per_step,
-                cfg.seed,
-                state.step,
-            )
-            scored, values = list[Scored](), list[Float64Array]()
-            match cfg.loss.objective:
-                case "cross_entropy":  # SFT: the references are the responses
-                    examples = solution_examples([parts.solutions[p.id] for p in problems])
-                case "policy_gradient" | "reverse_kl" | "sampled_reverse_kl":
-                    # R = problems x group_size rollouts; each has T grades of 1..5, which become
-                    # scores s_1..s_T in [0, 1]: one per step, or T = 1 with an outcome reward.
-                    scored = sample(cfg, parts, problems, state.step, progress, clock)
-                    # A_t per step, [T] a rollout: s_t - s_(t-1) with `delta`, s minus its group's
-                    # mean with `grpo`. A score that nobody gave is NaN and not 0, since 0 would
-                    # teach that the step is wrong; NaN takes the whole rollout out of the loss.
-                    values = segment_advantages(
-                        scored, cfg.treatment, cfg.advantage, cfg.rollout.max_response_tokens
-                    )
-                    examples = rollout_examples(scored, values, parts.teacher_prompts)
+            examples, scored, values = gather_examples(cfg, parts, state.step, progress, clock)
 
             # Micro-batches of whole sequences without padding. Each token carries its share w of
             # the step's mean, counted over the whole mini-batch: micro-batches then add up to the
@@ -170,6 +146,35 @@ def error_of(on_step: OnStep | None, report: StepReport) -> Exception | None:
     except Exception as error:
         return error
     return None
+
+
+def gather_examples(
+    cfg: config.Config, parts: Parts, step: int, progress: Progress, clock: Clock
+) -> tuple[list[Example], list[Scored], list[Float64Array]]:
+    """What the step learns from, with the rollouts and advantages behind it where it samples."""
+    # Problems and seeds are pure functions of (seed, step): a run that was killed here draws the
+    # same problems again, and needs no saved generator.
+    problems = mixture.step_problems(
+        parts.problems,
+        [source.weight for source in cfg.data.parts],
+        cfg.rollout.problems_per_step,
+        cfg.seed,
+        step,
+    )
+    match cfg.loss.objective:
+        case "cross_entropy":  # SFT: the references are the responses
+            return solution_examples([parts.solutions[p.id] for p in problems]), [], []
+        case "policy_gradient" | "reverse_kl" | "sampled_reverse_kl":
+            # R = problems x group_size rollouts; each has T grades of 1..5, which become scores
+            # s_1..s_T in [0, 1]: one per step, or T = 1 with an outcome reward.
+            scored = sample(cfg, parts, problems, step, progress, clock)
+            # A_t per step, [T] a rollout: s_t - s_(t-1) with `delta`, s minus its group's mean with
+            # `grpo`. A score that nobody gave is NaN and not 0, since 0 would teach that the step
+            # is wrong; NaN takes the whole rollout out of the loss.
+            values = segment_advantages(
+                scored, cfg.treatment, cfg.advantage, cfg.rollout.max_response_tokens
+            )
+            return rollout_examples(scored, values, parts.teacher_prompts), scored, values
 
 
 def sample(
