@@ -27,13 +27,15 @@ impl From<Error> for Stopped {
     }
 }
 
-/// A judge with a queue of `queue_bytes`, in front of a server that takes `delay` per answer.
+/// A judge with a queue of `queue_bytes`, in front of a server that gives one answer after another, each
+/// after `delay`.
 fn judge(delay: Duration, queue_bytes: usize) -> (Runtime, Server, Judge) {
     let runtime = Runtime::new().unwrap();
     let answer = move |_, _: &_| Answer::Slow(delay, "Score: 4".into());
     let server = runtime.block_on(Server::start(answer));
     let settings = Settings {
         queue_bytes,
+        concurrency: 1,
         ..settings(&[&server])
     };
     let judge = Judge::new(&settings, runtime.handle().clone()).unwrap();
@@ -87,7 +89,8 @@ fn a_source_is_read_while_there_is_room() {
     let job = job(&runtime, &judge);
     let taken = Cell::new(0);
     job.feed(count_up(&taken)).unwrap();
-    assert_eq!(taken.get(), 5, "4 pieces of room, and one item in the hand");
+    // At most one in flight, four queued, and one in the hand.
+    assert!((5..=6).contains(&taken.get()), "{} taken", taken.get());
 }
 
 #[test]
@@ -138,13 +141,12 @@ fn a_source_may_use_its_job() {
 fn an_interrupt_ends_a_push_that_waits_for_room_and_queues_nothing() {
     let (runtime, _server, judge) = judge(Duration::from_secs(60), 1024);
     let job = job(&runtime, &judge);
-    job.push(&item(0, &["a trace"]), NEVER).unwrap();
-    let pushed = job.push(&item(1, &["a trace"]), || Err(Stopped::Interrupted));
-    assert!(matches!(pushed, Err(Stopped::Interrupted)));
+    let interrupt = || Err(Stopped::Interrupted);
+    let tries = (0..).map(|id| job.push(&item(id, &["a trace"]), interrupt));
+    let queued = tries.take_while(Result::is_ok).count();
     job.cancel();
-    let graded = collect(&job, None::<Source>);
-    assert_eq!(graded.len(), 1);
-    let pushed = job.push(&item(2, &["a trace"]), || Err(Stopped::Interrupted));
+    assert_eq!(collect(&job, None::<Source>).len(), queued);
+    let pushed = job.push(&item(0, &["a trace"]), interrupt);
     assert!(matches!(pushed, Err(Stopped::Judge(Error::Closed))));
 }
 
@@ -203,7 +205,8 @@ fn the_descriptor_is_readable_until_the_results_are_taken() {
 fn the_descriptor_is_readable_when_another_job_has_made_room() {
     let (runtime, _server, judge) = judge(Duration::from_millis(50), 1024);
     let (hog, job) = (job(&runtime, &judge), job(&runtime, &judge));
-    hog.push(&item(0, &["a trace"]), NEVER).unwrap();
+    let mut many = (10..).map(|id| Ok::<_, Error>(item(id, &["a trace"])));
+    hog.feed(|| many.next()).unwrap();
     let mut items = [item(1, &["a trace"])].into_iter();
     let mut source = || items.next().map(Ok::<_, Error>);
     let graded = loop {
@@ -214,5 +217,5 @@ fn the_descriptor_is_readable_when_another_job_has_made_room() {
         }
     };
     assert_eq!(graded[0].id, "item 1");
-    assert_eq!(hog.take(None::<Source>).unwrap().graded.len(), 1);
+    assert!(!hog.take(None::<Source>).unwrap().graded.is_empty());
 }
