@@ -18,6 +18,7 @@ from config_keys import Key, keys
 from sphinx.application import Sphinx
 
 from exprl import cli
+from exprl.judge import Judge, JudgeItem, JudgeSettings, Prices, RuleJudge
 from exprl.monitor.metric_names import METRICS
 from exprl.run.recorded import MAY_CHANGE
 
@@ -25,6 +26,7 @@ CONFIG_KEYS = {key.name for key in keys()}
 PLACE = re.compile(r"^<!-- from the code: (\w+) ?(.*) -->$", re.MULTILINE)
 # Options that every command has.
 SHELL = {"help", "install_completion", "show_completion"}
+PROMETHEUS = re.compile(r"^# HELP (\w+) (.*)\n# TYPE \w+ (\w+)$", re.MULTILINE)
 # Of clap's --help: a row of arguments, options or commands.
 HELP_ROW = re.compile(r"^ +(?P<name>\S.*?)(?: {2,}|\n {8,})(?P<meaning>\S.*)$", re.MULTILINE)
 
@@ -57,6 +59,22 @@ def metrics() -> str:
     return table(("name", "meaning"), [(f"`{name}`", text) for name, text in METRICS.items()])
 
 
+def counters() -> str:
+    """Every name of the judge's page for Prometheus, from the page of a judge that has graded."""
+    with RuleJudge("numbers") as server:
+        endpoints, prices = (server.url,), Prices(1.0, 1.0, 1.0)
+        settings = JudgeSettings(endpoints, server.model, view="outcome", prices=prices)
+        with Judge(settings) as judge:
+            judge.submit([JudgeItem("0", "What is 2 + 2?", "It is 4.", ("It is 4.",))]).result()
+            page = judge.prometheus()
+    rows = []
+    for name, text, kind in PROMETHEUS.findall(page):
+        labels = re.search(rf"^{name}(?:_bucket)?\{{(.*)\}}", page, re.MULTILINE)
+        names = re.findall(r"(\w+)=", labels[1]) if labels else []
+        rows.append((f"`{name}`", kind, " ".join(f"`{label}`" for label in names), text))
+    return table(("name", "kind", "labels", "meaning"), rows)
+
+
 def may_change() -> str:
     """The settings with which a run may go on."""
     names = (f"`{name}`" if name in CONFIG_KEYS else f"`{name}.*`" for name in sorted(MAY_CHANGE))
@@ -85,7 +103,7 @@ def api(name: str, *first: str) -> str:
 
 
 MAKERS: dict[str, Callable[..., str]] = {
-    maker.__name__: maker for maker in (config, commands, metrics, may_change, api)
+    maker.__name__: maker for maker in (config, commands, metrics, counters, may_change, api)
 }
 
 

@@ -2,7 +2,7 @@
 
 import typer
 from config_keys import Key, keys
-from from_code import HELP_ROW, commands, config
+from from_code import HELP_ROW, commands, config, counters
 
 from exprl import cli
 
@@ -54,3 +54,10 @@ def test_help_is_read_row_by_row():
         ("-o, --out <FILE>", "Where to"),
         ("--model <M>", "The name"),
     ]
+
+
+def test_the_page_of_counters_has_what_prometheus_is_told():
+    page = counters()
+    row = "| `exprl_judge_requests_total` | counter | `server` `status` |"
+    assert row in page and "| `exprl_judge_cost" in page
+    assert page.count("| counter |") >= 10
