@@ -13,11 +13,13 @@ __all__ = [
     "__version__",
     "Job",
     "Judge",
+    "JudgeStats",
     "RuleJudge",
     "Splitter",
     "advantages",
     "injections",
     "judge_command",
+    "judge_counters",
     "judge_defaults",
     "judge_settings",
     "split_text",
@@ -83,13 +85,125 @@ class Judge:
         """
         Serves the same on loopback until `close`; gives the page's URL.
         """
-    def stats(self, /) -> dict:
+    def stats(self, /) -> JudgeStats:
         """
-        The counters, by the names of `exprl.judge.JudgeStats`.
+        What was done so far.
         """
     def submit(self, /) -> Job:
         """
         A new job; its deadline runs from now.
+        """
+
+@final
+class JudgeStats:
+    """
+    What a judge has done so far. The counts of two judges add up with `+`. `later - earlier` is what
+    was counted between two looks; gauges and latencies are the later ones.
+    """
+    def __add__(self, other: object, /) -> JudgeStats: ...
+    def __eq__(self, value: object, /) -> bool: ...
+    def __ne__(self, value: object, /) -> bool: ...
+    def __repr__(self, /) -> str: ...
+    def __sub__(self, before: object, /) -> JudgeStats: ...
+    @property
+    def cached_tokens(self, /) -> int:
+        """
+        Tokens of prompts that were found in a server's prefix cache.
+        """
+    @property
+    def completion_tokens(self, /) -> int:
+        """
+        Tokens of replies, as the servers counted them.
+        """
+    @property
+    def cost(self, /) -> float | None:
+        """
+        What the tokens cost; None without prices.
+        """
+    @property
+    def from_ledger(self, /) -> int:
+        """
+        Verdicts that the ledger gave.
+        """
+    @property
+    def hedges(self, /) -> int:
+        """
+        Requests sent to a second server because the first was late.
+        """
+    @property
+    def hedges_won(self, /) -> int:
+        """
+        Hedges that answered first.
+        """
+    @property
+    def in_flight(self, /) -> int:
+        """
+        Requests in flight now.
+        """
+    @property
+    def latency_p50_s(self, /) -> float:
+        """
+        Median seconds of an answered request, within 5 %.
+        """
+    @property
+    def latency_p99_s(self, /) -> float:
+        """
+        99th percentile of the same, within 5 %.
+        """
+    @property
+    def ledger_corrupt(self, /) -> int:
+        """
+        Records of the ledger that were damaged on disk and are asked for again.
+        """
+    @property
+    def ledger_failed(self, /) -> int:
+        """
+        Replies that could not be stored (a full disk): another run asks for them again.
+        """
+    @property
+    def ledger_replies(self, /) -> int:
+        """
+        Distinct replies in the ledger.
+        """
+    @property
+    def prompt_tokens(self, /) -> int:
+        """
+        Tokens of prompts, as the servers counted them.
+        """
+    @property
+    def rate_limit_pauses(self, /) -> int:
+        """
+        Pauses of a server after a 429, a 503 with Retry-After, or a limit that is used up.
+        """
+    @property
+    def readout_fallbacks(self, /) -> int:
+        """
+        Grades for which the expected readout had no usable probabilities.
+        """
+    @property
+    def reasks(self, /) -> int:
+        """
+        Requests that asked again for a missing grade.
+        """
+    @property
+    def requests_sent(self, /) -> int:
+        """
+        HTTP requests sent, repeats, hedges and re-asks included.
+        """
+    @property
+    def retries(self, /) -> int:
+        """
+        Requests sent again after a fault.
+        """
+    @property
+    def shared(self, /) -> int:
+        """
+        Verdicts that an equal request in flight gave.
+        """
+    @property
+    def statuses(self, /) -> dict[str, int]:
+        """
+        Verdicts by status.
         """
 
 @final
@@ -165,6 +279,11 @@ def injections() -> list[tuple[str, str]]:
 def judge_command(arguments: SupportsGetItem[int, str]) -> int:
     """
     Runs the command line of exprl-judge; returns its exit code.
+    """
+
+def judge_counters() -> list[tuple[str, str, str]]:
+    """
+    Name, kind (`counter` or `gauge`) and meaning of each count of a judge.
     """
 
 def judge_defaults() -> str:

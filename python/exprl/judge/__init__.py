@@ -11,6 +11,7 @@ Needs neither torch nor vLLM. Requests, retries and the ledger are the Rust crat
 A missing grade is None with a status that says why; it is never a made-up number.
 """
 
+from exprl._core import JudgeStats
 from exprl.judge.client import Job, Judge, split
 from exprl.judge.rule_judge import Faults, RuleJudge
 from exprl.judge.settings import (
@@ -21,7 +22,7 @@ from exprl.judge.settings import (
     ScoreMap,
     View,
 )
-from exprl.judge.types import Graded, GradedArrays, JudgeItem, JudgeStats, Status, Verdict
+from exprl.judge.types import Graded, GradedArrays, JudgeItem, Status, Verdict
 
 __all__ = [
     "SOLUTION_VIEW",

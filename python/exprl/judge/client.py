@@ -11,7 +11,7 @@ from exprl import _core
 from exprl.errors import JudgeError
 from exprl.judge.closing import Closing
 from exprl.judge.settings import JudgeSettings
-from exprl.judge.types import Graded, GradedArrays, JudgeItem, JudgeStats, Verdict, by_index
+from exprl.judge.types import Graded, GradedArrays, JudgeItem, Verdict, by_index
 
 
 class Judge(Closing):
@@ -25,7 +25,7 @@ class Judge(Closing):
     def __init__(self, settings: JudgeSettings) -> None:
         self.settings = settings
         self._core = _core.Judge(settings.to_json())
-        self._last_stats: JudgeStats | None = None
+        self._last_stats: _core.JudgeStats | None = None
 
     def submit(self, items: Iterable[JudgeItem] | None = None) -> Job:
         """Start a job; its deadline runs from now.
@@ -36,11 +36,11 @@ class Judge(Closing):
         """
         return Job(self._core.submit(), self, items)
 
-    def stats(self) -> JudgeStats:
+    def stats(self) -> _core.JudgeStats:
         """The counters; after `close`, as they were then."""
         if self._last_stats is not None:
             return self._last_stats
-        return JudgeStats(**self._core.stats())
+        return self._core.stats()
 
     def prometheus(self) -> str:
         """The counters and more, per server, in Prometheus' text format 0.0.4."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
@@ -131,57 +131,6 @@ class GradedArrays(NamedTuple):
             cached_tokens=np.array([v.cached_tokens for v in verdicts], dtype=np.int64),
             latencies_s=np.array([v.latency_s for v in verdicts], dtype=np.float64),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeStats:
-    """What a judge has done so far.
-
-    Attributes:
-        requests_sent: HTTP requests, repeats and re-asks included.
-        from_ledger: verdicts that the ledger gave.
-        shared: verdicts that an equal request in flight gave.
-        retries: requests sent again after a fault.
-        reasks: requests for a missing grade.
-        hedges: requests sent to a second server because the first was late.
-        hedges_won: hedges that answered first.
-        rate_limit_pauses: pauses of a server after a 429, a 503 with Retry-After, or a limit that
-            is used up.
-        readout_fallbacks: grades for which the expected readout had no usable log-probs.
-        statuses: verdicts by status.
-        prompt_tokens: as the servers counted.
-        completion_tokens: as the servers counted.
-        cached_tokens: prompt tokens found in prefix caches.
-        cost: of these tokens; None without prices.
-        ledger_replies: distinct replies in the ledger.
-        ledger_corrupt: ledger records that were damaged on disk and are asked for again.
-        ledger_failed: replies that could not be stored (a full disk): another run asks for them
-            again.
-        in_flight: requests in flight now.
-        latency_p50_s: median of the answered requests, within 5 %.
-        latency_p99_s: 99th percentile, within 5 %.
-    """
-
-    requests_sent: int
-    from_ledger: int
-    shared: int
-    retries: int
-    reasks: int
-    hedges: int
-    hedges_won: int
-    rate_limit_pauses: int
-    readout_fallbacks: int
-    statuses: Mapping[Status, int]
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
-    cost: float | None
-    ledger_replies: int
-    ledger_corrupt: int
-    ledger_failed: int
-    in_flight: int
-    latency_p50_s: float
-    latency_p99_s: float
 
 
 def by_index(graded: Graded) -> int:

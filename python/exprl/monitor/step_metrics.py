@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections import Counter
@@ -72,11 +71,7 @@ def count_since(before: JudgeStats | None, judge: Judge | Judges | None) -> Judg
     """What a judge has counted since `before`; sums only, the latencies stay the whole run's."""
     if before is None or judge is None:
         return None
-    now = judge.stats()
-    counters = ("requests_sent", "from_ledger", "retries", "prompt_tokens", "completion_tokens")
-    return dataclasses.replace(
-        now, **{name: getattr(now, name) - getattr(before, name) for name in counters}
-    )
+    return judge.stats() - before
 
 
 def _rewards(scored: Sequence[Scored]) -> dict[str, float]:

@@ -5,11 +5,10 @@ Domains that are graded in the same way share a judge, its ledger and its limits
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from exprl import config
 from exprl.judge import (
@@ -41,7 +40,8 @@ class Judges:
 
     def stats(self) -> JudgeStats:
         """What all judges together have done so far."""
-        return summed([judge.stats() for judge in self._judges.values()])
+        first, *others = [judge.stats() for judge in self._judges.values()]
+        return sum(others, start=first)
 
 
 class Session:
@@ -125,21 +125,3 @@ def serve_rules(section: config.Judge, seed: int) -> Iterator[JudgeSettings]:
     revision = section.revision + faults
     with RuleJudge(section.rules, no_grade_rate=no_grade, random_rate=random, seed=seed) as server:
         yield replace(section, endpoints=(server.url,), model=server.model, revision=revision)
-
-
-def summed(stats: Sequence[JudgeStats]) -> JudgeStats:
-    """Counts added up; of latencies the slowest judge's."""
-    first, *others = stats
-    for other in others:
-        names = [field.name for field in fields(JudgeStats)]
-        both = {name: _together(name, getattr(first, name), getattr(other, name)) for name in names}
-        first = JudgeStats(**both)
-    return first
-
-
-def _together(name: str, one: Any, other: Any) -> Any:
-    if one is None or other is None:
-        return None
-    if isinstance(one, Mapping):
-        return {key: one.get(key, 0) + other.get(key, 0) for key in {**one, **other}}
-    return max(one, other) if name.startswith("latency_") else one + other

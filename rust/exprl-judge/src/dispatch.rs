@@ -24,10 +24,11 @@ use exprl_rubric::FenceKey;
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::counters::Stats;
 use crate::error::Error;
 use crate::job_state::{JobState, Stop};
 use crate::ledger;
-use crate::metrics::{Metrics, Stats, count};
+use crate::metrics::{Metrics, count};
 use crate::request::{Composer, Rollout};
 use crate::schedule::Pass;
 use crate::settings::{Settings, seconds};
@@ -191,7 +192,7 @@ impl Dispatcher {
             if let Some(stop) = call.ticket.job.stopped() {
                 self.settle(call, stop.verdict());
             } else if let Some(reply) = self.replies.find(&call.key) {
-                count(&self.metrics.from_ledger);
+                count(&self.metrics.counters.from_ledger);
                 let verdict = Verdict {
                     from_cache: true,
                     ..self.verdict(&reply)

@@ -28,6 +28,7 @@
 
 mod bell;
 mod blocking;
+mod counters;
 mod dispatch;
 mod error;
 mod escape;
@@ -61,6 +62,7 @@ use tokio::runtime::Handle;
 use dispatch::Dispatcher;
 
 pub use blocking::BlockingJob;
+pub use counters::Stats;
 pub use error::Error;
 pub use exprl_rubric::{
     Checklist, Checklists, Checkpoint, Entry as ChecklistEntry, Readout, ScoreMap, View,
@@ -68,7 +70,6 @@ pub use exprl_rubric::{
 pub use forecast::{Forecast, Forecaster};
 pub use job::Job;
 pub use job_state::Burst;
-pub use metrics::Stats;
 pub use metrics_server::MetricsServer;
 pub use settings::{Prices, Settings, Task};
 pub use types::{Graded, Item, Status, Verdict};

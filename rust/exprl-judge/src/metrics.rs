@@ -6,56 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::counters::{Counters, Stats};
 use crate::prometheus::Page;
 use crate::reply::Usage;
 use crate::schedule::LaneState;
 use crate::settings::Prices;
 use crate::types::Status;
-
-/// What a judge has done so far.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Stats {
-    /// HTTP requests sent, repeats, hedges and re-asks included.
-    pub requests_sent: u64,
-    /// Verdicts that the ledger gave.
-    pub from_ledger: u64,
-    /// Verdicts that an equal request in flight gave.
-    pub shared: u64,
-    /// Requests sent again after a fault.
-    pub retries: u64,
-    /// Requests that asked again for a missing grade.
-    pub reasks: u64,
-    /// Requests sent to a second server because the first was late.
-    pub hedges: u64,
-    /// Hedges that answered first.
-    pub hedges_won: u64,
-    /// Pauses of a server after a 429, a 503 with `Retry-After`, or a limit that is used up.
-    pub rate_limit_pauses: u64,
-    /// Grades that the expected readout could not use probabilities for.
-    pub readout_fallbacks: u64,
-    /// Verdicts by status, in the order of `Status::ALL`.
-    pub statuses: [u64; 8],
-    /// Tokens that servers counted in prompts.
-    pub prompt_tokens: u64,
-    /// Tokens that judges wrote.
-    pub completion_tokens: u64,
-    /// Prompt tokens found in prefix caches.
-    pub cached_tokens: u64,
-    /// What these tokens cost; `None` without prices.
-    pub cost: Option<f64>,
-    /// Distinct replies in the ledger.
-    pub ledger_replies: u64,
-    /// Ledger records that were damaged on disk and are asked for again.
-    pub ledger_corrupt: u64,
-    /// Replies that could not be stored in the ledger (a full disk): another run asks for them again.
-    pub ledger_failed: u64,
-    /// Requests in flight now.
-    pub in_flight: u64,
-    /// Median seconds of an answered request (within 5 %).
-    pub latency_p50_s: f64,
-    /// 99th percentile of the same.
-    pub latency_p99_s: f64,
-}
 
 /// A latency histogram whose buckets grow by 10 %: from 0.1 ms to beyond an hour.
 const BUCKETS: usize = 190;
@@ -68,20 +24,8 @@ const BOUNDS_S: [f64; 16] = [
 ];
 
 pub(crate) struct Metrics {
-    pub(crate) requests_sent: AtomicU64,
-    pub(crate) from_ledger: AtomicU64,
-    pub(crate) shared: AtomicU64,
-    pub(crate) retries: AtomicU64,
-    pub(crate) reasks: AtomicU64,
-    pub(crate) hedges: AtomicU64,
-    pub(crate) hedges_won: AtomicU64,
-    pub(crate) rate_limit_pauses: AtomicU64,
-    pub(crate) readout_fallbacks: AtomicU64,
-    pub(crate) ledger_failed: AtomicU64,
+    pub(crate) counters: Counters,
     statuses: [AtomicU64; 8],
-    prompt_tokens: AtomicU64,
-    completion_tokens: AtomicU64,
-    cached_tokens: AtomicU64,
     latencies: [AtomicU64; BUCKETS],
     prices: Option<Prices>,
     pub(crate) servers: Vec<ServerMetrics>,
@@ -147,20 +91,8 @@ impl ServerMetrics {
 impl Metrics {
     pub(crate) fn new(servers: usize, prices: Option<Prices>) -> Self {
         Self {
-            requests_sent: AtomicU64::default(),
-            from_ledger: AtomicU64::default(),
-            shared: AtomicU64::default(),
-            retries: AtomicU64::default(),
-            reasks: AtomicU64::default(),
-            hedges: AtomicU64::default(),
-            hedges_won: AtomicU64::default(),
-            rate_limit_pauses: AtomicU64::default(),
-            readout_fallbacks: AtomicU64::default(),
-            ledger_failed: AtomicU64::default(),
+            counters: Counters::default(),
             statuses: Default::default(),
-            prompt_tokens: AtomicU64::default(),
-            completion_tokens: AtomicU64::default(),
-            cached_tokens: AtomicU64::default(),
             latencies: std::array::from_fn(|_| AtomicU64::default()),
             prices,
             servers: (0..servers).map(|_| ServerMetrics::default()).collect(),
@@ -172,9 +104,12 @@ impl Metrics {
     }
 
     pub(crate) fn used(&self, usage: Usage) {
-        self.prompt_tokens.fetch_add(usage.prompt, Relaxed);
-        self.completion_tokens.fetch_add(usage.completion, Relaxed);
-        self.cached_tokens.fetch_add(usage.cached, Relaxed);
+        let counters = &self.counters;
+        counters.prompt_tokens.fetch_add(usage.prompt, Relaxed);
+        counters
+            .completion_tokens
+            .fetch_add(usage.completion, Relaxed);
+        counters.cached_tokens.fetch_add(usage.cached, Relaxed);
     }
 
     pub(crate) fn answered_in(&self, latency: Duration) {
@@ -184,32 +119,14 @@ impl Metrics {
 
     pub(crate) fn snapshot(&self, in_flight: usize) -> Stats {
         let latencies: Vec<u64> = self.latencies.iter().map(|n| n.load(Relaxed)).collect();
-        let usage = Usage {
-            prompt: self.prompt_tokens.load(Relaxed),
-            completion: self.completion_tokens.load(Relaxed),
-            cached: self.cached_tokens.load(Relaxed),
-        };
+        let counts = self.counters.read();
         Stats {
-            requests_sent: self.requests_sent.load(Relaxed),
-            from_ledger: self.from_ledger.load(Relaxed),
-            shared: self.shared.load(Relaxed),
-            retries: self.retries.load(Relaxed),
-            reasks: self.reasks.load(Relaxed),
-            hedges: self.hedges.load(Relaxed),
-            hedges_won: self.hedges_won.load(Relaxed),
-            rate_limit_pauses: self.rate_limit_pauses.load(Relaxed),
-            readout_fallbacks: self.readout_fallbacks.load(Relaxed),
             statuses: std::array::from_fn(|i| self.statuses[i].load(Relaxed)),
-            prompt_tokens: usage.prompt,
-            completion_tokens: usage.completion,
-            cached_tokens: usage.cached,
-            cost: self.prices.map(|prices| prices.cost(usage)),
             in_flight: in_flight as u64,
-            ledger_replies: 0,
-            ledger_corrupt: 0,
-            ledger_failed: self.ledger_failed.load(Relaxed),
+            cost: self.prices.map(|prices| prices.cost(&counts)),
             latency_p50_s: quantile(&latencies, 0.5),
             latency_p99_s: quantile(&latencies, 0.99),
+            ..counts
         }
     }
 
@@ -265,142 +182,67 @@ impl Metrics {
     }
 }
 
-fn write_lanes(page: &mut Page, lanes: &[(&str, LaneState)]) {
-    let mut gauge = |name: &str, help: &str, of: fn(&LaneState) -> u64| {
-        page.metric(name, "gauge", help);
-        for (server, lane) in lanes {
-            page.sample(name, &[("server", server)], of(lane));
-        }
-    };
-    gauge("exprl_judge_in_flight", "Requests in flight.", |lane| {
+/// Name, meaning and value of what a server's queue shows.
+type Gauge = (&'static str, &'static str, fn(&LaneState) -> u64);
+
+const GAUGES: [Gauge; 6] = [
+    ("in_flight", "Requests in flight.", |lane| {
         lane.in_flight as u64
-    });
-    gauge("exprl_judge_queued", "Requests that wait.", |lane| {
-        lane.queued as u64
-    });
-    gauge(
-        "exprl_judge_window",
-        "Requests that may be in flight.",
-        |lane| lane.window as u64,
-    );
-    gauge(
-        "exprl_judge_paused",
-        "1 while nothing is sent to the server.",
-        |lane| u64::from(lane.paused),
-    );
-    gauge(
-        "exprl_judge_kv_tokens_held",
+    }),
+    ("queued", "Requests that wait.", |lane| lane.queued as u64),
+    ("window", "Requests that may be in flight.", |lane| {
+        lane.window as u64
+    }),
+    ("paused", "1 while nothing is sent to the server.", |lane| {
+        lane.paused.into()
+    }),
+    (
+        "kv_tokens_held",
         "Estimated tokens of the rollouts being judged.",
         |lane| lane.held,
-    );
-    gauge(
-        "exprl_judge_kv_tokens_capacity",
+    ),
+    (
+        "kv_tokens_capacity",
         "Tokens that fit the KV cache; 0 if not known.",
         |lane| lane.capacity.unwrap_or(0),
-    );
+    ),
+];
+
+fn write_lanes(page: &mut Page, lanes: &[(&str, LaneState)]) {
+    for (name, help, of) in GAUGES {
+        let name = format!("exprl_judge_{name}");
+        page.metric(&name, "gauge", help);
+        for (server, lane) in lanes {
+            page.sample(&name, &[("server", server)], of(lane));
+        }
+    }
 }
 
 fn write_totals(page: &mut Page, stats: &Stats) {
+    stats.write(page);
     let name = "exprl_judge_verdicts_total";
     page.metric(name, "counter", "Verdicts by status.");
     for (status, count) in Status::ALL.iter().zip(stats.statuses) {
         page.sample(name, &[("status", status.name())], count);
     }
-    let name = "exprl_judge_tokens_total";
-    page.metric(
-        name,
-        "counter",
-        "Tokens as servers counted them; cached ones are part of the prompt.",
-    );
-    for (kind, count) in [
-        ("prompt", stats.prompt_tokens),
-        ("cached", stats.cached_tokens),
-        ("completion", stats.completion_tokens),
-    ] {
-        page.sample(name, &[("kind", kind)], count);
-    }
-    for (name, help, count) in [
-        (
-            "exprl_judge_requests_sent_total",
-            "HTTP requests sent, repeats, hedges and re-asks included.",
-            stats.requests_sent,
-        ),
-        (
-            "exprl_judge_ledger_hits_total",
-            "Verdicts that the ledger gave.",
-            stats.from_ledger,
-        ),
-        (
-            "exprl_judge_shared_total",
-            "Verdicts that an equal request in flight gave.",
-            stats.shared,
-        ),
-        (
-            "exprl_judge_retries_total",
-            "Requests sent again after a fault.",
-            stats.retries,
-        ),
-        (
-            "exprl_judge_reasks_total",
-            "Requests that asked again for a missing grade.",
-            stats.reasks,
-        ),
-        (
-            "exprl_judge_hedges_total",
-            "Requests sent to a second server because the first was late.",
-            stats.hedges,
-        ),
-        (
-            "exprl_judge_hedges_won_total",
-            "Hedges that answered first.",
-            stats.hedges_won,
-        ),
-        (
-            "exprl_judge_rate_limit_pauses_total",
-            "Pauses that servers asked for.",
-            stats.rate_limit_pauses,
-        ),
-        (
-            "exprl_judge_readout_fallbacks_total",
-            "Grades without usable probabilities under the expected readout.",
-            stats.readout_fallbacks,
-        ),
-        (
-            "exprl_judge_ledger_failed_total",
-            "Replies that could not be stored.",
-            stats.ledger_failed,
-        ),
-    ] {
-        page.single(name, "counter", help, count);
-    }
-    page.single(
-        "exprl_judge_ledger_replies",
-        "gauge",
-        "Distinct replies in the ledger.",
-        stats.ledger_replies,
-    );
     if let Some(cost) = stats.cost {
-        page.single(
-            "exprl_judge_cost_total",
-            "counter",
-            "What the tokens cost, in the currency of the prices.",
-            cost,
-        );
+        let help = "What the tokens cost, in the currency of the prices.";
+        page.single("exprl_judge_cost_total", "counter", help, cost);
     }
 }
 
 impl Prices {
-    pub(crate) fn cost(&self, usage: Usage) -> f64 {
-        let fresh = usage.prompt.saturating_sub(usage.cached);
+    fn cost(&self, counts: &Stats) -> f64 {
+        let fresh = counts.prompt_tokens.saturating_sub(counts.cached_tokens);
         let tokens = [
             (fresh, self.prompt),
-            (usage.cached, self.cached),
-            (usage.completion, self.completion),
+            (counts.cached_tokens, self.cached),
+            (counts.completion_tokens, self.completion),
         ];
-        tokens
+        let costs = tokens
             .iter()
-            .map(|&(count, price)| count as f64 * price / 1e6)
-            .sum()
+            .map(|&(count, price)| count as f64 * price / 1e6);
+        costs.sum()
     }
 }
 

@@ -3,15 +3,16 @@
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use exprl_judge::{BlockingJob, Item, MetricsServer, Status};
+use exprl_judge::{BlockingJob, Item, MetricsServer};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
-use pyo3::types::{PyDict, PyIterator, PyTuple};
+use pyo3::types::{PyIterator, PyTuple};
 
 use crate::errors::Raised;
 use crate::held::{Held, Threads};
 use crate::judge_items::{Rows, read_item, rows};
 use crate::judge_settings::read_settings;
+use crate::judge_stats::JudgeStats;
 
 /// What closes with a judge, in this order: its jobs and their sockets, the ledger, the metrics' port, the
 /// threads.
@@ -52,35 +53,9 @@ impl Judge {
         Ok(Job(Held::new("job", Arc::new(job))))
     }
 
-    /// The counters, by the names of `exprl.judge.JudgeStats`.
-    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = self.0.with(|open| open.judge.stats())?;
-        let statuses = PyDict::new(py);
-        for (status, count) in Status::ALL.iter().zip(stats.statuses) {
-            statuses.set_item(status.name(), count)?;
-        }
-        let dict = PyDict::new(py);
-        dict.set_item("requests_sent", stats.requests_sent)?;
-        dict.set_item("from_ledger", stats.from_ledger)?;
-        dict.set_item("shared", stats.shared)?;
-        dict.set_item("retries", stats.retries)?;
-        dict.set_item("reasks", stats.reasks)?;
-        dict.set_item("hedges", stats.hedges)?;
-        dict.set_item("hedges_won", stats.hedges_won)?;
-        dict.set_item("rate_limit_pauses", stats.rate_limit_pauses)?;
-        dict.set_item("readout_fallbacks", stats.readout_fallbacks)?;
-        dict.set_item("statuses", statuses)?;
-        dict.set_item("prompt_tokens", stats.prompt_tokens)?;
-        dict.set_item("completion_tokens", stats.completion_tokens)?;
-        dict.set_item("cached_tokens", stats.cached_tokens)?;
-        dict.set_item("cost", stats.cost)?;
-        dict.set_item("ledger_replies", stats.ledger_replies)?;
-        dict.set_item("ledger_corrupt", stats.ledger_corrupt)?;
-        dict.set_item("ledger_failed", stats.ledger_failed)?;
-        dict.set_item("in_flight", stats.in_flight)?;
-        dict.set_item("latency_p50_s", stats.latency_p50_s)?;
-        dict.set_item("latency_p99_s", stats.latency_p99_s)?;
-        Ok(dict)
+    /// What was done so far.
+    fn stats(&self) -> PyResult<JudgeStats> {
+        self.0.with(|open| open.judge.stats().into())
     }
 
     /// The counters in Prometheus' text format.

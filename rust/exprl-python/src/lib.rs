@@ -6,6 +6,7 @@ mod held;
 mod judge;
 mod judge_items;
 mod judge_settings;
+mod judge_stats;
 mod rule_judge;
 mod steps;
 mod texts;
@@ -31,6 +32,9 @@ mod _core {
 
     #[pymodule_export]
     use crate::judge_settings::{judge_defaults, judge_settings};
+
+    #[pymodule_export]
+    use crate::judge_stats::{JudgeStats, judge_counters};
 
     #[pymodule_export]
     use crate::rule_judge::RuleJudge;

@@ -94,7 +94,7 @@ impl Dispatcher {
             .as_ref()
             .is_some_and(|reply| self.replies.wants_reask(reply))
         {
-            count(&self.metrics.reasks);
+            count(&self.metrics.counters.reasks);
             return Next::Again;
         }
         Next::Done
@@ -108,12 +108,12 @@ impl Dispatcher {
         match action {
             Action::Again if !call.resent => {
                 call.resent = true;
-                count(&self.metrics.retries);
+                count(&self.metrics.counters.retries);
                 Next::Again
             }
             Action::GiveUp => Next::Done,
             Action::Pause(_) => {
-                count(&self.metrics.retries);
+                count(&self.metrics.counters.retries);
                 Next::Later {
                     wait: Duration::ZERO,
                     elsewhere: false,
@@ -125,7 +125,7 @@ impl Dispatcher {
                 if outage || !self.retries.allow_repeat(call.failed) {
                     return Next::Done;
                 }
-                count(&self.metrics.retries);
+                count(&self.metrics.counters.retries);
                 call.backoff = backoff(call.backoff);
                 Next::Later {
                     wait: call.backoff,
@@ -188,7 +188,7 @@ impl Dispatcher {
     fn pause(self: &Arc<Self>, lane: usize, pause: Duration) {
         let now = Instant::now();
         if self.queues().schedule.pause(lane, now + pause, now, false) {
-            count(&self.metrics.rate_limit_pauses);
+            count(&self.metrics.counters.rate_limit_pauses);
             let server = self.servers.name(lane);
             tracing::info!(%server, pause_s = pause.as_secs_f64(), "judge server asks for a pause");
         }

@@ -79,7 +79,7 @@ impl Dispatcher {
             after_s = patience.as_secs_f64(),
             "judge request hedged"
         );
-        count(&self.metrics.hedges);
+        count(&self.metrics.counters.hedges);
         *sent += 1;
         let unheard = AtomicBool::new(false);
         // Boxed: the future of every exchange would have to have room for it.
@@ -95,7 +95,7 @@ impl Dispatcher {
             },
             answer = &mut second => match answer {
                 Ok(answer) => {
-                    count(&self.metrics.hedges_won);
+                    count(&self.metrics.counters.hedges_won);
                     (second_lane, Ok(answer))
                 }
                 Err(fault) => {
@@ -113,7 +113,7 @@ impl Dispatcher {
         body: &'a Body,
         begun: &'a AtomicBool,
     ) -> impl Future<Output = Result<Answer, Fault>> + 'a {
-        count(&self.metrics.requests_sent);
+        count(&self.metrics.counters.requests_sent);
         let span = tracing::debug_span!("judge_request", server = %self.servers.name(lane));
         let exchange = async move {
             let started = Instant::now();

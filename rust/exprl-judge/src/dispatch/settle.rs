@@ -36,7 +36,7 @@ impl Dispatcher {
             None => call.unanswered(),
         };
         for follower in self.flights.end(&call.key) {
-            count(&self.metrics.shared);
+            count(&self.metrics.counters.shared);
             let shared = Verdict {
                 from_cache: true,
                 ..verdict.clone()
@@ -65,7 +65,7 @@ impl Dispatcher {
     pub(super) fn verdict(&self, reply: &Reply) -> Verdict {
         let (verdict, fell_back) = self.replies.verdict(reply);
         if fell_back {
-            count(&self.metrics.readout_fallbacks);
+            count(&self.metrics.counters.readout_fallbacks);
         }
         verdict
     }
@@ -73,7 +73,7 @@ impl Dispatcher {
     fn keep(&self, call: &Call, reply: &Reply) {
         self.metrics.used(reply.usage);
         if let Err(error) = self.replies.keep(&call.key, reply) {
-            count(&self.metrics.ledger_failed);
+            count(&self.metrics.counters.ledger_failed);
             tracing::warn!(%error, "a reply could not be stored in the ledger");
         }
     }

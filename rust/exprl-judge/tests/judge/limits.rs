@@ -317,8 +317,8 @@ async fn metrics_are_served_on_loopback_until_they_are_dropped() {
         format!("exprl_judge_request_duration_seconds_count{{{server_label}}} 10"),
         format!("exprl_judge_in_flight{{{server_label}}} 0"),
         "exprl_judge_verdicts_total{status=\"ok\"} 10".into(),
-        "exprl_judge_tokens_total{kind=\"prompt\"} 100".into(),
-        "exprl_judge_tokens_total{kind=\"cached\"} 40".into(),
+        "exprl_judge_prompt_tokens_total 100".into(),
+        "exprl_judge_cached_tokens_total 40".into(),
         // 10 requests of 10 prompt tokens, 4 of them cached for nothing.
         "exprl_judge_cost_total 60".into(),
     ] {

@@ -1,0 +1,183 @@
+//! What a judge counts: one table, from which everything that shows a count is made.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use serde::Serialize;
+
+use crate::prometheus::Page;
+
+/// Gives a macro the table of counts: name, kind and meaning of each.
+///
+/// A `counter` only grows; a `gauge` is what holds now. Prometheus sees a count as `exprl_judge_NAME`, a
+/// counter with `_total` behind. The binding makes Python's type from the same rows.
+#[macro_export]
+macro_rules! counters {
+    ($make:ident) => {
+        $make! {
+            requests_sent: counter, "HTTP requests sent, repeats, hedges and re-asks included.";
+            from_ledger: counter, "Verdicts that the ledger gave.";
+            shared: counter, "Verdicts that an equal request in flight gave.";
+            retries: counter, "Requests sent again after a fault.";
+            reasks: counter, "Requests that asked again for a missing grade.";
+            hedges: counter, "Requests sent to a second server because the first was late.";
+            hedges_won: counter, "Hedges that answered first.";
+            rate_limit_pauses: counter,
+                "Pauses of a server after a 429, a 503 with Retry-After, or a limit that is used up.";
+            readout_fallbacks: counter,
+                "Grades for which the expected readout had no usable probabilities.";
+            prompt_tokens: counter, "Tokens of prompts, as the servers counted them.";
+            completion_tokens: counter, "Tokens of replies, as the servers counted them.";
+            cached_tokens: counter, "Tokens of prompts that were found in a server's prefix cache.";
+            ledger_replies: gauge, "Distinct replies in the ledger.";
+            ledger_corrupt: gauge,
+                "Records of the ledger that were damaged on disk and are asked for again.";
+            ledger_failed: counter,
+                "Replies that could not be stored (a full disk): another run asks for them again.";
+        }
+    };
+}
+
+macro_rules! make {
+    ($($name:ident: $kind:ident, $help:literal;)+) => {
+        /// What a judge has done so far.
+        #[derive(Debug, Clone, Default, PartialEq, Serialize)]
+        pub struct Stats {
+            $(#[doc = $help] pub $name: u64,)+
+            /// Verdicts by status, in the order of `Status::ALL`.
+            pub statuses: [u64; 8],
+            /// Requests in flight now.
+            pub in_flight: u64,
+            /// What the tokens cost; `None` without prices.
+            pub cost: Option<f64>,
+            /// Median seconds of an answered request, within 5 %.
+            pub latency_p50_s: f64,
+            /// 99th percentile of the same.
+            pub latency_p99_s: f64,
+        }
+
+        /// The counts while they grow.
+        #[derive(Default)]
+        pub(crate) struct Counters {
+            $(pub(crate) $name: AtomicU64,)+
+        }
+
+        impl Counters {
+            pub(crate) fn read(&self) -> Stats {
+                Stats { $($name: self.$name.load(Relaxed),)+ ..Stats::default() }
+            }
+        }
+
+        impl Stats {
+            /// Name, kind and meaning of each count.
+            pub const COUNTERS: &[(&str, &str, &str)] =
+                &[$((stringify!($name), stringify!($kind), $help)),+];
+
+            pub(crate) fn write(&self, page: &mut Page) {
+                for ((name, kind, help), count) in Self::COUNTERS.iter().zip([$(self.$name),+]) {
+                    let total = if *kind == "counter" { "_total" } else { "" };
+                    page.single(&format!("exprl_judge_{name}{total}"), kind, help, count);
+                }
+            }
+
+            /// These counts and those of another judge; of latencies the longer.
+            #[must_use]
+            pub fn plus(mut self, other: &Self) -> Self {
+                $(self.$name += other.$name;)+
+                for (count, more) in self.statuses.iter_mut().zip(other.statuses) {
+                    *count += more;
+                }
+                self.in_flight += other.in_flight;
+                self.cost = self.cost.zip(other.cost).map(|(one, more)| one + more);
+                self.latency_p50_s = self.latency_p50_s.max(other.latency_p50_s);
+                self.latency_p99_s = self.latency_p99_s.max(other.latency_p99_s);
+                self
+            }
+
+            /// What was counted since an earlier look; gauges and latencies stay as they are now.
+            #[must_use]
+            pub fn since(mut self, before: &Self) -> Self {
+                $(if stringify!($kind) == "counter" {
+                    self.$name = self.$name.saturating_sub(before.$name);
+                })+
+                for (count, then) in self.statuses.iter_mut().zip(before.statuses) {
+                    *count = count.saturating_sub(then);
+                }
+                self.cost = self.cost.zip(before.cost).map(|(now, then)| now - then);
+                self
+            }
+        }
+    };
+}
+
+counters!(make);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stats() -> Stats {
+        Stats {
+            retries: 3,
+            ledger_replies: 10,
+            statuses: [1, 0, 0, 0, 0, 0, 0, 2],
+            in_flight: 4,
+            cost: Some(1.5),
+            latency_p50_s: 0.25,
+            latency_p99_s: 2.0,
+            ..Stats::default()
+        }
+    }
+
+    #[test]
+    fn two_judges_add_up_and_the_slower_one_gives_the_latency() {
+        let fast = Stats {
+            latency_p50_s: 0.125,
+            ..stats()
+        };
+        let both = stats().plus(&fast);
+        assert_eq!(
+            (both.retries, both.ledger_replies, both.in_flight),
+            (6, 20, 8)
+        );
+        assert_eq!(both.statuses, [2, 0, 0, 0, 0, 0, 0, 4]);
+        assert_eq!((both.cost, both.latency_p50_s), (Some(3.0), 0.25));
+        let without = Stats { cost: None, ..fast };
+        assert_eq!(both.plus(&without).cost, None);
+    }
+
+    #[test]
+    fn what_was_counted_before_is_taken_off_and_gauges_stay() {
+        let before = Stats {
+            retries: 2,
+            statuses: [1, 0, 0, 0, 0, 0, 0, 0],
+            cost: Some(1.0),
+            latency_p50_s: 9.0,
+            ..stats()
+        };
+        let step = stats().since(&before);
+        assert_eq!(
+            (step.retries, step.ledger_replies, step.in_flight),
+            (1, 10, 4)
+        );
+        assert_eq!(step.statuses, [0, 0, 0, 0, 0, 0, 0, 2]);
+        assert_eq!((step.cost, step.latency_p50_s), (Some(0.5), 0.25));
+    }
+
+    #[test]
+    fn every_count_is_on_the_page() {
+        let mut page = Page::default();
+        stats().write(&mut page);
+        let page = page.finish();
+        assert!(
+            page.contains(
+                "# TYPE exprl_judge_retries_total counter\nexprl_judge_retries_total 3\n"
+            )
+        );
+        assert!(
+            page.contains(
+                "# TYPE exprl_judge_ledger_replies gauge\nexprl_judge_ledger_replies 10\n"
+            )
+        );
+        assert_eq!(page.matches("# HELP").count(), Stats::COUNTERS.len());
+    }
+}
