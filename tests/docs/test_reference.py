@@ -1,10 +1,17 @@
 """The reference is made from the code, so the code has to say what its pages need."""
 
+import re
+from pathlib import Path
+
 import typer
 from config_keys import Key, keys
 from from_code import HELP_ROW, commands, config, counters
 
 from exprl import cli
+from exprl.config import Alarms
+from exprl.monitor import alarms
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_every_key_of_the_config_has_a_description():
@@ -61,3 +68,13 @@ def test_the_page_of_counters_has_what_prometheus_is_told():
     row = "| `exprl_judge_requests_total` | counter | `server` `status` |"
     assert row in page and "| `exprl_judge_cost" in page
     assert page.count("| counter |") >= 10
+
+
+def test_the_page_of_alarms_has_each_of_them_with_its_default():
+    rows = re.findall(
+        r"^\| `(\w+)` \|.*\| (.*) \|$", (DOCS / "concepts/alarms.md").read_text(), re.M
+    )
+    assert [name for name, _ in rows] == list(alarms.NAMES)
+    told = {key: float(x) for _, cell in rows for key, x in re.findall(r"`(\w+)` ([\d.]+)", cell)}
+    assert len(told) >= len(rows)
+    assert told == {key: getattr(Alarms(), key) for key in told}
