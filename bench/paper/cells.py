@@ -22,7 +22,7 @@ from exprl.evaluate.pass_at_k import Evaluation
 from exprl.monitor.progress import Progress
 from exprl.rollout.engine import Engine, open_engine
 from exprl.run import checkpoint
-from exprl.run import open as prepare
+from exprl.run.open import open_run, set_threads
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SPENT = "spent.jsonl"  # what each run cost, kept in its folder
@@ -113,7 +113,7 @@ def run_stage(cfg: config.Config, before: Evaluation, engine: Engine) -> Evaluat
         if not read_evaluations(folder):
             append_evaluation(folder, replace(before, step=0))
         wall, cpu = time.perf_counter(), time.process_time()
-        with Progress() as progress, prepare.open_run(cfg, engine) as (parts, state):
+        with Progress() as progress, open_run(cfg, engine) as (parts, state):
             result = train.train(cfg, parts, state, progress)
         if result.interrupted:
             raise SystemExit(130)
@@ -143,7 +143,7 @@ def base_evaluation(seed: int, out: Path, common: Sequence[str], engine: Engine)
         fcntl.flock(file, fcntl.LOCK_EX)
         found = read_evaluations(Path(cfg.run_dir))
         if not found:
-            with Progress() as progress, prepare.open_run(cfg, engine) as (parts, _):
+            with Progress() as progress, open_run(cfg, engine) as (parts, _):
                 evaluate_now(cfg, parts, 0, progress)
             found = read_evaluations(Path(cfg.run_dir))
     return found[0]
@@ -166,7 +166,7 @@ def claimed(cell: Cell, out: Path) -> Iterator[IO[str] | None]:
 def work(cells: Sequence[Cell], out: Path, common: Sequence[str]) -> None:
     """Run whatever of `cells` is neither done nor taken, in order."""
     cfg = settings(cells[0], 1, out, common)
-    prepare.set_threads(cfg.train.torch_threads)
+    set_threads(cfg.train.torch_threads)
     engine: Engine | None = None
     for cell in cells:
         with claimed(cell, out) as claim:

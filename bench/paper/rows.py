@@ -11,7 +11,7 @@ from _row import RESULTS, machine
 
 from exprl import files
 from exprl.evaluate.during_training import EVALUATIONS_FILE, read_evaluations
-from exprl.monitor import metrics_log as metrics
+from exprl.monitor import metrics_log
 from exprl.monitor.metrics_log import read_metrics
 from paper.cells import SPENT, STARTS, Cell, is_done, run_dir, settings
 
@@ -56,7 +56,7 @@ def row(cell: Cell, out: Path, common: Sequence[str]) -> Row:
 def stage(folder: Path) -> Row:
     """The last evaluation of a run, its metrics step by step, and what it cost."""
     last = read_evaluations(folder)[-1].to_json()
-    steps = read_metrics(folder) if (folder / metrics.FILE_NAME).exists() else []
+    steps = read_metrics(folder) if (folder / metrics_log.FILE_NAME).exists() else []
     spent = files.read_jsonl(folder / SPENT) if (folder / SPENT).exists() else []
     wall = round(sum(one["wall_s"] for one in spent), 1)
     ended = round((folder / EVALUATIONS_FILE).stat().st_mtime)

@@ -92,12 +92,12 @@ def test_the_version_is_told(exprl):
 @pytest.mark.parametrize("name", ["division_sft", "division_distill", "division_sparse"])
 def test_the_dry_run_of_a_shipped_config_warns_of_nothing(name, repo):
     from exprl import config
-    from exprl.cli import dry_run as dryrun
+    from exprl.cli import dry_run
 
     cfg = config.load(repo / f"configs/{name}.toml")
-    assert list(dryrun.warnings(cfg)) == []
+    assert list(dry_run.warnings(cfg)) == []
     rules = config.load(repo / f"configs/{name}.toml", ["judge.kind=rules", "judge.rules=division"])
-    assert [w for w in dryrun.warnings(rules) if w.startswith("judge.kind, judge.rules have no")]
+    assert [w for w in dry_run.warnings(rules) if w.startswith("judge.kind, judge.rules have no")]
 
 
 def test_a_dry_run_asks_the_judge_estimates_memory_and_writes_nothing(exprl, tmp_path):
@@ -134,16 +134,16 @@ def test_a_judge_that_does_not_answer_fails_the_dry_run_with_its_address(exprl, 
 
 def test_a_judge_server_that_serves_another_model_fails_the_dry_run_with_its_models():
     from exprl import config
-    from exprl.cli import dry_run as dryrun
+    from exprl.cli import dry_run
     from exprl.errors import JudgeError
     from exprl.judge import RuleJudge
 
     with RuleJudge("division") as server:
         settings = config.Judge(endpoints=(server.url,), model="gpt-none")
         with pytest.raises(JudgeError, match=r"'gpt-none', but .* serves rules-division"):
-            dryrun.check_endpoint(server.url, settings)
+            dry_run.check_endpoint(server.url, settings)
         right = config.Judge(endpoints=(server.url,), model="rules-division")
-        assert "serves rules-division" in dryrun.check_endpoint(server.url, right)
+        assert "serves rules-division" in dry_run.check_endpoint(server.url, right)
 
 
 def test_the_schema_is_json_schema_and_show_prints_what_would_run(exprl):
@@ -263,17 +263,17 @@ def test_eval_of_a_model_folder_asks_for_a_config(exprl):
 
 def test_the_dry_run_wants_the_engine_that_the_config_names(tmp_path, monkeypatch):
     from exprl import config
-    from exprl.cli import dry_run as dryrun
+    from exprl.cli import dry_run
     from exprl.errors import EngineError
 
     path = "configs/division_sparse.toml"
     common = [f"run_dir={tmp_path}", "rollout.enforce_eager=true"]
-    monkeypatch.setattr(dryrun, "find_spec", lambda name: None if name == "vllm" else True)
+    monkeypatch.setattr(dry_run, "find_spec", lambda name: None if name == "vllm" else True)
     with pytest.raises(EngineError, match=r'set rollout\.engine = "transformers"'):
-        dryrun.report(config.load(path, common))
+        dry_run.report(config.load(path, common))
     cfg = config.load(path, [*common, "rollout.engine=transformers"])
-    assert dryrun.report(cfg) == 0
-    assert [w.split(":")[0] for w in dryrun.warnings(cfg)][:1] == [
+    assert dry_run.report(cfg) == 0
+    assert [w.split(":")[0] for w in dry_run.warnings(cfg)][:1] == [
         "rollout.enforce_eager has no effect"
     ]
-    assert any("is slow" in warning for warning in dryrun.warnings(cfg))
+    assert any("is slow" in warning for warning in dry_run.warnings(cfg))

@@ -28,7 +28,7 @@ from exprl.monitor.progress import Progress
 from exprl.rollout.engine import open_engine
 from exprl.rollout.weight_sync import lend_gpu, wake_engine
 from exprl.run import checkpoint
-from exprl.run import open as prepare
+from exprl.run.open import open_run, set_threads
 from exprl.types import Problem, Scored, Segment
 
 pytestmark = pytest.mark.engine
@@ -45,7 +45,7 @@ def settings(run_dir, *overrides):
 @pytest.fixture(scope="module")
 def engine():
     cfg = settings("unused")
-    prepare.set_threads(1)
+    set_threads(1)
     return open_engine(
         cfg.model, cfg.rollout, tokenizer=load_tokenizer(cfg.model), weights=cfg.model.path
     )
@@ -60,7 +60,7 @@ class Outcome:
 def run(engine, run_dir, *overrides):
     """Train, then measure pass@1 on the held-out problems; no evaluation before."""
     cfg = settings(run_dir, *overrides)
-    with Progress() as progress, prepare.open_run(cfg, engine) as (parts, state):
+    with Progress() as progress, open_run(cfg, engine) as (parts, state):
         ended = train.train(without_eval(cfg), without_held_out(parts), state, progress)
         assert not ended.interrupted
         evaluate_now(cfg, parts, state.step, progress)
@@ -168,7 +168,7 @@ def test_the_reference_never_reaches_the_policy(engine, tmp_path, monkeypatch):
     """Checked on the token ids that the engine was given."""
     seen = spied(engine, monkeypatch)
     cfg = settings(tmp_path / "run", "train.steps=1")
-    with Progress() as progress, prepare.open_run(cfg, engine) as (parts, state):
+    with Progress() as progress, open_run(cfg, engine) as (parts, state):
         train.train(without_eval(cfg), without_held_out(parts), state, progress)
     probe, *sampled = seen
     assert len(sampled) == cfg.rollout.problems_per_step * cfg.rollout.group_size
@@ -211,7 +211,7 @@ def stage_one(engine, tmp_path_factory):
 
 def trained(engine, cfg):
     """The parts after training, and the weights and problems it began with."""
-    with Progress() as progress, prepare.open_run(cfg, engine) as (parts, state):
+    with Progress() as progress, open_run(cfg, engine) as (parts, state):
         began = {name: value.clone() for name, value in parts.policy.weights()}
         ended = train.train(without_eval(cfg), without_held_out(parts), state, progress)
         assert not ended.interrupted
@@ -255,13 +255,13 @@ def test_stage_two_starts_at_stage_ones_weights_and_never_reads_a_reference(
 def test_stage_two_keeps_its_start_when_stage_one_goes_on(engine, stage_one, tmp_path):
     overrides = [f"init_from={stage_one}", f"run_dir={tmp_path}", "train.steps=1"]
     cfg = config.load("configs/division_stage2.toml", overrides)
-    with prepare.open_run(cfg, engine) as (parts, state):
+    with open_run(cfg, engine) as (parts, state):
         checkpoint.save(tmp_path, state, parts.policy, parts.tokenizer, keep=1)
     first = checkpoint.latest(stage_one)
     later = first.with_name("step-00099")
     shutil.copytree(first, later)
     try:
-        with prepare.open_run(cfg, engine):
+        with open_run(cfg, engine):
             assert config.load(tmp_path / "config.toml").model.path == str(first)
     finally:
         shutil.rmtree(later)
@@ -325,7 +325,7 @@ def test_a_weight_update_that_goes_wrong_stops_the_run(engine, tmp_path, monkeyp
     small = ["rollout.problems_per_step=4", "train.steps=2"]
     cfg = settings(tmp_path / "run", *small)
     original = type(engine).load_weights
-    with Progress() as progress, prepare.open_run(cfg, engine) as (parts, state):
+    with Progress() as progress, open_run(cfg, engine) as (parts, state):
         wake_engine(parts.policy, parts.engine, parts.probe)
         assert parts.probe.gap < 2e-5
         monkeypatch.setattr(type(engine), "load_weights", lambda *told: mutant(original, *told))
@@ -350,7 +350,7 @@ def packed(rollouts):
 
 def test_every_token_matches_the_policy_that_its_version_names_and_not_the_next(engine, tmp_path):
     cfg = settings(tmp_path / "run")
-    with prepare.open_run(cfg, engine) as (parts, _):
+    with open_run(cfg, engine) as (parts, _):
         policy, prompts = parts.policy, [p.prompt for p in parts.problems[:4]]
         for version in range(2):
             sampled = wake_engine(policy, engine, parts.probe).sample(prompts, 4, 1, 1.0, 96)
@@ -370,7 +370,7 @@ def apart(trainer, generator):
 def test_both_engines_give_the_same_tokens_the_same_log_probs(engine, tmp_path):
     cfg = settings(tmp_path / "run", "rollout.engine=transformers")
     other = open_engine(cfg.model, cfg.rollout, tokenizer=engine.tokenizer, weights=cfg.model.path)
-    with prepare.open_run(cfg, engine) as (parts, _):
+    with open_run(cfg, engine) as (parts, _):
         wake_engine(parts.policy, engine, parts.probe)
         prompts = [p.prompt for p in parts.problems[:2]]
     for sampler, reader in ((engine, other), (other, engine)):
@@ -381,7 +381,7 @@ def test_both_engines_give_the_same_tokens_the_same_log_probs(engine, tmp_path):
 
 def test_eval_gives_the_base_no_solved_problem(engine, tmp_path):
     cfg = settings(tmp_path / "run", "eval.samples=64")
-    with Progress() as progress, prepare.open_run(cfg, engine) as (parts, _):
+    with Progress() as progress, open_run(cfg, engine) as (parts, _):
         evaluate_now(cfg, parts, 0, progress)
     [base] = read_evaluations(tmp_path / "run")
     assert base.at(64) <= 0.07

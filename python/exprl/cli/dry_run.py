@@ -20,11 +20,11 @@ from exprl.errors import ConfigError, EngineError, JudgeError
 from exprl.judge import JudgeItem
 from exprl.learn import memory
 from exprl.learn.memory import fit
-from exprl.monitor import metrics_log as metrics
+from exprl.monitor.metrics_log import check_trackers
 from exprl.reward import judges
 from exprl.rollout.engine import NO_VLLM
-from exprl.run import open as prepare
 from exprl.run import recorded
+from exprl.run.open import memory_setup, open_verifiers
 from exprl.run.problems import load_held_out, load_training_problems
 from exprl.types import Problem, ReferenceProblem
 
@@ -43,7 +43,7 @@ def report(cfg: config.Config) -> int:
     cfg = recorded.resolve_init_from(cfg)
     recorded.check_same_run(cfg)
     _check_run_dir(cfg)
-    metrics.check_trackers(cfg.logging)
+    check_trackers(cfg.logging)
     tokenizer = load_tokenizer(cfg.model)
     problems = load_training_problems(cfg, tokenizer)
     held_out = load_held_out(cfg, tokenizer)
@@ -101,7 +101,7 @@ def _check_programs(
     cfg: config.Config, problems: Sequence[ReferenceProblem], held_out: Sequence[ReferenceProblem]
 ) -> Iterator[str]:
     """What the sandbox holds, and whether the first references pass their own unit tests."""
-    verifiers = prepare.open_verifiers(cfg, [*problems, *held_out])
+    verifiers = open_verifiers(cfg, [*problems, *held_out])
     if verifiers.sandbox is None:
         return
     yield verifiers.sandbox.summary()
@@ -233,7 +233,7 @@ def _show_memory(
     console.print(f"model      {shapes.total / 1e6:,.2f} M parameters")
     sees_gpu = torch.cuda.is_available()
     for gpu in (True,) if sees_gpu else (True, False):
-        setup = prepare.memory_setup(cfg, shapes, problems, tokenizer, gpu=gpu)
+        setup = memory_setup(cfg, shapes, problems, tokenizer, gpu=gpu)
         where = None if gpu and not sees_gpu else fit.machine(gpu)
         prediction = memory.predict(shapes, setup, where.bytes if gpu and where else None)
         needed = prediction.peak / memory.GIB

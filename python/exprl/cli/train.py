@@ -26,9 +26,9 @@ def train(
 
     cfg = config.load(config_file, overrides or ())  # before torch: a typo is told at once
     if dry_run:
-        from exprl.cli import dry_run as dryrun
+        from exprl.cli.dry_run import report
 
-        raise typer.Exit(dryrun.report(cfg))
+        raise typer.Exit(report(cfg))
 
     from exprl.train import run_training
 

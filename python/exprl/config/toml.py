@@ -11,8 +11,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from exprl.config import mistakes
-from exprl.config import presets as methods
+from exprl.config import mistakes, presets
 from exprl.config.reward import Judge
 from exprl.config.run import Config
 from exprl.config.section import Section, lay_over
@@ -77,7 +76,7 @@ def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
 def build(tree: dict[str, Any], source: str = "config") -> Config:
     """Lay a tree of plain values over its method's preset and validate the result."""
     name = tree.get("method", Config.model_fields["method"].default)
-    preset = methods.PRESETS.get(name, {}) if isinstance(name, str) else {}
+    preset = presets.PRESETS.get(name, {}) if isinstance(name, str) else {}
     try:
         return Config.model_validate(lay_over(preset, tree))
     except ValidationError as error:

@@ -258,13 +258,13 @@ def _continue(request: Request, chosen: Sequence[Solution], settings: JudgeSetti
         )
     from exprl.data.tokenizer import load_tokenizer
     from exprl.rollout.engine import open_engine
-    from exprl.run import open as prepare
+    from exprl.run.open import open_verifiers, set_threads
     from exprl.steps import Splitter
     from exprl.study import continuations
 
     cfg = config.load(request.source / "config.toml", request.overrides)
     target = targets.find(request.policy or str(request.source))
-    prepare.set_threads(cfg.train.torch_threads)
+    set_threads(cfg.train.torch_threads)
     tokenizer = load_tokenizer(cfg.model)
     engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=target.weights)
     splitter = Splitter(tokenizer.backend_tokenizer.to_str(), cfg.reward.delimiter)
@@ -278,7 +278,7 @@ def _continue(request: Request, chosen: Sequence[Solution], settings: JudgeSetti
         temperature=cfg.rollout.temperature,
         max_response_tokens=cfg.rollout.max_response_tokens,
         decode=lambda ids: "".join(segment.text for segment in splitter.split(ids)),
-        verifiers=prepare.open_verifiers(cfg, [s.asked for s in chosen if s.asked]),
+        verifiers=open_verifiers(cfg, [s.asked for s in chosen if s.asked]),
     )
 
 

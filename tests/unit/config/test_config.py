@@ -12,7 +12,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from exprl import config
-from exprl.config import presets as methods
+from exprl.config.presets import OUTCOME_ADVANTAGES, PROCESS_ADVANTAGES
 from exprl.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[3]
@@ -293,10 +293,10 @@ def test_a_reward_and_an_advantage_that_do_not_fit_are_refused(sections: dict[st
 
 def test_every_advantage_kind_fits_exactly_one_kind_of_reward() -> None:
     kinds = get_args(config.Advantage.model_fields["kind"].annotation)
-    assert set(kinds) == {*methods.OUTCOME_ADVANTAGES, *methods.PROCESS_ADVANTAGES}
-    for kind in methods.OUTCOME_ADVANTAGES:
+    assert set(kinds) == {*OUTCOME_ADVANTAGES, *PROCESS_ADVANTAGES}
+    for kind in OUTCOME_ADVANTAGES:
         assert build(method="exprl-outcome", advantage={"kind": kind}).advantage.kind == kind
-    for kind in methods.PROCESS_ADVANTAGES:
+    for kind in PROCESS_ADVANTAGES:
         assert build(method="exprl-process", advantage={"kind": kind}).advantage.kind == kind
 
 

@@ -11,15 +11,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from exprl import config
-from exprl.cli import dry_run as dryrun
+from exprl.cli import dry_run
 from exprl.errors import ConfigError, DataError
 from exprl.learn.batch import pack, rollout_examples
 from exprl.learn.lora import Adapter
 from exprl.learn.model import head
 from exprl.learn.policy import Policy
 from exprl.run import checkpoint
-from exprl.run import open as prepare
 from exprl.run.checkpoint import RunState
+from exprl.run.open import check_base
 from exprl.types import Rollout, Scored, Segment
 
 CPU = torch.device("cpu")
@@ -359,7 +359,7 @@ def test_an_adapter_does_not_go_on_upon_other_weights(tiny_qwen3, tmp_path):
     with pytest.raises(
         ConfigError, match=r"step-00001: .* other weights than those of model\.path"
     ):
-        prepare.check_base(state, learner(str(base), weights=str(folder)), folder, str(base))
+        check_base(state, learner(str(base), weights=str(folder)), folder, str(base))
 
 
 def test_the_dry_run_counts_what_learns_and_tries_the_targets(repo, tmp_path, monkeypatch, capsys):
@@ -367,8 +367,8 @@ def test_the_dry_run_counts_what_learns_and_tries_the_targets(repo, tmp_path, mo
     # The engine that is everywhere: this test runs on machines without vLLM too.
     overrides = [f"run_dir={tmp_path / 'run'}", "rollout.engine=transformers"]
     cfg = config.load("configs/division_lora.toml", overrides)
-    assert dryrun.report(cfg) == 0
+    assert dry_run.report(cfg) == 0
     assert "78,336 parameters learn, beside 279,648 frozen ones" in capsys.readouterr().out
     cfg = config.load("configs/division_lora.toml", [*overrides, 'lora.targets=["query"]'])
     with pytest.raises(ConfigError, match=r"lora\.targets names 'query'"):
-        dryrun.report(cfg)
+        dry_run.report(cfg)

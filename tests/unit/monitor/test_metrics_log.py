@@ -11,9 +11,8 @@ from rich.console import Console
 
 from exprl import config
 from exprl.errors import ConfigError, DataError
-from exprl.monitor import metrics_log as metrics
 from exprl.monitor.curve import draw_curve
-from exprl.monitor.metrics_log import MetricsLog, read_metrics
+from exprl.monitor.metrics_log import MetricsLog, check_trackers, read_metrics
 from exprl.monitor.progress import Progress
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -113,7 +112,7 @@ def test_a_tracker_that_is_not_installed_says_how_to_install_it(
     monkeypatch.setitem(__import__("sys").modules, package, None)  # as if not installed
     asked = config.Logging.model_validate({f"{package}_project": "p"})
     with pytest.raises(ConfigError, match=f"pip install {package}"):
-        metrics.check_trackers(asked)
+        check_trackers(asked)
     with pytest.raises(ConfigError, match=rf"logging.{package}_project .* pip install {package}"):
         log(tmp_path, **{f"{package}_project": "division"})
 

@@ -16,8 +16,8 @@ from exprl.monitor.rollout_file import write_rollouts
 from exprl.monitor.step_metrics import step_row
 from exprl.reward.judges import open_judges
 from exprl.reward.scorer import Scorer
-from exprl.run import open as prepare
 from exprl.run.checkpoint import RunState
+from exprl.run.open import open_verifiers
 from exprl.run.problems import load_training_problems
 from exprl.steps import Splitter
 from exprl.train import segment_advantages
@@ -98,7 +98,7 @@ def rollout(tokenizer, problem_id, index, text):
 def scored(cfg, tokenizer, tmp_path):
     problems = load_problems(cfg.data)
     try:
-        verifiers = prepare.open_verifiers(cfg, problems)
+        verifiers = open_verifiers(cfg, problems)
     except ConfigError as error:
         pytest.skip(f"no full confinement here: {error}")
     chosen = [p for p in problems if p.id in ("1/3", "2/2")]

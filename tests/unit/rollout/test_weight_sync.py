@@ -7,9 +7,8 @@ from exprl import config
 from exprl.data.tokenizer import load_tokenizer
 from exprl.errors import EngineError
 from exprl.learn.policy import Policy
-from exprl.rollout import weight_sync as weights
 from exprl.rollout.engine import NO_POLICY, open_engine
-from exprl.rollout.weight_sync import lend_gpu, wake_engine
+from exprl.rollout.weight_sync import FP32_NOISE, Probe, lend_gpu, open_probe, wake_engine
 from exprl.types import Message, Problem, Prompt
 
 MODEL = config.Model(path="examples/division/base", dtype="float32")
@@ -35,7 +34,7 @@ def engine(tokenizer):
 
 @pytest.fixture
 def probe(tokenizer, policy):
-    one = weights.open_probe([PROBLEM], tokenizer, ROLLOUT)
+    one = open_probe([PROBLEM], tokenizer, ROLLOUT)
     one.score_by_policy(policy)
     return one
 
@@ -50,7 +49,7 @@ def moved(policy, by=0.002):
 def test_the_first_check_sets_a_limit_that_no_rounding_of_fp32_reaches(engine, policy, probe):
     assert probe.limit is None and np.isnan(probe.gap)
     assert wake_engine(policy, engine, probe) is engine
-    assert probe.gap < 1e-5 and probe.limit == weights.FP32_NOISE
+    assert probe.gap < 1e-5 and probe.limit == FP32_NOISE
     assert probe.row() == {"sync/probe_gap": probe.gap}
 
 
@@ -94,7 +93,7 @@ def test_the_first_check_has_the_ceiling_for_a_limit(engine, policy, probe):
 
 def test_the_limit_is_ten_times_the_first_gap_up_to_the_ceiling(engine, policy, probe):
     for by, limit in ((1e-4, None), (0.01, CEILING)):
-        one = weights.Probe(probe._token_ids, CEILING)
+        one = Probe(probe._token_ids, CEILING)
         moved(policy, by)
         policy.version = 0
         one.score_by_policy(policy)
@@ -106,15 +105,15 @@ def test_an_engine_that_must_sleep_before_the_policy_loads_is_heard_before(
     engine, policy, tokenizer
 ):
     """So the limit is that of rounding, and not the ceiling, when its weights arrive anew."""
-    probe = weights.open_probe([PROBLEM], tokenizer, ROLLOUT)
+    probe = open_probe([PROBLEM], tokenizer, ROLLOUT)
     probe.score_by_engine(engine)
     engine.policy_version = NO_POLICY  # as after `sleep` on a GPU
     probe.score_by_policy(policy)
-    assert probe.gap < 1e-5 and probe.limit == weights.FP32_NOISE
+    assert probe.gap < 1e-5 and probe.limit == FP32_NOISE
     wake_engine(policy, engine, probe)
     assert engine.policy_version == 0
 
-    other = weights.open_probe([PROBLEM], tokenizer, ROLLOUT)
+    other = open_probe([PROBLEM], tokenizer, ROLLOUT)
     other.score_by_engine(engine)
     moved(policy, by=1.0)
     with pytest.raises(EngineError, match=f"at most {CEILING} is rounding"):
@@ -129,5 +128,5 @@ def test_a_gap_that_is_no_number_stops_the_run(engine, policy, probe):
 
 def test_the_row_fits_an_engine_of_short_sequences(tokenizer):
     small = ROLLOUT.model_copy(update={"max_response_tokens": 8})
-    assert len(weights.open_probe([PROBLEM], tokenizer, small)._token_ids) == 32 + 8 - 1
-    assert len(weights.open_probe([PROBLEM], tokenizer, ROLLOUT)._token_ids) == 127
+    assert len(open_probe([PROBLEM], tokenizer, small)._token_ids) == 32 + 8 - 1
+    assert len(open_probe([PROBLEM], tokenizer, ROLLOUT)._token_ids) == 127

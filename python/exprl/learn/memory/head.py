@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from exprl.learn import distillation as imitation
+from exprl.learn import distillation
 from exprl.learn.loss import Head
 from exprl.learn.memory.activations import Count, count
 from exprl.learn.memory.shapes import FP32, Setup, Shapes
@@ -67,7 +67,7 @@ def _reverse_kl(n: int, vocab: int, hidden: int, dtype: torch.dtype) -> Count:
 
     def loss(states: Tensor, weight: Tensor) -> Tensor:
         teacher, index = Head(weight.detach()), torch.zeros(len(states), dtype=torch.int64)
-        parts = imitation._reverse_kl(states, Head(weight), states.detach(), teacher, index, 1.0)
+        parts = distillation._reverse_kl(states, Head(weight), states.detach(), teacher, index, 1.0)
         return parts[0].sum()
 
-    return count(loss, ((min(n, imitation.CHUNK_TOKENS), hidden), (vocab, hidden)), dtype)
+    return count(loss, ((min(n, distillation.CHUNK_TOKENS), hidden), (vocab, hidden)), dtype)
