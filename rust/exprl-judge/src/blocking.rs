@@ -20,8 +20,6 @@ use crate::types::Item;
 const INTERRUPT_CHECK: Duration = Duration::from_millis(50);
 /// The first result of a burst waits so long for others; items are queued so long before results are taken.
 const BURST: Duration = Duration::from_millis(2);
-/// Between two looks whether a burst is long enough.
-const GLANCE: Duration = Duration::from_micros(500);
 /// So many results are given at once, at most: the rest stays small until asked for.
 const LONGEST_BURST: usize = 256;
 
@@ -101,12 +99,8 @@ impl<T: Deref<Target = str>> BlockingJob<T> {
         let results = &self.job.state;
         let arrival = async { timeout(INTERRUPT_CHECK, results.arrival()).await };
         let _ = self.runtime.block_on(arrival);
-        let until = Instant::now() + gather;
-        while (1..LONGEST_BURST).contains(&results.ready())
-            && !results.is_complete()
-            && Instant::now() < until
-        {
-            std::thread::sleep(GLANCE);
+        if (1..LONGEST_BURST).contains(&results.ready()) && !results.is_complete() {
+            std::thread::sleep(gather);
         }
         check()?;
         Ok(results.take(LONGEST_BURST))

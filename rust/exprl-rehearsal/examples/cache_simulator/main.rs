@@ -69,18 +69,10 @@ fn hardware(kv_tokens: usize) -> Hardware {
 }
 
 fn print(name: &str, seed: u64, kv_tokens: usize, outcome: &Outcome) {
-    let row = json!({
-        "name": name,
-        "seed": seed,
-        "kv_tokens": kv_tokens,
-        "requests": outcome.requests,
-        "prompt_tokens": outcome.prompt_tokens,
-        "prefill_tokens": outcome.prefill_tokens,
-        "ideal_prefill_tokens": outcome.ideal_prefill_tokens,
-        "share_of_ideal_hits": outcome.share_of_ideal_hits(),
-        "prefill_balance": outcome.prefill_balance,
-        "request_balance": outcome.request_balance,
-        "simulated_s": outcome.seconds,
-    });
+    let mut row = json!(outcome);
+    row["name"] = name.into();
+    row["seed"] = seed.into();
+    row["kv_tokens"] = kv_tokens.into();
+    row["share_of_ideal_hits"] = outcome.share_of_ideal_hits().into();
     println!("{row}");
 }

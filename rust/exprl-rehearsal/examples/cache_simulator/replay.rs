@@ -6,6 +6,7 @@ use std::collections::{BinaryHeap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use exprl_judge::schedule::{Need, Pass, Schedule, mix};
+use serde::Serialize;
 
 use crate::server::{BLOCK, Hardware, Server};
 
@@ -100,7 +101,7 @@ pub enum Client {
 }
 
 /// What a replay has measured.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize)]
 pub struct Outcome {
     /// Requests sent.
     pub requests: usize,
@@ -115,7 +116,7 @@ pub struct Outcome {
     /// The busiest server's requests, over the mean.
     pub request_balance: f64,
     /// Simulated seconds until the last answer.
-    pub seconds: f64,
+    pub simulated_s: f64,
 }
 
 impl Outcome {
@@ -173,7 +174,7 @@ pub fn replay(load: &Load, layout: Layout, client: Client, hardware: Hardware) -
         ideal_prefill_tokens,
         prefill_balance: balance(|server| server.prefilled),
         request_balance: balance(|server| server.requests),
-        seconds: servers
+        simulated_s: servers
             .iter()
             .map(|server| server.last_end)
             .fold(0.0, f64::max),
