@@ -22,7 +22,9 @@ NAMES = {
     "id": "id task_id problem_id unique_id uuid",
 }
 HASHES = r"####\s*(.+)"
-LONGEST_ANSWER = 80  # characters; what is longer is a solution
+LONGEST_ANSWER = 80  # characters; what is longer, or has lines, is a solution
+# A column called `solution` may be short; one called like these is as often the answer alone.
+AS_OFTEN_ANSWERS = ("answer", "response", "output", "completion")
 CHARACTERS_PER_TOKEN = 3  # of English with formulas, on the safe side
 STEPS_PROMPT = (
     "Solve the problem step by step. Start every step with ### and put the answer in \\boxed{}."
@@ -166,8 +168,11 @@ def _reference(table: _Table, asked: Asked, problem: str, found: Guesses) -> str
         found.settle(key, column, "you named it" if column else "you said that there is none")
         return column
     for column in table.named("reference"):
-        longest = max(map(len, table.texts(column)), default=0)
-        if column != problem and longest > LONGEST_ANSWER:
+        texts = table.texts(column)
+        longest = max(map(len, texts), default=0)
+        has_lines = any("\n" in text.strip() for text in texts)
+        least = LONGEST_ANSWER if column.lower() in AS_OFTEN_ANSWERS else LONGEST_ANSWER // 4
+        if column != problem and (longest > least or has_lines):
             found.settle(key, column, f"by its name; its longest text has {longest} characters")
             return column
     found.settle(key, None, "no column has the name and the length of a solution")

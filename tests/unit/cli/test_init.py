@@ -55,6 +55,15 @@ def test_a_boxed_answer_is_found_in_the_solution_and_ids_are_used_where_they_dif
     assert cfg.rollout.problems_per_step == 3
 
 
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [("solution", r"9*055995+3=503958###\boxed{055995r3}"), ("answer", "3 * 4 = 12\n#### 12")],
+)
+def test_a_short_solution_is_known_by_its_name_or_by_its_lines(init, column, text):
+    cfg, _ = init([{"question": "q", column: text}])
+    assert cfg.data.columns.reference == cfg.data.columns.answer == column
+
+
 def test_a_short_answer_of_its_own_is_taken_before_one_in_the_solution(init):
     rows = [{"prompt": "p", "solution": f"{SOLUTION} \\boxed{{1}}", "final_answer": 1}] * 2
     cfg, _ = init(rows)
