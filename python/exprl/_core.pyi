@@ -18,6 +18,7 @@ __all__ = [
     "Splitter",
     "advantages",
     "injections",
+    "judge_choices",
     "judge_command",
     "judge_counters",
     "judge_defaults",
@@ -84,6 +85,10 @@ class Judge:
     def serve_metrics(self, /, port: SupportsIndex) -> str:
         """
         Serves the same on loopback until `close`; gives the page's URL.
+        """
+    def settings(self, /) -> str:
+        """
+        How it judges, as JSON.
         """
     def stats(self, /) -> JudgeStats:
         """
@@ -274,6 +279,11 @@ def advantages(
 def injections() -> list[tuple[str, str]]:
     """
     The kinds of strings that speak to a judge, each with its pattern.
+    """
+
+def judge_choices() -> dict[str, list[str]]:
+    """
+    The names of each kind of choice, in their order, by the name of its type in Python.
     """
 
 def judge_command(arguments: SupportsGetItem[int, str]) -> int:

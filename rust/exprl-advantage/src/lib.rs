@@ -8,7 +8,8 @@ mod outcome;
 mod process;
 
 use std::ops::Range;
-use std::str::FromStr;
+
+use strum::{EnumString, IntoStaticStr, VariantArray};
 
 /// What can be wrong with the input.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -21,7 +22,7 @@ pub enum Error {
         /// Its value as given.
         value: String,
         /// What it can be.
-        allowed: &'static str,
+        allowed: String,
     },
     /// A score is infinite or outside `[0, 1]`.
     #[error("scores[{index}] is {value}; a score is in [0, 1], or NaN where it is missing")]
@@ -70,7 +71,8 @@ pub enum Error {
 }
 
 /// How scores become advantages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case", parse_err_ty = Error, parse_err_fn = Kind::unknown)]
 pub enum Kind {
     /// Outcome: `(s_i - mean) / (std + 1e-6)`, over the group, std with n - 1; 0 for one rollout.
     Grpo,
@@ -92,43 +94,17 @@ impl Kind {
     /// The name in configurations.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Grpo => "grpo",
-            Self::DrGrpo => "dr_grpo",
-            Self::Rloo => "rloo",
-            Self::Reinforce => "reinforce",
-            Self::Delta => "delta",
-            Self::End => "end",
-            Self::Group => "group",
-        }
+        self.into()
     }
-}
 
-impl FromStr for Kind {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self, Error> {
-        Ok(match name {
-            "grpo" => Self::Grpo,
-            "dr_grpo" => Self::DrGrpo,
-            "rloo" => Self::Rloo,
-            "reinforce" => Self::Reinforce,
-            "delta" => Self::Delta,
-            "end" => Self::End,
-            "group" => Self::Group,
-            _ => {
-                return Err(Error::UnknownName {
-                    what: "kind",
-                    value: name.to_owned(),
-                    allowed: "grpo, dr_grpo, rloo, reinforce, delta, end, group",
-                });
-            }
-        })
+    fn unknown(name: &str) -> Error {
+        unknown::<Self>("kind", name)
     }
 }
 
 /// What `delta` gives a rollout of one segment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, EnumString, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case", parse_err_ty = Error, parse_err_fn = SingleSegment::unknown)]
 pub enum SingleSegment {
     /// The equation: `s_1 - s_1 = 0`.
     #[default]
@@ -139,20 +115,18 @@ pub enum SingleSegment {
     Group,
 }
 
-impl FromStr for SingleSegment {
-    type Err = Error;
+impl SingleSegment {
+    fn unknown(name: &str) -> Error {
+        unknown::<Self>("single_segment", name)
+    }
+}
 
-    fn from_str(name: &str) -> Result<Self, Error> {
-        match name {
-            "zero" => Ok(Self::Zero),
-            "score" => Ok(Self::Score),
-            "group" => Ok(Self::Group),
-            _ => Err(Error::UnknownName {
-                what: "single_segment",
-                value: name.to_owned(),
-                allowed: "zero, score, group",
-            }),
-        }
+fn unknown<T: VariantArray + Copy + Into<&'static str>>(what: &'static str, value: &str) -> Error {
+    let allowed: Vec<&str> = T::VARIANTS.iter().map(|&variant| variant.into()).collect();
+    Error::UnknownName {
+        what,
+        value: value.to_owned(),
+        allowed: allowed.join(", "),
     }
 }
 

@@ -77,13 +77,23 @@ pub use types::{Graded, Item, Status, Verdict};
 /// A judge: servers, queues, ledger. Jobs share them; dropping the judge cancels its jobs.
 pub struct Judge {
     dispatcher: Arc<Dispatcher>,
+    settings: Settings,
 }
 
 impl Judge {
     /// Checks the settings, reads the key, opens the ledger. Requests run on `runtime`, which needs
     /// its I/O and time drivers.
     pub fn new(settings: &Settings, runtime: Handle) -> Result<Self, Error> {
-        Dispatcher::new(settings, runtime).map(|dispatcher| Self { dispatcher })
+        Ok(Self {
+            dispatcher: Dispatcher::new(settings, runtime)?,
+            settings: settings.clone(),
+        })
+    }
+
+    /// How it judges.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Starts a job; its deadline runs from now.

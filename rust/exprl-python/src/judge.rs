@@ -11,7 +11,7 @@ use pyo3::types::{PyIterator, PyTuple};
 use crate::errors::Raised;
 use crate::held::{Held, Threads};
 use crate::judge_items::{Rows, read_item, rows};
-use crate::judge_settings::read_settings;
+use crate::judge_settings::{read_settings, to_json};
 use crate::judge_stats::JudgeStats;
 
 /// What closes with a judge, in this order: its jobs and their sockets, the ledger, the metrics' port, the
@@ -51,6 +51,11 @@ impl Judge {
             BlockingJob::new(open.judge.submit(), runtime)
         })?;
         Ok(Job(Held::new("job", Arc::new(job))))
+    }
+
+    /// How it judges, as JSON.
+    fn settings(&self) -> PyResult<String> {
+        self.0.with(|open| to_json(open.judge.settings()))?
     }
 
     /// What was done so far.

@@ -1,7 +1,11 @@
 //! The judge's settings as JSON, and what there is to know of them.
 
-use exprl_judge::Settings;
+use std::collections::BTreeMap;
+
+use exprl_advantage::{Kind, SingleSegment};
+use exprl_judge::{Readout, ScoreMap, Settings, Status, View};
 use pyo3::prelude::*;
+use strum::VariantArray;
 
 use crate::errors::{JudgeError, Raised};
 
@@ -21,6 +25,27 @@ pub fn judge_settings() -> Vec<(&'static str, &'static str)> {
 /// The settings of the judge that are used where none are given, as JSON.
 #[pyfunction]
 pub fn judge_defaults() -> PyResult<String> {
-    serde_json::to_string(&Settings::default())
-        .map_err(|error| JudgeError::new_err(error.to_string()))
+    to_json(&Settings::default())
+}
+
+/// The names of each kind of choice, in their order, by the name of its type in Python.
+#[pyfunction]
+pub fn judge_choices() -> BTreeMap<&'static str, Vec<&'static str>> {
+    BTreeMap::from([
+        ("View", names::<View>()),
+        ("Readout", names::<Readout>()),
+        ("ScoreMap", names::<ScoreMap>()),
+        ("Status", names::<Status>()),
+        ("AdvantageKind", names::<Kind>()),
+        ("SingleSegment", names::<SingleSegment>()),
+    ])
+}
+
+fn names<T: VariantArray + Copy + Into<&'static str>>() -> Vec<&'static str> {
+    T::VARIANTS.iter().map(|&variant| variant.into()).collect()
+}
+
+/// Settings as JSON.
+pub fn to_json(settings: &Settings) -> PyResult<String> {
+    serde_json::to_string(settings).map_err(|error| JudgeError::new_err(error.to_string()))
 }

@@ -31,7 +31,7 @@ mod _core {
     use crate::judge::{Job, Judge, judge_command};
 
     #[pymodule_export]
-    use crate::judge_settings::{judge_defaults, judge_settings};
+    use crate::judge_settings::{judge_choices, judge_defaults, judge_settings};
 
     #[pymodule_export]
     use crate::judge_stats::{JudgeStats, judge_counters};
