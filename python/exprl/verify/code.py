@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from exprl.errors import DataError
-from exprl.verify.sandbox.exchange import names_used
+from exprl.verify.sandbox.exchange import find_used_names
 from exprl.verify.sandbox.sandbox import Sandbox
 
 _FENCE = re.compile(
@@ -57,7 +57,7 @@ def find_program(text: str, tests: str = "", setup: str = "") -> str:
     ends, as completions of HumanEval do.
     """
     blocks = [m[3] for m in _FENCE.finditer(text) if m[2].lower() in _PYTHON]
-    wanted = names_used(tests) if tests else set()
+    wanted = find_used_names(tests) if tests else set()
     defining = [block for block in blocks if _find_definitions(block) & wanted]
     code = (defining or blocks or [text])[-1]
     if not setup:

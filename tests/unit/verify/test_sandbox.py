@@ -497,11 +497,11 @@ def test_the_filter_has_a_table_for_both_architectures():
     from exprl.verify.sandbox import calls
 
     for machine in ("x86_64", "aarch64"):
-        plain = calls.filter_for(machine, outward=False)
-        strict = calls.filter_for(machine, outward=True)
+        plain = calls.build_filter(machine, outward=False)
+        strict = calls.build_filter(machine, outward=True)
         assert len(plain) < len(strict) < 256  # jumps are of one byte
     with pytest.raises(OSError, match="riscv64"):
-        calls.filter_for("riscv64", outward=True)
+        calls.build_filter("riscv64", outward=True)
 
 
 def humaneval(path: Path) -> list[dict[str, str]]:

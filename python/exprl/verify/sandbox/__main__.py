@@ -55,10 +55,10 @@ def main() -> None:
     kernel.signal_at_parents_end(signal.SIGTERM)
     if os.getppid() != order["parent"]:
         return
-    _guarded(status, lambda: _jail(order, status))
+    _report_errors(status, lambda: _jail(order, status))
 
 
-def _guarded(status: TextIO, work: Callable[[], object]) -> None:
+def _report_errors(status: TextIO, work: Callable[[], object]) -> None:
     try:
         work()
     except _LayerError as error:
@@ -75,7 +75,7 @@ def _jail(order: dict[str, Any], status: TextIO) -> None:
         _layer("namespaces", _enter_namespaces)
     warden = os.fork()
     if warden == 0:
-        _guarded(status, lambda: _ward(order, uid, status))
+        _report_errors(status, lambda: _ward(order, uid, status))
         os._exit(0)
     stopped = _watch(warden, order["limits"])
     if "namespaces" not in order["layers"]:
@@ -117,7 +117,7 @@ def _watch(warden: int, limits: dict[str, Any]) -> str | None:
     while not poll.poll(WATCH_S * 1000):
         if time.monotonic() > ends:
             stopped = "time"
-        elif _resident_bytes(warden) > limits["memory_bytes"]:
+        elif _measure_memory(warden) > limits["memory_bytes"]:
             stopped = "memory"
         if stopped or _stop_wanted:
             os.kill(warden, signal.SIGKILL)
@@ -126,7 +126,7 @@ def _watch(warden: int, limits: dict[str, Any]) -> str | None:
     return stopped
 
 
-def _resident_bytes(root: int) -> int:
+def _measure_memory(root: int) -> int:
     """Memory that a process and its descendants hold, without what they map from files."""
     total = 0
     for pid in _tree(root):
@@ -199,7 +199,7 @@ def _ward(order: dict[str, Any], uid: int | None, status: TextIO) -> None:
         os.chown(order["base"], uid, uid) if box != BOX else None
     program = os.fork()
     if program == 0:
-        _guarded(status, lambda: _become_program(order, uid, box))
+        _report_errors(status, lambda: _become_program(order, uid, box))
         os._exit(127)
     while True:
         pid, state, used = os.wait4(-1, 0)
@@ -254,18 +254,18 @@ def _become_program(order: dict[str, Any], uid: int | None, box: str) -> NoRetur
     os.dup2(stdin, 0)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec keeps that
         signal.signal(number, signal.SIG_DFL)
-    for name, soft, hard in _rlimits(order["limits"]):
+    for name, soft, hard in _list_rlimits(order["limits"]):
         resource.setrlimit(name, (soft, hard))
     if uid is not None:
         _layer("user", lambda: _become(uid))
-    kernel.no_new_privileges()
+    kernel.forbid_new_privileges()
     if "paths" in order["layers"]:
         paths = order["readable"], order["writable"], _DEVICES
         _layer("paths", lambda: kernel.landlock(*paths))
     if "filter" in order["layers"]:
         outward = "namespaces" not in order["layers"]
         machine = os.uname().machine
-        _layer("filter", lambda: kernel.seccomp(calls.filter_for(machine, outward=outward)))
+        _layer("filter", lambda: kernel.seccomp(calls.build_filter(machine, outward=outward)))
     for descriptor in order["keep"]:
         os.set_inheritable(descriptor, True)
     environment = {"PATH": "/usr/bin:/bin", "HOME": box, "TMPDIR": box, "LANG": "C.UTF-8"}
@@ -283,7 +283,7 @@ def _become(uid: int) -> None:
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
 
 
-def _rlimits(limits: dict[str, Any]) -> Iterator[tuple[int, int, int]]:
+def _list_rlimits(limits: dict[str, Any]) -> Iterator[tuple[int, int, int]]:
     cpu = limits["cpu_s"]
     yield resource.RLIMIT_CPU, cpu, cpu + 1
     for name, value in (

@@ -90,7 +90,7 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 
 
-def filter_for(machine: str, *, outward: bool) -> list[Instruction]:
+def build_filter(machine: str, *, outward: bool) -> list[Instruction]:
     """The filter for an architecture, `x86_64` or `aarch64`.
 
     Args:
@@ -101,10 +101,10 @@ def filter_for(machine: str, *, outward: bool) -> list[Instruction]:
     """
     if machine not in _AUDIT_ARCH:
         raise OSError(errno.ENOSYS, f"no seccomp table for {machine}")
-    return list(_instructions(machine, outward))
+    return list(_make_instructions(machine, outward))
 
 
-def _instructions(machine: str, outward: bool) -> Iterator[Instruction]:
+def _make_instructions(machine: str, outward: bool) -> Iterator[Instruction]:
     column = 0 if machine == "x86_64" else 1
     refuse = (_RETURN, 0, 0, _ERRNO | errno.EPERM)
     yield (_LOAD, 0, 0, _ARCH)

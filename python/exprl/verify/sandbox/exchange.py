@@ -329,11 +329,11 @@ def run_program(peer: Peer) -> None:
         peer._send(["raised", [type(error).__name__, _text(error)], []])
         return
     public = [name for name in vars(module) if not name.startswith("__")]
-    peer._send(["returned", {"dict": list(_exported(peer, module, public))}, []])
+    peer._send(["returned", {"dict": list(_pack_names(peer, module, public))}, []])
     peer.serve()
 
 
-def _exported(peer: Peer, module: types.ModuleType, names: list[str]) -> Iterator[list[Any]]:
+def _pack_names(peer: Peer, module: types.ModuleType, names: list[str]) -> Iterator[list[Any]]:
     for name in names:
         try:
             yield [name, peer._pack(getattr(module, name))]
@@ -348,8 +348,8 @@ def run_tests(peer: Peer) -> int:
     with open("tests.py", encoding="utf-8") as file:  # noqa: PTH123
         tests = file.read()
     names: dict[str, Any] = {"__name__": TESTS}
-    exec(compile(without_stubs(setup), "setup.py", "exec"), names)
-    wanted = names_used(tests) - names.keys() - set(dir(builtins))
+    exec(compile(drop_stubs(setup), "setup.py", "exec"), names)
+    wanted = find_used_names(tests) - names.keys() - set(dir(builtins))
     kind, value, _ = peer._receive()
     if kind == "raised":
         raise ProgramError(": ".join(map(str, value)))
@@ -368,7 +368,7 @@ def run_tests(peer: Peer) -> int:
     return PASSED if peer.asked else VACUOUS
 
 
-def without_stubs(setup: str) -> str:
+def drop_stubs(setup: str) -> str:
     """The setup without functions that do nothing: the program is to define them."""
     import ast
 
@@ -377,7 +377,7 @@ def without_stubs(setup: str) -> str:
     return ast.unparse(tree)
 
 
-def names_used(source: str) -> set[str]:
+def find_used_names(source: str) -> set[str]:
     """Names that a source reads, wherever they come from."""
     import ast
 

@@ -29,7 +29,7 @@ _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _ATTR_RDONLY_NOSUID_NODEV = 1 | 2 | 4
 
 
-def _checked(result: int, call: str) -> int:
+def _check_result(result: int, call: str) -> int:
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{call}: {os.strerror(number)}")
@@ -38,12 +38,12 @@ def _checked(result: int, call: str) -> int:
 
 def _syscall(name: str, number: int, *arguments: object) -> int:
     words = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-    return _checked(int(_libc.syscall(ctypes.c_long(number), *words)), name)
+    return _check_result(int(_libc.syscall(ctypes.c_long(number), *words)), name)
 
 
 def _prctl(option: int, value: object, third: object = None) -> None:
     words = [ctypes.c_ulong(v) if isinstance(v, int) else v for v in (value, third or 0, 0, 0)]
-    _checked(_libc.prctl(option, *words), f"prctl {option}")
+    _check_result(_libc.prctl(option, *words), f"prctl {option}")
 
 
 def signal_at_parents_end(number: int) -> None:
@@ -61,21 +61,21 @@ def forbid_tracing() -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
-def no_new_privileges() -> None:
+def forbid_new_privileges() -> None:
     """Let no program that is executed from here on gain rights."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def unshare(flags: int) -> None:
     """Leave the namespaces of the parent."""
-    _checked(_libc.unshare(flags), "unshare")
+    _check_result(_libc.unshare(flags), "unshare")
 
 
 def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
     """mount(2)."""
     encoded = [os.fsencode(text) for text in (source, target, kind)]
     result = _libc.mount(*encoded, ctypes.c_ulong(flags), options.encode())
-    _checked(result, f"mount {target}")
+    _check_result(result, f"mount {target}")
 
 
 def make_read_only(target: str) -> None:

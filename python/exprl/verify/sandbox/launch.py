@@ -222,7 +222,7 @@ def run(room: Room, limits: config.Sandbox, program: str, stdin: str = "") -> En
         return jail.ended()
 
 
-def room_for(python: str | None, layers: tuple[str, ...]) -> Room:
+def find_room(python: str | None, layers: tuple[str, ...]) -> Room:
     """Room for an interpreter; None takes this one, without its packages.
 
     Raises:

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 
-def attempts(aim: dict[str, Any]) -> dict[str, Callable[[], str | None]]:
+def make_attempts(aim: dict[str, Any]) -> dict[str, Callable[[], str | None]]:
     """What to try, by the name of what should prevent it."""
     return {
         "network": lambda: _connect(aim),
@@ -50,11 +50,11 @@ def _unix(name: str) -> None:
 
 def _read(aim: dict[str, Any]) -> str | None:
     paths = [aim["secret"], f"/proc/{aim['parent']}/environ", f"/proc/{os.getppid()}/environ"]
-    tries = [(path, partial(_first_byte, path)) for path in paths]
+    tries = [(path, partial(_read_first_byte, path)) for path in paths]
     return _first(tries, "read {}")
 
 
-def _first_byte(path: str) -> bytes:
+def _read_first_byte(path: str) -> bytes:
     with open(path, "rb") as file:  # noqa: PTH123
         return file.read(1)
 
@@ -133,4 +133,4 @@ if __name__ == "__main__":
     given = json.load(sys.stdin)
     if given.get("share"):
         _share_memory(given)
-    print(json.dumps({name: attempt() for name, attempt in attempts(given).items()}))
+    print(json.dumps({name: attempt() for name, attempt in make_attempts(given).items()}))

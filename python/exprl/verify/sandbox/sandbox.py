@@ -52,8 +52,8 @@ class Sandbox:
     def __init__(self, settings: config.Sandbox | None = None) -> None:
         self.settings = settings or config.Sandbox()
         self._slots = threading.BoundedSemaphore(self.workers)
-        room = launch.room_for(self.settings.python, LAYERS)
-        self.room, self.held = tryout.tried_out(room, self.settings)
+        room = launch.find_room(self.settings.python, LAYERS)
+        self.room, self.held = tryout.try_out(room, self.settings)
         broken = [h for h in self.held if not h.holds and h.name in self.settings.require]
         if broken:
             raise ConfigError(
@@ -116,10 +116,10 @@ class Sandbox:
                     os.close(end)
             launch.collect(tester, (tester, under_test))
             under_test.stop()
-            return _verdict(tester.ended())
+            return _read_verdict(tester.ended())
 
 
-def _verdict(ended: Ended) -> Tested:
+def _read_verdict(ended: Ended) -> Tested:
     match ended.code:
         case exchange.PASSED:
             return Tested("passed", "")

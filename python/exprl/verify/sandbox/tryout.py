@@ -32,7 +32,7 @@ class Held:
     found: str
 
 
-def tried_out(room: Room, settings: config.Sandbox) -> tuple[Room, tuple[Held, ...]]:
+def try_out(room: Room, settings: config.Sandbox) -> tuple[Room, tuple[Held, ...]]:
     """The room with the layers that this machine has, and what they hold together.
 
     Raises:
@@ -41,7 +41,7 @@ def tried_out(room: Room, settings: config.Sandbox) -> tuple[Room, tuple[Held, .
     reasons: dict[str, str] = {}
     while True:
         try:
-            return room, tuple(_attempts(room, settings))
+            return room, tuple(_try_all(room, settings))
         except MissingLayerError as missing:
             reasons[missing.layer] = str(missing)
             if missing.layer not in room.layers:
@@ -50,12 +50,12 @@ def tried_out(room: Room, settings: config.Sandbox) -> tuple[Room, tuple[Held, .
             room = replace(room, layers=tuple(x for x in room.layers if x != missing.layer))
 
 
-def _attempts(room: Room, settings: config.Sandbox) -> Iterator[Held]:
+def _try_all(room: Room, settings: config.Sandbox) -> Iterator[Held]:
     """Have a hostile program try everything that a sandbox must prevent."""
     small = {"memory_mb": 256, "processes": 8, "disk_mb": 4, "timeout_s": 60.0, "cpu_s": 10}
     limits = settings.model_copy(update=small)
     little = limits.model_copy(update={"memory_mb": 96})
-    with _targets() as targets:
+    with _make_targets() as targets:
         ended = _probe(room, limits, targets)
         shared = _probe(room, little, targets | {"share": True})
     if ended.code != 0:
@@ -83,7 +83,7 @@ def _probe(room: Room, limits: config.Sandbox, targets: dict[str, Any]) -> Ended
 
 
 @contextmanager
-def _targets() -> Iterator[dict[str, Any]]:
+def _make_targets() -> Iterator[dict[str, Any]]:
     """Listeners and files that nothing but the sandbox keeps a program from."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="exprl-probe-")))
