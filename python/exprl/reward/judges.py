@@ -77,15 +77,27 @@ class Session:
 
 
 @contextmanager
-def open_judges(cfg: config.Config, run_dir: Path) -> Iterator[Judges]:
-    """The judges of the run, which share its limits; each has a ledger of its own."""
-    gradings = dict.fromkeys(grading_of(t) for t in cfg.treatments.values() if t.judged)
+def open_judges(
+    section: config.Judge,
+    treatments: Mapping[str, config.Treatment],
+    treatment: Callable[[str], config.Treatment],
+    seed: int,
+    run_dir: Path,
+) -> Iterator[Judges]:
+    """Open the judges of a run, which share its limits; each has a ledger of its own.
+
+    Args:
+        treatments: of the domains that the config names (`Config.treatments`).
+        treatment: of any domain (`Config.treatment`).
+        seed: of a faulty rule judge.
+    """
+    gradings = dict.fromkeys(grading_of(t) for t in treatments.values() if t.judged)
     with ExitStack() as stack:
         judges = {}
         for grading in gradings:
-            section = settings_for(cfg.judge, grading, len(gradings), run_dir)
-            judges[grading] = stack.enter_context(open_judge(section, cfg.seed))
-        yield Judges(judges, lambda domain: grading_of(cfg.treatment(domain)))
+            settings = settings_for(section, grading, len(gradings), run_dir)
+            judges[grading] = stack.enter_context(open_judge(settings, seed))
+        yield Judges(judges, lambda domain: grading_of(treatment(domain)))
 
 
 def grading_of(treatment: config.Treatment) -> Grading:

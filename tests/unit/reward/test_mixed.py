@@ -102,7 +102,7 @@ def scored(cfg, tokenizer, tmp_path):
     except ConfigError as error:
         pytest.skip(f"no full confinement here: {error}")
     chosen = [p for p in problems if p.id in ("1/3", "2/2")]
-    with open_judges(cfg, tmp_path) as judges:
+    with open_judges(cfg.judge, cfg.treatments, cfg.treatment, cfg.seed, tmp_path) as judges:
         references = choose_references(cfg.judge.condition, problems, cfg.seed)
         splitter = Splitter(tokenizer.to_str())
         scorer = Scorer(chosen, references, splitter, cfg.reward, cfg.treatment, judges, verifiers)
@@ -165,7 +165,8 @@ def test_rubrics_of_one_name_in_two_folders_have_ledgers_of_their_own(tmp_path):
         rubric.parent.mkdir()
         rubric.write_text('head = "Judge."\ninstruction = "End with `Score: n`."\n')
         mixed["domains"][domain] = {"rubric": str(rubric)}
-    with open_judges(config.build(mixed), tmp_path / "run"):
+    cfg = config.build(mixed)
+    with open_judges(cfg.judge, cfg.treatments, cfg.treatment, cfg.seed, tmp_path / "run"):
         assert len(list((tmp_path / "run").glob("ledger-*"))) == 2
 
 
