@@ -82,17 +82,7 @@ impl Ledger {
         if scan.corrupt > 0 {
             tracing::warn!(path = %path.display(), records = scan.corrupt, "corrupt ledger records skipped");
         }
-        let state = Mutex::new(State {
-            index: scan.index,
-            end: scan.end,
-        });
-        Ok(Self {
-            file,
-            state,
-            corrupt: scan.corrupt,
-            superseded: scan.superseded,
-            read_only: false,
-        })
+        Ok(Self::new(file, scan, false))
     }
 
     /// Opens what is there for reading, without the lock and without mending anything.
@@ -103,17 +93,20 @@ impl Ledger {
             source,
         })?;
         let scan = scan(&file, &path)?;
-        let state = Mutex::new(State {
-            index: scan.index,
-            end: scan.end,
-        });
-        Ok(Self {
+        Ok(Self::new(file, scan, true))
+    }
+
+    fn new(file: File, scan: Scan, read_only: bool) -> Self {
+        Self {
             file,
-            state,
+            state: Mutex::new(State {
+                index: scan.index,
+                end: scan.end,
+            }),
             corrupt: scan.corrupt,
             superseded: scan.superseded,
-            read_only: true,
-        })
+            read_only,
+        }
     }
 
     /// The stored value, or `None` if there is none or it can no longer be read.
