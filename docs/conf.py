@@ -4,6 +4,9 @@ import importlib.metadata
 import sys
 from pathlib import Path
 
+from pygments.lexers.data import JsonLexer
+from sphinx.highlighting import lexers
+
 sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
 project = "exprl"
@@ -35,6 +38,8 @@ napoleon_use_ivar = True
 napoleon_attr_annotations = False
 maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
+
+lexers["jsonl"] = JsonLexer()
 
 html_theme = "furo"
 html_title = "exprl"

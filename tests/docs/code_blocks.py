@@ -19,8 +19,13 @@ from typing import IO
 from markdown_it import MarkdownIt
 
 MARK = re.compile(
-    r"\s*<!--\s*(?P<name>not run|file|exit|output)(?::\s*(?P<value>.*?))?\s*-->\s*", re.DOTALL
+    r"\s*<!--\s*(?P<name>not run|file|exit|output|numbers vary)(?::\s*(?P<value>.*?))?\s*-->\s*",
+    re.DOTALL,
 )
+LANGUAGE_OF = {"output": "text", "numbers vary": "console"}
+# What may differ where numbers vary: they, the blanks around them, the lines of a table.
+NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?"
+VARYING = {NUMBER: NUMBER, " +": " +", "[━─]+": "[━─]+"}
 # What is shown and not run: words, formulas, and Sphinx's own blocks.
 PROSE = {"text", "math"}
 # `console` shows commands with what they print, `sh` commands alone.
@@ -87,24 +92,47 @@ def fault(block: Block) -> str | None:
         return "say why it is not run: <!-- not run: needs a GPU -->"
     if mark in ("file", "exit") and not block.value:
         return f"<!-- {mark}: --> needs a value"
-    if mark == "output" and language != "text":
-        return "<!-- output --> stands above a ```text block"
+    if mark in LANGUAGE_OF and language != LANGUAGE_OF[mark]:
+        return f"<!-- {mark} --> stands above a ```{LANGUAGE_OF[mark]} block"
     if mark or language in PROSE | RUN | CHECKED or language.startswith("{"):
         return None
     return f"```{language} is neither run nor checked: say <!-- not run: WHY --> above it"
 
 
-def matches(expected: str, printed: str) -> bool:
-    """Whether the output is as the page shows it: `...` stands for anything in a line, and a line
-    that is only `...` for any lines."""
+def as_shown(expected: str, printed: str, numbers_vary: bool = False) -> str | None:
+    """The page's output with the numbers that were printed, or None where more than they differs.
+
+    `...` stands for anything in a line, and a line that is only `...` for any lines.
+    """
+    lines = [line.rstrip() for line in expected.splitlines()]
     pattern = ""
-    for line in expected.splitlines():
-        if line.strip() == "...":
-            pattern += r"(?:.*\n)*"
+    for line in lines:
+        if line == "...":
+            pattern += r"((?:.*\n)*)"
         else:
-            pattern += r".*?".join(map(re.escape, line.rstrip().split("..."))) + r"\n"
-    printed = "".join(f"{line.rstrip()}\n" for line in printed.splitlines())
-    return re.fullmatch(pattern, printed) is not None
+            parts = (pattern_of(part, numbers_vary) for part in line.split("..."))
+            pattern += f"({'.*?'.join(parts)})" + r"\n"
+    found = re.fullmatch(pattern, without_trailing_blanks(printed))
+    if found is None or not numbers_vary:
+        return None if found is None else expected
+    pairs = zip(lines, found.groups(), strict=True)
+    return "".join(f"{line if '...' in line else new}\n" for line, new in pairs)
+
+
+def without_trailing_blanks(text: str) -> str:
+    """The lines, each without the blanks at its end."""
+    return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+
+
+def pattern_of(text: str, numbers_vary: bool) -> str:
+    """A pattern for the text itself, or for the text with other numbers."""
+    if not numbers_vary:
+        return re.escape(text)
+    pieces = re.split(f"({'|'.join(VARYING)})", text)
+    return "".join(
+        next((p for p in VARYING.values() if re.fullmatch(p, piece)), re.escape(piece))
+        for piece in pieces
+    )
 
 
 def rewritten(page: str, texts: dict[Block, str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -246,7 +247,9 @@ def _compare_with_first(
 
 def _measure_in_own_process(job: Measurement) -> Evaluation:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    # Logging settings do not reach a spawned process: see cli.app.main.
+    quiet = logging.getLogger("torch.utils._pytree").setLevel
+    with ProcessPoolExecutor(1, context, quiet, (logging.ERROR,)) as pool:
         try:
             return pool.submit(measure, job).result()
         except BrokenProcessPool:
