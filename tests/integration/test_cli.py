@@ -24,6 +24,9 @@ def test_the_command_line_is_light():
     "command",
     [
         (),
+        ("demo",),
+        ("init",),
+        ("examples",),
         ("train",),
         ("eval",),
         ("compare",),

@@ -1,5 +1,6 @@
 """The workflows of a public forge: of the right form, with few rights, and pinned. All offline."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -29,6 +30,19 @@ def test_the_workflows_are_what_their_schema_says(workflows: list[Path]) -> None
 def test_the_workflows_pass_the_audit(workflows: list[Path]) -> None:
     done = checked(*AUDIT, *workflows)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_versions_that_stand_in_two_files_are_equal(repo: Path) -> None:
+    def found(name: str, pattern: str) -> set[str]:
+        return set(re.findall(pattern, (repo / name).read_text(encoding="utf-8")))
+
+    maturin = found("requirements/cpu.txt", r"(?m)^maturin==(.*)$")
+    assert found(".github/workflows/wheels.yml", r"maturin-version: v(\S+)") == maturin
+    rust = found("Cargo.toml", r'(?m)^rust-version = "(.*)"')
+    assert found("Dockerfile", r"FROM rust:([\d.]+)-") == rust
+    assert found("Cargo.toml", r'(?m)^version = "(.*)"') <= found(
+        "pyproject.toml", r'(?m)^version = "(.*)"'
+    )
 
 
 @pytest.mark.parametrize(

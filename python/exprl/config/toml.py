@@ -55,7 +55,10 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such config file; see configs/ for examples") from None
+        raise ConfigError(
+            f"{path}: no such config file; `exprl init DATA` writes one for a data file, and `exprl"
+            " examples` copies some"
+        ) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
