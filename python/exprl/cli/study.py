@@ -89,7 +89,7 @@ def calibrate(
 
     Example: exprl calibrate out.jsonl --endpoint http://127.0.0.1:8001/v1 --model Qwen/Qwen3-4B
     """
-    from exprl.judge import SOLUTION_VIEW, View
+    from exprl.judge import SOLUTION_VIEW, JudgeSettings, View
     from exprl.study import calibrate_command, grade
 
     conditions = [one_of("--condition", c, grade.CONDITIONS) for c in condition or ()]
@@ -97,7 +97,9 @@ def calibrate(
         calibrate_command.Request(
             source=source,
             out=out or calibrate_command.choose_out(source),
-            judge=_named_judge(endpoint, model, overrides, api_key_env=api_key_env),
+            judge=named_judge(endpoint, model, overrides, api_key_env=api_key_env)
+            if endpoint or rules
+            else JudgeSettings(),  # the config's
             rules=rules,
             config_file=config_file,
             overrides=overrides or (),
@@ -141,7 +143,14 @@ def behaviors(
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="requests in flight per server")
     ] = None,
-    overrides: Settings = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="judge.KEY=VALUE",
+            help="a setting of the model that annotates, as [judge] of a config has it; may repeat",
+        ),
+    ] = None,
     guided: Annotated[
         bool, typer.Option(help="send the JSON schema, which not every server accepts")
     ] = True,
@@ -161,7 +170,7 @@ def behaviors(
         behaviors_command.Request(
             sources=sources,
             out=out,
-            judge=_named_judge(
+            judge=named_judge(
                 endpoint,
                 model,
                 overrides,
@@ -179,7 +188,7 @@ def behaviors(
     )
 
 
-def _named_judge(
+def named_judge(
     endpoint: list[str] | None, model: str, overrides: list[str] | None, **others: Any
 ) -> JudgeSettings:
     """A judge that the command names, under the settings of `--set judge.KEY=VALUE`."""
@@ -187,4 +196,4 @@ def _named_judge(
 
     others |= {"endpoints": tuple(endpoint or ()), "model": model}
     given = {name: value for name, value in others.items() if value}
-    return replace(config.judge_alone(overrides or ()), **given)
+    return replace(config.build_judge(overrides or ()), **given)

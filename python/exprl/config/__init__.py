@@ -32,7 +32,7 @@ from exprl.config.reward import (
     VerifierName,
 )
 from exprl.config.run import Config
-from exprl.config.toml import build, json_schema, judge_alone, load, override, read, to_toml
+from exprl.config.toml import build, build_judge, json_schema, load, override, read, to_toml
 from exprl.config.watch import Alarms, Evaluation, Logging
 
 __all__ = [
@@ -65,10 +65,10 @@ __all__ = [
     "Treatment",
     "VerifierName",
     "build",
+    "build_judge",
     "differences",
     "flatten",
     "json_schema",
-    "judge_alone",
     "load",
     "override",
     "read",

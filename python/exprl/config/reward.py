@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from exprl.advantage import AdvantageKind, Compat, SingleSegment
-from exprl.config.section import STRICT, Section, a_truth_is_no_number, none_is_null
+from exprl.config.section import STRICT, Section, read_none, refuse_truths
 from exprl.judge.settings import JudgeSettings, View, setting
 
 RewardSource = Literal["judge", "verifier", "max", "weighted", "none"]
@@ -66,13 +66,13 @@ class Judge(JudgeSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _none_is_null(cls, values: Any) -> Any:
-        return none_is_null(cls, values)
+    def _read_none(cls, values: Any) -> Any:
+        return read_none(cls, values)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _a_truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        return a_truth_is_no_number(cls, value, info)
+    def _refuse_truths(cls, value: Any, info: ValidationInfo) -> Any:
+        return refuse_truths(cls, value, info)
 
     @model_validator(mode="after")
     def _rubrics_belong_to_their_references(self) -> Self:

@@ -16,7 +16,7 @@ def keys_of(section: Any) -> Mapping[str, FieldInfo]:
     return getattr(section, "__pydantic_fields__", {})
 
 
-def none_is_null(section: Any, values: Any) -> Any:
+def read_none(section: Any, values: Any) -> Any:
     """TOML has no null: "none" unsets a key that may be unset."""
     if not isinstance(values, dict):
         return values
@@ -26,7 +26,7 @@ def none_is_null(section: Any, values: Any) -> Any:
     }
 
 
-def a_truth_is_no_number(section: Any, value: Any, info: ValidationInfo) -> Any:
+def refuse_truths(section: Any, value: Any, info: ValidationInfo) -> Any:
     """Refuse true and false where Python would take them for 1 and 0."""
     if isinstance(value, bool) and {int, float} & _kinds(section, info.field_name):
         raise ValueError("expected a number, not true or false")
@@ -40,13 +40,13 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _none_is_null(cls, values: Any) -> Any:
-        return none_is_null(cls, values)
+    def _read_none(cls, values: Any) -> Any:
+        return read_none(cls, values)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _a_truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        return a_truth_is_no_number(cls, value, info)
+    def _refuse_truths(cls, value: Any, info: ValidationInfo) -> Any:
+        return refuse_truths(cls, value, info)
 
 
 def _kinds(section: Any, key: str | None) -> set[Any]:

@@ -18,7 +18,7 @@ from exprl.config.section import Section, lay_over
 from exprl.errors import ConfigError
 
 
-class _JudgeAlone(Section):
+class _OnlyJudge(Section):
     judge: Judge = Judge()
 
 
@@ -33,7 +33,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return build(override(read(path), overrides), source=str(path))
 
 
-def judge_alone(overrides: Sequence[str]) -> Judge:
+def build_judge(overrides: Sequence[str]) -> Judge:
     """The `[judge]` section that overrides make where there is no config; others are left aside.
 
     Raises:
@@ -41,7 +41,7 @@ def judge_alone(overrides: Sequence[str]) -> Judge:
     """
     own = [text for text in overrides if text.startswith("judge.")]
     try:
-        return _JudgeAlone.model_validate(override({}, own)).judge
+        return _OnlyJudge.model_validate(override({}, own)).judge
     except ValidationError as error:
         raise ConfigError(mistakes.explain_errors(error, "--set")) from None
 
@@ -122,7 +122,7 @@ def _item(sections: list[Any], number: str) -> Any:
 
 
 def _without_none(value: Any) -> Any:
-    """The inverse of `Section._none_is_null`."""
+    """The inverse of `Section._read_none`."""
     if isinstance(value, dict):
         return {key: _without_none(below) for key, below in value.items()}
     if isinstance(value, list):

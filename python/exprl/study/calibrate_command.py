@@ -212,6 +212,9 @@ def _open_judge(request: Request, domains: AbstractSet[str]) -> Iterator[JudgeSe
 
 @contextmanager
 def _find_judge(request: Request, domains: AbstractSet[str]) -> Iterator[JudgeSettings]:
+    for key, flag in (("judge.view=", "--view"), ("judge.ledger=", "--out")):
+        if any(override.startswith(key) for override in request.overrides):
+            raise ConfigError(f"--set {key}...: `exprl calibrate` takes it from {flag}")
     named = request.judge
     if request.rules is not None:
         with RuleJudge(request.rules) as server:

@@ -306,11 +306,25 @@ fn wrong_settings_end_with_2_and_say_what_to_change() {
             "no/such.toml",
         ),
         (vec!["--model", "m"], "--endpoint"),
+        (vec!["--rules", "numbers", "--view", "page"], "`outcome`"),
+        (vec!["--rules", "numbers", "--rpm", "many"], "--rpm"),
+        (vec!["--rules", "numbers", "--prices", "1,2"], "3 elements"),
+        (vec!["--rules", "numbers", "--extra", "7"], "expected a map"),
     ] {
         let done = score(&arguments, "");
         assert_eq!(done.status.code(), Some(2), "{arguments:?}");
         assert!(says(&done).contains(named), "{}", says(&done));
     }
+}
+
+#[test]
+fn a_checklist_has_no_settings_of_grades() {
+    let done = Command::new(COMMAND)
+        .args(["rubric", "--rules", "numbers", "--view", "prefix"])
+        .output()
+        .unwrap();
+    assert_eq!(done.status.code(), Some(2));
+    assert!(says(&done).contains("'--view'"), "{}", says(&done));
 }
 
 /// A file in a folder of the test's own.

@@ -14,8 +14,11 @@ from typing import Any, get_args
 
 import pytest
 import tomli_w
+from typer.testing import CliRunner
 
 from exprl import _core, advantage, config
+from exprl.cli.app import app
+from exprl.cli.study import named_judge
 from exprl.errors import ConfigError
 from exprl.judge import (
     SOLUTION_VIEW,
@@ -29,6 +32,7 @@ from exprl.judge import (
     View,
 )
 from exprl.reward.judges import open_judge, settings_for
+from exprl.run.recorded import MAY_CHANGE
 from exprl.study.calibrate_command import Request
 
 NAMES = [f.name for f in fields(JudgeSettings)]
@@ -309,11 +313,11 @@ def test_a_section_divides_as_settings_do_and_stays_a_section():
 )
 def test_a_wrong_override_of_the_judge_is_named(text, message):
     with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
-        config.judge_alone([text])
+        config.build_judge([text])
 
 
 def test_overrides_alone_make_a_judge_and_leave_others_aside():
-    judge = config.judge_alone(["judge.hedge=0.5", "optim.lr=1.0", 'judge.extra={"top_p"=0.9}'])
+    judge = config.build_judge(["judge.hedge=0.5", "optim.lr=1.0", 'judge.extra={"top_p"=0.9}'])
     assert judge == config.Judge(hedge=0.5, extra={"top_p": 0.9})
 
 
@@ -328,3 +332,52 @@ def test_a_judge_section_survives_the_way_through_toml(folder):
         {name: value for name, value in values.items() if name != "api_key_file"}, folder
     )
     assert config.build(tomllib.loads(config.to_toml(cfg))) == cfg
+
+
+def test_a_run_goes_on_with_another_way_to_its_judge_but_not_with_another_question():
+    for name in ("endpoints", "api_key_file", "tpm", "deadline_s", "prices", "max_missing_rate"):
+        assert f"judge.{name}" in MAY_CHANGE
+    fixed = [f"judge.{f.name}" for f in fields(config.Judge) if not f.metadata["may_change"]]
+    assert {"judge.model", "judge.view", "judge.temperature", "judge.extra"} <= {*fixed}
+    assert not [key for key in fixed if key.startswith(MAY_CHANGE)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["judge.rpm=0"], "judge.rpm = 0"),
+        (["judge.view=prefix"], "--view"),
+        (["judge.ledger=kept"], "--out"),
+        ([], "--endpoint needs --model"),
+    ],
+)
+def test_a_setting_of_a_calibration_is_checked_before_anything_is_asked(tmp_path, words, message):
+    rows = [{"problem": "p", "reference": "r", "trace": "t", "correct": True}]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = ["--endpoint", "http://127.0.0.1:9/v1", "--model", "m"] if words else ["--endpoint", "u"]
+    sets = [word for text in words for word in ("--set", text)]
+    done = CliRunner().invoke(app, ["calibrate", str(source), *told, *sets])
+    assert isinstance(done.exception, ConfigError)
+    assert message in str(done.exception)
+
+
+def test_a_calibration_takes_from_the_config_what_no_override_says(folder):
+    rows = [{"problem": "p", "reference": "r", "trace": "t", "correct": True}]
+    source = folder / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config_of({"endpoints": ["http://127.0.0.1:9/v1"], "model": "m", "max_tokens": 77}, folder)
+    words = ["calibrate", str(source), "--config", str(folder / "config.toml")]
+    words += ["--condition", "right", "--set", "judge.temperature=0.5"]
+    seen = Seen()
+    with serving(seen, "grades") as url:
+        done = CliRunner().invoke(app, [*words, "--set", f'judge.endpoints=["{url}"]'])
+    assert done.exit_code == 0, done.exception
+    (asked,) = seen.requests
+    assert (asked["max_tokens"], asked["temperature"]) == (77, 0.5)
+    assert "<outcome-" in seen.words
+
+
+def test_an_annotator_is_set_as_a_judge_is():
+    annotator = named_judge(["u"], "m", ["judge.hedge=0.5", "judge.model=x"], max_tokens=None)
+    assert annotator == config.Judge(endpoints=("u",), model="m", hedge=0.5)
