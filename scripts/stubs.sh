@@ -18,4 +18,6 @@ if [[ ${1:-} != --check ]]; then
 fi
 diff -u "$stubs" "$generated" ||
     { echo "error: $stubs is out of date; run: make stubs" >&2; exit 1; }
-python -m mypy.stubtest --concise --mypy-config-file pyproject.toml exprl._core
+# CPython gives a type with an operator the reflected one too; PyO3 does not write it down.
+python -m mypy.stubtest --concise --mypy-config-file pyproject.toml \
+    --allowlist <(echo 'exprl\._core\.JudgeStats\.__r(add|sub)__') exprl._core
