@@ -83,7 +83,7 @@ def guess(path: str, rows: Sequence[Row], asked: Asked) -> Guesses:
     _id(table, found)
     _method(reference, code, found)
     if not code and table.chat_row(problem) is None:
-        found.settle("data.system", STEPS_PROMPT, "the judge grades each step that starts with ###")
+        found.settle("data.system", STEPS_PROMPT, "so that the judge can grade step by step")
     _lengths(table, problem, reference, len(rows), found)
     return found
 
@@ -198,7 +198,7 @@ def _answer(
         is_short = bool(texts) and max(map(len, texts)) <= LONGEST_ANSWER
         pattern, reason = _pattern(texts)
         if pattern is not None:
-            found.settle(key, column, f"the answer is in it: {reason}")
+            found.settle(key, column, "it is in the solution" if column == reference else why)
             found.settle("data.answer_pattern", pattern, reason)
             return column
         if is_short or asked.answer or "entry_point" in table.columns:
@@ -264,14 +264,14 @@ def _lengths(table: _Table, problem: str, reference: str | None, rows: int, foun
     found.settle(
         "rollout.max_prompt_tokens",
         _power_of_two(longest / CHARACTERS_PER_TOKEN, 1024, 32768),
-        f"the longest problem has {longest} characters",
+        f"room for the longest problem, which has {longest} characters",
     )
     if reference is not None:
         longest = table.longest(reference)
         found.settle(
             "rollout.max_response_tokens",
             _power_of_two(4 * longest / CHARACTERS_PER_TOKEN, 1024, 16384),
-            f"four times the longest reference, which has {longest} characters",
+            f"room for four times the longest reference, which has {longest} characters",
         )
     if rows < 36:
         found.settle("rollout.problems_per_step", rows, f"there are {rows} problems")

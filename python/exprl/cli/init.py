@@ -116,9 +116,14 @@ def _text(cfg: config.Config, settled: Sequence[Guess], source: config.Source, r
         lines += ["", f"[{section}]"] if section else [""]
         for one in group:
             lines += _comment(describe(one.key) + (f". Guessed: {one.why}" if one.why else ""))
-            value = "none" if one.value is None else one.value
-            lines.append(tomli_w.dumps({one.key.rpartition(".")[2]: value}).rstrip())
+            lines.append(_setting(one))
     return "\n".join(lines) + "\n"
+
+
+def _setting(one: Guess) -> str:
+    """The line of a TOML file."""
+    value = "none" if one.value is None else one.value
+    return tomli_w.dumps({one.key.rpartition(".")[2]: value}).rstrip()
 
 
 def _comment(text: str) -> list[str]:
@@ -132,8 +137,8 @@ def _report(source: config.Source, rows: int, found: Guesses, out: Path) -> None
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(f"{source.path}: looked at {rows} rows")
     for one in found.settled:
-        value = "none" if one.value is None else repr(one.value)
-        console.print(f"  {one.key} = {value}: {one.why}")
+        section = one.key.rpartition(".")[0]
+        console.print(f"  {section + '.' if section else ''}{_setting(one)}    ({one.why})")
     for text in found.open:
         console.print(f"to check: {text}")
     console.print(f"wrote {out}; next: exprl train {out} --dry-run")
