@@ -28,6 +28,8 @@
 
 mod bell;
 mod blocking;
+mod connect;
+mod connection;
 mod counters;
 mod dispatch;
 mod error;
@@ -37,7 +39,6 @@ mod forecast;
 #[cfg(test)]
 mod fuzz;
 mod hints;
-mod http;
 mod job;
 mod job_state;
 pub mod ledger;
@@ -46,6 +47,7 @@ mod metrics;
 mod metrics_server;
 mod policy;
 mod prometheus;
+mod proxy;
 mod reply;
 mod request;
 pub mod schedule;

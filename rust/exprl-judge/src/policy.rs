@@ -117,6 +117,7 @@ fn remedy(code: u16, message: &str) -> &'static str {
         }
         400 | 422 => "; the server refuses a field of the request: check model, readout and extra",
         401 | 403 => "; check the API key",
+        407 => "; check the user and the password in the environment's proxy URL",
         402 => "; the key has no credit left",
         429 if message.starts_with(QUOTA) => "; the key has no credit left",
         404 | 405 => "; check that the endpoint ends in /v1 and that the server has this model",

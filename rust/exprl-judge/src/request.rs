@@ -55,6 +55,21 @@ impl Body {
         ]
     }
 
+    /// The same, to be sent: nothing is copied.
+    pub(crate) fn pieces(&self) -> [Bytes; 5] {
+        [
+            self.frame.open.clone(),
+            self.text.slice(self.blocks..self.blocks_end),
+            self.text.slice(self.trace.clone()),
+            self.text.slice(..self.blocks),
+            self.end.as_ref().unwrap_or(&self.frame.end).clone(),
+        ]
+    }
+
+    pub(crate) fn trace(&self) -> &[u8] {
+        &self.text[self.trace.clone()]
+    }
+
     /// Bytes of the whole, and of the head that its problem's requests share.
     pub(crate) fn sizes(&self) -> (usize, usize) {
         let [open, blocks, trace, close, end] = self.parts().map(<[u8]>::len);

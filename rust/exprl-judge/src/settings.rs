@@ -359,7 +359,7 @@ fn hide_user(url: &str) -> String {
     }
 }
 
-/// An API key on its way into a header. It has no readable form.
+/// An API key or a proxy's password on its way into a header. It has no readable form.
 #[derive(Clone)]
 pub(crate) struct Secret {
     key: String,
@@ -368,12 +368,14 @@ pub(crate) struct Secret {
 
 impl Secret {
     fn bearer(key: &str) -> Option<Self> {
-        let mut header = HeaderValue::from_str(&format!("Bearer {key}")).ok()?;
+        Self::from_header(HeaderValue::from_str(&format!("Bearer {key}")).ok()?)
+    }
+
+    /// From a header's value such as `Basic dXNlcjpwYXNz`.
+    pub(crate) fn from_header(mut header: HeaderValue) -> Option<Self> {
         header.set_sensitive(true);
-        (!key.is_empty()).then(|| Self {
-            key: key.into(),
-            header,
-        })
+        let key = header.to_str().ok()?.split_once(' ')?.1.to_owned();
+        (!key.is_empty()).then_some(Self { key, header })
     }
 
     /// The text without the key, should a server have repeated it.

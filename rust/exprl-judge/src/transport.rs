@@ -3,27 +3,26 @@
 //! Redirects are not followed, so the key goes to the configured servers only. Dropping the future
 //! of an exchange closes its socket: the server sees it and can stop generating.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use hyper::{StatusCode, Uri};
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioIo;
-use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use tokio::net::TcpStream;
+use hyper::body::Incoming;
+use hyper::header::{
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap,
+    HeaderValue, PROXY_AUTHORIZATION, USER_AGENT,
+};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_util::client::proxy::matcher::Intercept;
 use tokio::time::timeout;
-use tower_service::Service;
 
+use crate::connect::{Connection, Connector, chain, is_https};
+use crate::connection::{Pieces, pieces};
 use crate::error::Error;
 use crate::hints;
-use crate::http::{self, Head, HttpError};
 use crate::policy::{Fault, QUOTA};
+use crate::proxy::proxy_for;
 use crate::reply::words_of_error;
 use crate::request::Body;
 use crate::settings::{Secret, Settings, chat_uri, seconds};
@@ -31,20 +30,23 @@ use crate::stream::Assembly;
 
 /// No judge's reply is longer; a server that sends more is broken.
 const LONGEST_REPLY: usize = 16 << 20;
-const USER_AGENT: &str = concat!("exprl-judge/", env!("CARGO_PKG_VERSION"));
+const OUR_NAME: HeaderValue =
+    HeaderValue::from_static(concat!("exprl-judge/", env!("CARGO_PKG_VERSION")));
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Of an error's body the first so many characters are kept.
 const LONGEST_MESSAGE: usize = 300;
-
-type Connection = http::Connection<TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>>;
 
 /// One server and its idle connections.
 pub(crate) struct Server {
     /// The endpoint as the user wrote it.
     pub(crate) name: Arc<str>,
     uri: Uri,
-    /// What every request begins with, up to its length. It holds the key: it goes to the socket and
-    /// nowhere else.
-    head: Vec<u8>,
+    proxy: Option<Intercept>,
+    /// What a request names: the path, or all of the address where a proxy reads it (RFC 9112, 3.2).
+    target: Uri,
+    /// Of every request. They hold the secrets, which go to the socket and nowhere else.
+    headers: HeaderMap,
+    secrets: Vec<Secret>,
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -58,34 +60,48 @@ pub(crate) struct Answer {
     pub(crate) pause: Option<Duration>,
 }
 
-/// How to reach servers: TLS, the key, the timeouts.
+/// How to reach servers, and how long to wait for them.
 pub(crate) struct Transport {
-    connector: HttpsConnector<HttpConnector>,
-    authorization: Option<Secret>,
-    connect_timeout: Duration,
+    connector: Connector,
     first_byte_timeout: Duration,
     idle_timeout: Duration,
 }
 
 impl Server {
-    fn new(endpoint: &str, authorization: Option<&Secret>) -> Result<Self, Error> {
+    fn new(endpoint: &str, key: Option<&Secret>) -> Result<Self, Error> {
         let uri = chat_uri(endpoint)?;
-        let (path, host) = (uri.path(), host(&uri));
-        // To an origin server the target is the path alone (RFC 9112, 3.2.1).
-        let mut head = format!(
-            "POST {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: {USER_AGENT}\r\naccept: application/json\r\ncontent-type: application/json\r\n"
-        )
-        .into_bytes();
-        if let Some(secret) = authorization {
-            head.extend([b"authorization: ", secret.header.as_bytes(), b"\r\n"].concat());
-        }
-        head.extend(b"content-length: ");
+        let proxy = proxy_for(&uri)?;
+        let forwarded = proxy.as_ref().filter(|_| !is_https(&uri));
+        let host = uri.authority().map_or("", |authority| authority.as_str());
+        let host = HeaderValue::from_str(host);
+        let mut headers =
+            HeaderMap::from_iter([(USER_AGENT, OUR_NAME), (ACCEPT, JSON), (CONTENT_TYPE, JSON)]);
+        headers.extend(host.map(|host| (HOST, host)));
+        headers.extend(key.map(|key| (AUTHORIZATION, key.header.clone())));
+        let password = proxy.as_ref().and_then(Intercept::basic_auth);
+        let password = password.and_then(|header| Secret::from_header(header.clone()));
+        let passed_on = password.as_ref().filter(|_| forwarded.is_some());
+        headers.extend(passed_on.map(|password| (PROXY_AUTHORIZATION, password.header.clone())));
         Ok(Self {
             name: endpoint.into(),
+            target: match forwarded {
+                Some(_) => uri.clone(),
+                None => only_path(uri.path()),
+            },
+            headers,
+            secrets: key.cloned().into_iter().chain(password).collect(),
+            proxy,
             uri,
-            head,
             idle: Mutex::default(),
         })
+    }
+
+    fn uses_tls(&self) -> bool {
+        is_https(&self.uri)
+            || self
+                .proxy
+                .as_ref()
+                .is_some_and(|proxy| is_https(proxy.uri()))
     }
 
     /// A connection that has served before and is still open.
@@ -96,14 +112,14 @@ impl Server {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .pop()?;
-            if connection.is_quiet() {
+            if connection.is_ready() {
                 return Some(connection);
             }
         }
     }
 
     fn put_back(&self, mut connection: Connection) {
-        if connection.is_reusable() {
+        if connection.is_ready() {
             connection.reused = true;
             self.idle
                 .lock()
@@ -111,55 +127,50 @@ impl Server {
                 .push(connection);
         }
     }
+
+    fn question(&self, body: &Body) -> Request<Pieces> {
+        let mut request = Request::new(pieces(body.pieces()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.target.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+
+    /// What the server sent, with `***` where it repeats the key.
+    fn without_secrets(&self, bytes: Bytes) -> Bytes {
+        let secrets = self.secrets.iter();
+        secrets.fold(bytes, |bytes, secret| secret.remove_from(bytes))
+    }
 }
 
-fn host(uri: &Uri) -> &str {
-    uri.authority().map_or("", |authority| authority.as_str())
+fn only_path(path: &str) -> Uri {
+    path.parse().unwrap_or_default()
 }
 
 impl Transport {
-    pub(crate) fn new(settings: &Settings) -> Result<Self, Error> {
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        let tls = rustls::ClientConfig::builder_with_provider(Arc::new(
-            rustls::crypto::ring::default_provider(),
-        ))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| tls_error(&error))?;
-        let https = settings
+    /// The way to the servers of the settings, and these in their order.
+    pub(crate) fn new(settings: &Settings) -> Result<(Self, Vec<Server>), Error> {
+        let key = settings.authorization()?;
+        let servers = settings
             .endpoints
             .iter()
-            .any(|url| url.starts_with("https"));
-        let tls = match &settings.ca_file {
-            Some(path) => tls.with_root_certificates(certificates(path)?),
-            // Reading the system's certificates takes milliseconds and may fail: only if they are needed.
-            None if https => tls.with_native_roots().map_err(|error| tls_error(&error))?,
-            None => tls.with_root_certificates(RootCertStore::empty()),
-        };
-        Ok(Self {
-            connector: HttpsConnectorBuilder::new()
-                .with_tls_config(tls.with_no_client_auth())
-                .https_or_http()
-                .enable_http1()
-                .wrap_connector(tcp),
-            authorization: settings.authorization()?,
-            connect_timeout: seconds(settings.connect_timeout_s),
+            .map(|url| Server::new(url, key.as_ref()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let connector = Connector::new(
+            settings.ca_file.as_deref(),
+            servers.iter().any(Server::uses_tls),
+            seconds(settings.connect_timeout_s),
+        )?;
+        let transport = Self {
+            connector,
             first_byte_timeout: seconds(settings.first_byte_timeout_s),
             idle_timeout: seconds(settings.idle_timeout_s),
-        })
-    }
-
-    /// The servers of the settings, in their order.
-    pub(crate) fn servers(&self, settings: &Settings) -> Result<Vec<Server>, Error> {
-        let endpoints = settings.endpoints.iter();
-        endpoints
-            .map(|url| Server::new(url, self.authorization.as_ref()))
-            .collect()
+        };
+        Ok((transport, servers))
     }
 
     /// Posts a body; gives a 200 answer. `begun` becomes true when the first byte of any answer is
-    /// there. Where the server repeats the key, `***` stands instead.
+    /// there. Where the server repeats a key, `***` stands instead.
     pub(crate) async fn post(
         &self,
         server: &Server,
@@ -171,53 +182,43 @@ impl Transport {
             Some(connection) => connection,
             None => self.connect(server).await?,
         };
-        let length = format!("{}\r\n\r\n", body.sizes().0);
-        let [open, blocks, trace, close, end] = body.parts();
-        let pieces = [
-            &server.head,
-            length.as_bytes(),
-            open,
-            blocks,
-            trace,
-            close,
-            end,
-        ];
-        let sent = async {
-            let sent = connection.send(pieces).await;
-            // A server that refuses the body may have answered before it closed.
-            connection
-                .head()
-                .await
-                .map_err(|error| match (sent, error) {
-                    (Err(error), HttpError::Closed) if !is_reset(&error) => HttpError::Io(error),
-                    (_, error) => error,
-                })
-        };
-        let head = match timeout(self.first_byte_timeout, sent).await {
+        let sent = connection.send(server.question(body));
+        let reply = match timeout(self.first_byte_timeout, sent).await {
             Err(_) => return Err(Fault::Timeout("the first byte", self.first_byte_timeout)),
-            Ok(Err(HttpError::Closed)) if connection.reused => return Err(Fault::Stale),
-            Ok(Err(error)) => return Err(Fault::Broken(error.to_string())),
-            Ok(Ok(head)) => head,
+            // What cannot be parsed is a reply; everything else is none.
+            Ok(Err(error)) if connection.reused && !error.is_parse() => return Err(Fault::Stale),
+            Ok(Err(error)) => return Err(broken(&error)),
+            Ok(Ok(reply)) => reply,
         };
         begun.store(true, Ordering::Relaxed);
         let first_byte = started.elapsed();
-        let bytes = if head.event_stream && head.status == StatusCode::OK {
-            self.read_stream(&mut connection, Assembly::about(trace))
+        let (head, mut rest) = reply.into_parts();
+        if head
+            .headers
+            .get(CONTENT_ENCODING)
+            .is_some_and(|value| value != "identity")
+        {
+            let cause = "a content-encoding that was not asked for";
+            return Err(Fault::Broken(cause.into()));
+        }
+        let bytes = if is_event_stream(&head.headers) && head.status == StatusCode::OK {
+            let reply = Assembly::about(body.trace());
+            self.read_stream(server, &mut connection, &mut rest, reply)
                 .await?
         } else {
-            self.read(&mut connection).await?
+            self.read(&mut connection, &mut rest).await?
         };
-        let bytes = self.without_key(bytes);
+        let bytes = server.without_secrets(bytes);
         // A stream that was left before its end closes its connection here: the server stops writing.
         server.put_back(connection);
         if head.status == StatusCode::OK {
             Ok(Answer {
                 body: bytes,
                 first_byte,
-                pause: hints::pause(&head.hints, SystemTime::now(), false),
+                pause: hints::pause(&head.headers, SystemTime::now(), false),
             })
         } else {
-            Err(refusal(&head, &bytes))
+            Err(refusal(head.status, &head.headers, &bytes))
         }
     }
 
@@ -225,35 +226,33 @@ impl Transport {
     /// server has no such page.
     pub(crate) async fn get(&self, server: &Server, page: &str) -> Option<Bytes> {
         let base = server.uri.path().strip_suffix("/v1/chat/completions")?;
+        let mut target = server.target.clone().into_parts();
+        target.path_and_query = format!("{base}{page}").parse().ok();
+        let mut request = Request::new(Pieces::default());
+        *request.uri_mut() = Uri::from_parts(target).ok()?;
+        *request.headers_mut() = server.headers.clone();
+        request.headers_mut().remove(AUTHORIZATION);
+        request.headers_mut().remove(CONTENT_TYPE);
+        request
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
         let mut connection = self.connect(server).await.ok()?;
-        let request = format!(
-            "GET {base}{page} HTTP/1.1\r\nhost: {}\r\nuser-agent: {USER_AGENT}\r\nconnection: close\r\n\r\n",
-            host(&server.uri)
-        );
-        let asked = async {
-            connection.send([request.as_bytes()]).await.ok()?;
-            connection.head().await.ok()
-        };
-        let head = timeout(self.idle_timeout, asked).await.ok()??;
-        let body = self.read(&mut connection).await.ok()?;
+        let asked = timeout(self.idle_timeout, connection.send(request));
+        let (head, mut rest) = asked.await.ok()?.ok()?.into_parts();
+        let body = self.read(&mut connection, &mut rest).await.ok()?;
         (head.status == StatusCode::OK).then_some(body)
     }
 
     async fn connect(&self, server: &Server) -> Result<Connection, Fault> {
-        let connect = self.connector.clone().call(server.uri.clone());
-        let stream = timeout(self.connect_timeout, connect).await.map_err(|_| {
-            let limit = self.connect_timeout.as_secs_f64();
-            Fault::Connect(format!("not within {limit} s"))
-        })?;
-        let stream = stream.map_err(|error| Fault::Connect(chain(&*error)))?;
-        Ok(Connection::new(TokioIo::new(stream)))
+        let proxy = server.proxy.as_ref();
+        self.connector.connect(&server.uri, proxy).await
     }
 
     /// The rest of a reply.
-    async fn read(&self, connection: &mut Connection) -> Result<Bytes, Fault> {
+    async fn read(&self, connection: &mut Connection, body: &mut Incoming) -> Result<Bytes, Fault> {
         let mut first = None;
         let mut whole = BytesMut::new();
-        while let Some(piece) = self.piece(connection).await? {
+        while let Some(piece) = self.piece(connection, body).await? {
             match (&first, whole.is_empty()) {
                 (None, true) => first = Some(piece),
                 (Some(_), _) => {
@@ -273,18 +272,20 @@ impl Transport {
     /// come: most judges stop by themselves, and then the connection and the token counts are kept.
     async fn read_stream(
         &self,
+        server: &Server,
         connection: &mut Connection,
+        body: &mut Incoming,
         mut reply: Assembly,
     ) -> Result<Bytes, Fault> {
         let mut received = 0;
-        while let Some(piece) = self.piece(connection).await? {
+        while let Some(piece) = self.piece(connection, body).await? {
             received += piece.len();
             if received > LONGEST_REPLY {
                 return Err(Fault::Broken(format!("longer than {LONGEST_REPLY} bytes")));
             }
             reply.feed(&piece).map_err(|fault| match fault {
                 Fault::Broken(cause) => {
-                    let cause = self.without_key(cause.into());
+                    let cause = server.without_secrets(cause.into());
                     Fault::Broken(String::from_utf8_lossy(&cause).into_owned())
                 }
                 other => other,
@@ -292,7 +293,7 @@ impl Transport {
             if let Some(patience) = reply.patience() {
                 // What fails from here on cannot take the grade away.
                 let rest = async {
-                    while let Ok(Some(piece)) = connection.piece().await {
+                    while let Ok(Some(piece)) = connection.piece(body).await {
                         if reply.feed(&piece).is_err() {
                             break;
                         }
@@ -305,88 +306,49 @@ impl Transport {
         reply.into_completion().map(Bytes::from)
     }
 
-    /// What a server sent, with `***` where it repeats the key.
-    fn without_key(&self, bytes: Bytes) -> Bytes {
-        match &self.authorization {
-            Some(secret) => secret.remove_from(bytes),
-            None => bytes,
-        }
-    }
-
-    async fn piece(&self, connection: &mut Connection) -> Result<Option<Bytes>, Fault> {
-        match timeout(self.idle_timeout, connection.piece()).await {
+    async fn piece(
+        &self,
+        connection: &mut Connection,
+        body: &mut Incoming,
+    ) -> Result<Option<Bytes>, Fault> {
+        match timeout(self.idle_timeout, connection.piece(body)).await {
             Err(_) => Err(Fault::Timeout("the next piece", self.idle_timeout)),
-            Ok(piece) => piece.map_err(|error| Fault::Broken(error.to_string())),
+            Ok(piece) => piece.map_err(|error| broken(&error)),
         }
     }
 }
 
+fn broken(error: &hyper::Error) -> Fault {
+    let cause = chain(error);
+    Fault::Broken(match error.is_parse() {
+        true => format!("not an HTTP/1.1 reply: {cause}"),
+        false => cause,
+    })
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    let kind = headers
+        .get(CONTENT_TYPE)
+        .map_or(&b""[..], HeaderValue::as_bytes);
+    let kind = kind.split(|&byte| byte == b';').next().unwrap_or_default();
+    kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+}
+
 /// An answer that is not a 200, in the server's own words.
-fn refusal(head: &Head, body: &[u8]) -> Fault {
+fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Fault {
     let text = String::from_utf8_lossy(body);
     let mut said = words_of_error(&text).unwrap_or_else(|| text.trim().to_owned());
     if text.contains(QUOTA) {
         said = format!("{QUOTA}: {said}");
     }
+    let refused = status == StatusCode::TOO_MANY_REQUESTS;
     Fault::Status {
-        code: head.status.as_u16(),
-        retry_after: hints::pause(
-            &head.hints,
-            SystemTime::now(),
-            head.status == StatusCode::TOO_MANY_REQUESTS,
-        ),
+        code: status.as_u16(),
+        retry_after: hints::pause(headers, SystemTime::now(), refused),
         message: said
             .chars()
             .filter(|c| !c.is_control())
             .take(LONGEST_MESSAGE)
             .collect(),
     }
-}
-
-fn certificates(path: &Path) -> Result<RootCertStore, Error> {
-    let wrong = |reason: String| Error::Setting {
-        field: "ca_file".into(),
-        reason: format!("{}: {reason}", path.display()),
-    };
-    let mut store = RootCertStore::empty();
-    let found = CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
-    for certificate in found {
-        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-        store
-            .add(certificate)
-            .map_err(|error| wrong(error.to_string()))?;
-    }
-    if store.is_empty() {
-        return Err(wrong("it holds no certificate in PEM form".into()));
-    }
-    Ok(store)
-}
-
-fn tls_error(error: &dyn std::fmt::Display) -> Error {
-    Error::Setting {
-        field: "endpoints".into(),
-        reason: format!("TLS cannot start: {error}"),
-    }
-}
-
-fn is_reset(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
-    matches!(
-        error.kind(),
-        BrokenPipe | ConnectionAborted | ConnectionReset
-    )
-}
-
-/// An error and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -18,10 +18,10 @@ pub(super) struct Servers {
 
 impl Servers {
     pub(super) fn new(settings: &Settings) -> Result<Self, Error> {
-        let transport = Transport::new(settings)?;
+        let (transport, all) = Transport::new(settings)?;
         Ok(Self {
-            all: transport.servers(settings)?,
             transport,
+            all,
             ask_capacity: AtomicBool::new(settings.kv_tokens.is_none()),
         })
     }

@@ -103,7 +103,7 @@ async fn replies_that_no_client_should_take_are_faults_and_not_grades() {
     for (bytes, said) in [
         (
             format!("{head}x: {}\r\n\r\n", "y".repeat(1 << 20)),
-            "head is longer",
+            "head is too large",
         ),
         (
             format!(
