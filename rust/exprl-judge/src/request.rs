@@ -1,15 +1,15 @@
-//! Items to request bodies. A body is pieces of shared memory, never one long copy.
+//! Items to requests.
+
+mod body;
+mod frame;
 
 use std::collections::HashMap;
-use std::ops::{Deref, Range};
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use exprl_rubric::{
-    CONTEXT, Checklist, Checklists, FenceKey, LAYOUT_VERSION, PARSER_VERSION, Readout, Rubric,
-    View, open_thinking,
-};
-use serde_json::{Map, Value, json};
+use exprl_rubric::{CONTEXT, Checklist, Checklists, FenceKey, Head, Rubric, View};
+use frame::{Frame, Framed, Frames, ask_again};
 
 use crate::error::Error;
 use crate::escape::{escape, escape_into};
@@ -17,97 +17,7 @@ use crate::ledger::Key;
 use crate::settings::{Settings, Task};
 use crate::types::Item;
 
-/// What the requests of all problems begin and end with.
-struct Frame {
-    /// JSON, then the rubric.
-    open: Bytes,
-    /// What is asked, then JSON.
-    end: Bytes,
-    /// Where in it the JSON begins.
-    json: usize,
-    /// Hash of both, and of all that a key holds beside the item.
-    hash: Key,
-}
-
-/// A request body: `[frame: open][problem, reference][trace][closing fence][frame: end]`.
-#[derive(Clone)]
-pub(crate) struct Body {
-    frame: Arc<Frame>,
-    /// What the requests of one rollout share: `[closing fence][problem, reference][trace]`.
-    text: Bytes,
-    /// Where in it the second part begins.
-    blocks: usize,
-    /// Where it ends.
-    blocks_end: usize,
-    trace: Range<usize>,
-    /// In place of the frame's.
-    end: Option<Bytes>,
-}
-
-impl Body {
-    pub(crate) fn parts(&self) -> [&[u8]; 5] {
-        [
-            &self.frame.open,
-            &self.text[self.blocks..self.blocks_end],
-            &self.text[self.trace.clone()],
-            &self.text[..self.blocks],
-            self.end.as_ref().unwrap_or(&self.frame.end),
-        ]
-    }
-
-    /// The same, to be sent: nothing is copied.
-    pub(crate) fn pieces(&self) -> [Bytes; 5] {
-        [
-            self.frame.open.clone(),
-            self.text.slice(self.blocks..self.blocks_end),
-            self.text.slice(self.trace.clone()),
-            self.text.slice(..self.blocks),
-            self.end.as_ref().unwrap_or(&self.frame.end).clone(),
-        ]
-    }
-
-    pub(crate) fn trace(&self) -> &[u8] {
-        &self.text[self.trace.clone()]
-    }
-
-    /// Bytes of the whole, and of the head that its problem's requests share.
-    pub(crate) fn sizes(&self) -> (usize, usize) {
-        let [open, blocks, trace, close, end] = self.parts().map(<[u8]>::len);
-        (open + blocks + trace + close + end, open + blocks)
-    }
-
-    /// Bytes that the body of a longer prefix of the same trace begins with as well.
-    pub(crate) fn shareable(&self) -> usize {
-        self.sizes().1 + self.trace.len()
-    }
-
-    /// Tells heads apart.
-    pub(crate) fn head_hash(&self) -> Key {
-        let [open, blocks, ..] = self.parts();
-        let mut hasher = blake3::Hasher::new();
-        *hasher.update(open).update(blocks).finalize().as_bytes()
-    }
-
-    /// The same conversation, with the judge's reply begun: it goes on after `Score:`.
-    pub(crate) fn continued(&self, reply: &str, ask_again: &Bytes) -> Self {
-        // An open thinking block would swallow the grade.
-        let close = open_thinking(reply).map_or(String::new(), |tag| format!("\n{tag}\n"));
-        let begun = format!("{}{close}\nScore:", reply.trim_end());
-        let mut end = self.frame.end[..self.frame.json].to_vec();
-        end.extend_from_slice(b"\"},{\"role\":\"assistant\",\"content\":\"");
-        end.extend_from_slice(&escape(begun.trim_start()));
-        end.extend_from_slice(ask_again);
-        Self {
-            end: Some(end.into()),
-            ..self.clone()
-        }
-    }
-
-    #[cfg(test)]
-    fn text(&self) -> String {
-        String::from_utf8(self.parts().concat()).unwrap()
-    }
-}
+pub(crate) use body::Body;
 
 /// The requests of one rollout, in the order of its segments.
 pub(crate) struct Rollout {
@@ -120,12 +30,6 @@ pub(crate) struct Rollout {
 pub(crate) struct Rendered {
     pub(crate) key: Key,
     pub(crate) body: Body,
-}
-
-/// A rubric, and its frames by `has_reference + 2 * has_checklist`.
-struct Framed {
-    rubric: Rubric,
-    frames: [Arc<Frame>; 4],
 }
 
 /// Turns items into requests; holds what they all share.
@@ -142,93 +46,9 @@ pub(crate) struct Composer {
     pub(crate) ask_again: Bytes,
 }
 
-/// Makes frames.
-struct Frames {
-    /// JSON before the rubric.
-    open: Vec<u8>,
-    /// JSON after what is asked.
-    close: Vec<u8>,
-    /// The same without what says how the reply travels, for the keys.
-    close_of_key: Vec<u8>,
-    /// Hash state over all that a key holds beside the frame's texts and the item.
-    hasher: blake3::Hasher,
-}
-
-impl Frames {
-    fn frame(&self, head: &str, instruction: &str) -> Arc<Frame> {
-        let mut open = self.open.clone();
-        escape_into(&mut open, head);
-        let mut end = escape(instruction);
-        let json = end.len();
-        let mut hasher = self.hasher.clone();
-        for text in [&open, &end, &self.close_of_key] {
-            hasher
-                .update(&(text.len() as u64).to_le_bytes())
-                .update(text);
-        }
-        end.extend_from_slice(&self.close);
-        Arc::new(Frame {
-            open: open.into(),
-            end: end.into(),
-            json,
-            hash: *hasher.finalize().as_bytes(),
-        })
-    }
-
-    fn around(&self, rubric: Rubric) -> Arc<Framed> {
-        let frames = [(false, false), (true, false), (false, true), (true, true)];
-        let frames = frames.map(|(has_reference, has_checklist)| {
-            let [head, instruction] = rubric.texts(has_reference, has_checklist);
-            self.frame(head, instruction)
-        });
-        Arc::new(Framed { rubric, frames })
-    }
-}
-
 impl Composer {
     pub(crate) fn new(settings: &Settings, fence: FenceKey) -> Result<Self, Error> {
-        let mut open = b"{\"model\":\"".to_vec();
-        open.extend_from_slice(&escape(&settings.model));
-        open.extend_from_slice(b"\",\"messages\":[{\"role\":\"user\",\"content\":\"");
-        let mut hasher = blake3::Hasher::new_derive_key("exprl-judge 2026 request key: frame");
-        hasher.update(&PARSER_VERSION.to_le_bytes());
-        hasher.update(&LAYOUT_VERSION.to_le_bytes());
-        hasher.update(settings.view.name().as_bytes());
-        hasher.update(&settings.sample_index.to_le_bytes());
-        hasher.update(&(settings.revision.len() as u64).to_le_bytes());
-        hasher.update(settings.revision.as_bytes());
-        let mut fields = settings.extra.clone();
-        fields.insert("temperature".into(), json!(settings.temperature));
-        fields.insert("max_tokens".into(), json!(settings.max_tokens));
-        let mut again = fields.clone();
-        if settings.task == Task::Checklist {
-            let schema =
-                json!({"name": "checklist", "strict": true, "schema": Checklist::schema()});
-            let format = json!({"type": "json_schema", "json_schema": schema});
-            fields.insert("response_format".into(), format);
-        } else if settings.readout == Readout::Expected {
-            fields.insert("logprobs".into(), json!(true));
-            fields.insert("top_logprobs".into(), json!(20));
-        }
-        let close_of_key = end_of_body(&fields);
-        if settings.stream {
-            fields.insert("stream".into(), json!(true));
-            fields.insert("stream_options".into(), json!({"include_usage": true}));
-        }
-        // vLLM's names (chat completion protocol, 0.32): the last message is continued, not closed.
-        again.insert("max_tokens".into(), json!(4));
-        again.insert("add_generation_prompt".into(), json!(false));
-        again.insert("continue_final_message".into(), json!(true));
-        again.insert(
-            "structured_outputs".into(),
-            json!({"choice": ["1", "2", "3", "4", "5"]}),
-        );
-        let frames = Frames {
-            open,
-            close: end_of_body(&fields),
-            close_of_key,
-            hasher,
-        };
+        let frames = Frames::new(settings);
         Ok(Self {
             task: settings.task,
             checklists: settings.read_checklists()?,
@@ -237,7 +57,7 @@ impl Composer {
             rubric: settings.read_rubric()?.map(|rubric| frames.around(rubric)),
             builtin: Mutex::default(),
             frames,
-            ask_again: end_of_body(&again).into(),
+            ask_again: ask_again(settings),
         })
     }
 
@@ -271,19 +91,39 @@ impl Composer {
         }
         let reference = item.reference.as_deref();
         let which = usize::from(reference.is_some()) + 2 * usize::from(checklist.is_some());
-        let frame = &framed.frames[which];
-        let rubric = &framed.rubric;
-        let head = rubric.head_with(&self.fence, &item.problem, reference, checklist);
+        let head = framed
+            .rubric
+            .head_with(&self.fence, &item.problem, reference, checklist);
+        let mut shared = head.hash().to_vec();
+        if checklist.is_some() {
+            shared.extend_from_slice(blake3::hash(head.blocks().as_bytes()).as_bytes());
+        }
+        Ok(Rollout {
+            affinity: front(head.hash()),
+            requests: self.requests(&item.segments, &head, &framed.frames[which], &shared),
+        })
+    }
 
-        let mut text = Vec::with_capacity(256 + item.bytes() * 9 / 8);
+    /// The requests about a trace. What they share is hashed once: `shared` is a hash of what stands
+    /// before the trace beside the frame.
+    fn requests(
+        &self,
+        segments: &[impl Deref<Target = str>],
+        head: &Head,
+        frame: &Arc<Frame>,
+        shared: &[u8],
+    ) -> Vec<Rendered> {
+        let length = segments.iter().map(|segment| segment.len()).sum::<usize>();
+        let length = head.close().len() + head.blocks().len() + length;
+        let mut text = Vec::with_capacity(length + length / 16);
         escape_into(&mut text, head.close());
         let blocks = text.len();
         escape_into(&mut text, head.blocks());
         let blocks_end = text.len();
         // Escaping and neutralizing a prefix give a prefix of the whole, so all share one buffer.
         let mut before = String::new();
-        let mut ends = Vec::with_capacity(item.segments.len());
-        for segment in &item.segments {
+        let mut ends = Vec::with_capacity(segments.len());
+        for segment in segments {
             escape_into(&mut text, &head.neutralize_after(&before, segment));
             ends.push(text.len());
             if self.view != View::Step {
@@ -291,17 +131,12 @@ impl Composer {
                 before.push_str(&segment[segment.floor_char_boundary(last)..]);
             }
         }
-        let text = Bytes::from(text);
+        // A copy takes no more than its length: queues are full of them.
+        let text = Bytes::copy_from_slice(&text);
         if self.view == View::Outcome {
             ends.drain(..ends.len() - 1);
         }
 
-        // What requests share is hashed once. Of problem and reference the fence's hash is taken: with
-        // the frame it decides what stands before the trace, but for a checklist.
-        let mut shared = head.hash().to_vec();
-        if checklist.is_some() {
-            shared.extend_from_slice(blake3::hash(head.blocks().as_bytes()).as_bytes());
-        }
         let mut traces = blake3::Hasher::new();
         let mut fed = blocks_end;
         let requests = ends.into_iter().map(|end| {
@@ -312,7 +147,7 @@ impl Composer {
             }
             traces.update(&text[fed..end]);
             fed = end;
-            let item = [&shared[..], traces.finalize().as_bytes()].concat();
+            let item = [shared, traces.finalize().as_bytes()].concat();
             Rendered {
                 key: *blake3::keyed_hash(&frame.hash, &item).as_bytes(),
                 body: Body {
@@ -325,10 +160,7 @@ impl Composer {
                 },
             }
         });
-        Ok(Rollout {
-            affinity: front(head.hash()),
-            requests: requests.collect(),
-        })
+        requests.collect()
     }
 
     /// The item's own checklist, or its problem's.
@@ -393,14 +225,10 @@ pub(crate) fn front(hash: &Key) -> u64 {
     bytes.fold(0, |front, &byte| front << 8 | u64::from(byte))
 }
 
-/// Closes the message, the list and the object around `fields`.
-fn end_of_body(fields: &Map<String, Value>) -> Vec<u8> {
-    let fields = Value::Object(fields.clone()).to_string();
-    format!("\"}}],{}", &fields[1..]).into()
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn composer(view: View) -> Composer {

@@ -1,0 +1,133 @@
+//! What requests share: the JSON around a message, the rubric in it, and their part of the key.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use exprl_rubric::{Checklist, LAYOUT_VERSION, PARSER_VERSION, Readout, Rubric};
+use serde_json::{Map, Value, json};
+
+use crate::escape::{escape, escape_into};
+use crate::ledger::Key;
+use crate::settings::{Settings, Task};
+
+/// What the requests of all problems begin and end with.
+pub(super) struct Frame {
+    /// JSON, then the rubric.
+    pub(super) open: Bytes,
+    /// What is asked, then JSON.
+    pub(super) end: Bytes,
+    /// Where in it the JSON begins.
+    pub(super) json: usize,
+    /// Hash of both, and of all that a key holds beside the item.
+    pub(super) hash: Key,
+}
+
+/// A rubric, and its frames by `has_reference + 2 * has_checklist`.
+pub(super) struct Framed {
+    pub(super) rubric: Rubric,
+    pub(super) frames: [Arc<Frame>; 4],
+}
+
+/// Makes frames.
+pub(super) struct Frames {
+    /// JSON before the rubric.
+    open: Vec<u8>,
+    /// JSON after what is asked.
+    close: Vec<u8>,
+    /// The same without what says how the reply travels, for the keys.
+    close_of_key: Vec<u8>,
+    /// Hash state over all that a key holds beside the frame's texts and the item.
+    hasher: blake3::Hasher,
+}
+
+impl Frames {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let mut open = b"{\"model\":\"".to_vec();
+        open.extend_from_slice(&escape(&settings.model));
+        open.extend_from_slice(b"\",\"messages\":[{\"role\":\"user\",\"content\":\"");
+        let mut hasher = blake3::Hasher::new_derive_key("exprl-judge 2026 request key: frame");
+        hasher.update(&PARSER_VERSION.to_le_bytes());
+        hasher.update(&LAYOUT_VERSION.to_le_bytes());
+        hasher.update(settings.view.name().as_bytes());
+        hasher.update(&settings.sample_index.to_le_bytes());
+        hasher.update(&(settings.revision.len() as u64).to_le_bytes());
+        hasher.update(settings.revision.as_bytes());
+        let mut fields = sampling(settings);
+        if settings.task == Task::Checklist {
+            let schema =
+                json!({"name": "checklist", "strict": true, "schema": Checklist::schema()});
+            let format = json!({"type": "json_schema", "json_schema": schema});
+            fields.insert("response_format".into(), format);
+        } else if settings.readout == Readout::Expected {
+            fields.insert("logprobs".into(), json!(true));
+            fields.insert("top_logprobs".into(), json!(20));
+        }
+        let close_of_key = end_of_body(&fields);
+        if settings.stream {
+            fields.insert("stream".into(), json!(true));
+            fields.insert("stream_options".into(), json!({"include_usage": true}));
+        }
+        Self {
+            open,
+            close: end_of_body(&fields),
+            close_of_key,
+            hasher,
+        }
+    }
+
+    pub(super) fn frame(&self, head: &str, instruction: &str) -> Arc<Frame> {
+        let mut open = self.open.clone();
+        escape_into(&mut open, head);
+        let mut end = escape(instruction);
+        let json = end.len();
+        let mut hasher = self.hasher.clone();
+        for text in [&open, &end, &self.close_of_key] {
+            hasher
+                .update(&(text.len() as u64).to_le_bytes())
+                .update(text);
+        }
+        end.extend_from_slice(&self.close);
+        Arc::new(Frame {
+            open: open.into(),
+            end: end.into(),
+            json,
+            hash: *hasher.finalize().as_bytes(),
+        })
+    }
+
+    pub(super) fn around(&self, rubric: Rubric) -> Arc<Framed> {
+        let frames = [(false, false), (true, false), (false, true), (true, true)];
+        let frames = frames.map(|(has_reference, has_checklist)| {
+            let [head, instruction] = rubric.texts(has_reference, has_checklist);
+            self.frame(head, instruction)
+        });
+        Arc::new(Framed { rubric, frames })
+    }
+}
+
+/// JSON after the begun reply of a re-ask. The names are vLLM's (chat completion protocol, 0.32): the
+/// last message is continued, not closed.
+pub(super) fn ask_again(settings: &Settings) -> Bytes {
+    let mut fields = sampling(settings);
+    fields.insert("max_tokens".into(), json!(4));
+    fields.insert("add_generation_prompt".into(), json!(false));
+    fields.insert("continue_final_message".into(), json!(true));
+    fields.insert(
+        "structured_outputs".into(),
+        json!({"choice": ["1", "2", "3", "4", "5"]}),
+    );
+    end_of_body(&fields).into()
+}
+
+fn sampling(settings: &Settings) -> Map<String, Value> {
+    let mut fields = settings.extra.clone();
+    fields.insert("temperature".into(), json!(settings.temperature));
+    fields.insert("max_tokens".into(), json!(settings.max_tokens));
+    fields
+}
+
+/// Closes the message, the list and the object around `fields`.
+fn end_of_body(fields: &Map<String, Value>) -> Vec<u8> {
+    let fields = Value::Object(fields.clone()).to_string();
+    format!("\"}}],{}", &fields[1..]).into()
+}
