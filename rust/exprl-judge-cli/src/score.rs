@@ -19,7 +19,7 @@ use crate::output::{self, Done, Pending, Tally, Writer};
 use crate::progress::Progress;
 
 /// Lines that have been read and not yet queued.
-const READ_AHEAD: usize = 256;
+const READ_AHEAD: usize = 32;
 /// Input that comes within this time is checked before the first request leaves, up to this size.
 const LOOK_AHEAD: Duration = Duration::from_secs(1);
 const LOOK_AHEAD_BYTES: usize = 16 << 20;

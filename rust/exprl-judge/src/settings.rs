@@ -148,8 +148,8 @@ settings! {
     /// When every server has failed again and again and none has answered for so many seconds, what waits
     /// ends as `http_error`.
     outage_s: f64 = 60.0;
-    /// Bytes of text waiting and in flight, before more has to wait.
-    queue_bytes: usize = 256 << 20;
+    /// Bytes of text that wait to be sent, before more has to wait. What is in flight does not count.
+    queue_bytes: usize = 32 << 20;
     /// Folder where replies are kept, so that the same work done again sends nothing. Left out, nothing is
     /// kept; a training run then keeps them in RUN/ledger.
     ledger: Option<PathBuf> = None;

@@ -30,8 +30,8 @@ pub(super) struct Call {
     pub(super) last_server: Option<Arc<str>>,
     /// A reply without a grade: the next request asks it to go on.
     pub(super) reply: Option<Reply>,
-    /// The item's share of the queue, given back with the item's last request.
-    _room: Arc<OwnedSemaphorePermit>,
+    /// The item's share of the queue, given back when its last request leaves.
+    pub(super) room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Call {
@@ -49,7 +49,7 @@ impl Call {
             last_fault: None,
             last_server: None,
             reply: None,
-            _room: room,
+            room: Some(room),
         }
     }
 

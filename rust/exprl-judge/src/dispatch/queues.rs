@@ -95,6 +95,7 @@ impl Queues {
         let Some((pass, mut call)) = self.schedule.next(now) else {
             return Leave::Nothing;
         };
+        call.room = None;
         self.last_answer.get_or_insert(now);
         self.reserve(&mut call, now);
         Leave::Now(pass, call)

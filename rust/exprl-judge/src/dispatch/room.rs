@@ -1,4 +1,4 @@
-//! The bound on the text that is queued and in flight.
+//! The bound on the text that is queued. What is in flight is bounded by the servers' windows.
 
 use std::sync::Arc;
 

@@ -330,21 +330,24 @@ async fn the_score_map_may_change_without_asking_again() {
 
 #[tokio::test]
 async fn push_waits_while_the_queue_is_full() {
-    let server = Server::start(|number, _| if number == 0 { Answer::Hang } else { score(1) }).await;
+    let server = Server::start(|_, _| Answer::Hang).await;
     let judge = judge(&Settings {
         queue_bytes: 4096,
+        concurrency: 1,
         ..settings(&[&server])
     });
     let job = judge.submit();
     let long = "x".repeat(8192);
+    // What is in flight has left the queue.
     job.push(&item(0, &[&long])).await.unwrap();
-    let second = item(1, &[&long]);
-    let wait = tokio::time::timeout(Duration::from_millis(100), job.push(&second)).await;
-    assert!(wait.is_err(), "the second push did not wait");
+    job.push(&item(1, &[&long])).await.unwrap();
+    let third = item(2, &[&long]);
+    let wait = tokio::time::timeout(Duration::from_millis(100), job.push(&third)).await;
+    assert!(wait.is_err(), "the third push did not wait");
     job.cancel();
     assert_eq!(
         job.collect().await.len(),
-        1,
+        2,
         "a push that was given up must not queue its item"
     );
 }
