@@ -56,8 +56,8 @@ def batch(point: Point, work: Iterator[Rollout], tally: Tally) -> None:
         MODEL,
         view="prefix" if point.group > 1 else "outcome",
         concurrency=point.in_flight,
-        # One and a half times the text that is in flight: prefixes of a rollout share theirs.
-        queue_bytes=3 * point.in_flight * (point.kb << 10) // (2 * point.group),
+        # Half of the text that is in flight: prefixes of a rollout share theirs.
+        queue_bytes=point.in_flight * (point.kb << 10) // (2 * point.group),
     )
     with Judge(settings) as judge:
         items = (JudgeItem(r.name, r.problem, r.reference, r.segments) for r in work)
@@ -212,8 +212,8 @@ IMPORTS = {
 }
 
 
-def peak_rss_mb() -> float:
-    status = Path("/proc/self/status").read_text()
+def peak_rss_mb(process: int | str = "self") -> float:
+    status = Path(f"/proc/{process}/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 

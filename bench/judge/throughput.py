@@ -14,10 +14,12 @@ The rivals are pinned in requirements/bench-judge.txt; nginx and wrk are Debian 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
 import os
+import resource
 import shlex
 import subprocess
 import sys
@@ -28,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from _row import Row, report
-from client import CLIENTS
+from client import CLIENTS, peak_rss_mb
 from nginx import nginx
 from workload import rollouts
 
@@ -95,7 +97,7 @@ def program(name: str, url: str, kb: int, in_flight: int, seconds: float) -> dic
         command += ["--view", "prefix" if group > 1 else "outcome"]
         start = time.perf_counter()
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        _, status, used = os.wait4(process.pid, 0)
+        status, used, peak = watch(process.pid)
         elapsed = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
@@ -110,8 +112,23 @@ def program(name: str, url: str, kb: int, in_flight: int, seconds: float) -> dic
         "cpu_s_per_1k": 1000 * (used.ru_utime + used.ru_stime) / len(parts),
         "p50_ms": 1000 * latencies[len(latencies) // 2],
         "p99_ms": 1000 * latencies[len(latencies) * 99 // 100],
-        "rss_mb": used.ru_maxrss / 1024,
+        "rss_mb": peak,
     }
+
+
+def watch(pid: int) -> tuple[int, resource.struct_rusage, float]:
+    """Wait for a child: its status, what it used, and its peak memory in MB.
+
+    The kernel's own peak of a child (`ru_maxrss`) is never below its parent's at the start.
+    """
+    peak = 0.0
+    while True:
+        with contextlib.suppress(FileNotFoundError, IndexError):
+            peak = max(peak, peak_rss_mb(pid))
+        done, status, used = os.wait4(pid, os.WNOHANG)
+        if done:
+            return status, used, peak
+        time.sleep(0.01)
 
 
 def wrk(name: str, url: str, kb: int, in_flight: int, seconds: float) -> dict[str, Any]:
