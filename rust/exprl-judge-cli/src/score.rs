@@ -20,7 +20,7 @@ use crate::progress::Progress;
 
 /// Lines that have been read and not yet queued.
 const READ_AHEAD: usize = 32;
-/// Input that comes within this time is checked before the first request leaves, up to this size.
+/// Piped input that comes within this time is checked before the first request leaves, up to this size.
 const LOOK_AHEAD: Duration = Duration::from_secs(1);
 const LOOK_AHEAD_BYTES: usize = 16 << 20;
 
@@ -56,7 +56,9 @@ pub(crate) async fn run(args: &ScoreArgs) -> Result<u8, Error> {
         }
         None => None,
     };
-    let mut feed = Feed::look_ahead(entries).await?;
+    // A file has been checked whole; only its first entry may still be bad.
+    let look_ahead = if total.is_some() { 1 } else { LOOK_AHEAD_BYTES };
+    let mut feed = Feed::look_ahead(entries, look_ahead).await?;
     let (out, done) = output::open(args.out.as_deref(), args.resume, settings.view)?;
     let mut tally = Tally::default();
     feed.skip(done, &mut tally).await?;
@@ -155,11 +157,11 @@ struct Feed {
 
 impl Feed {
     /// Waits a moment for input, so that a bad line among the first is told before anything is sent.
-    async fn look_ahead(mut rest: Entries) -> Result<Self, Error> {
+    async fn look_ahead(mut rest: Entries, most_bytes: usize) -> Result<Self, Error> {
         let mut ahead = VecDeque::new();
         let mut bytes = 0;
         let until = tokio::time::Instant::now() + LOOK_AHEAD;
-        while bytes < LOOK_AHEAD_BYTES {
+        while bytes < most_bytes {
             let Ok(Some(entry)) = tokio::time::timeout_at(until, rest.recv()).await else {
                 break;
             };

@@ -180,7 +180,8 @@ impl Transport {
         let started = Instant::now();
         let mut connection = match server.reuse() {
             Some(connection) => connection,
-            None => self.connect(server).await?,
+            // Boxed: most requests find a connection, and none keeps room for the making of one.
+            None => Box::pin(self.connect(server)).await?,
         };
         let sent = connection.send(server.question(body));
         let reply = match timeout(self.first_byte_timeout, sent).await {
@@ -320,9 +321,10 @@ impl Transport {
 
 fn broken(error: &hyper::Error) -> Fault {
     let cause = chain(error);
-    Fault::Broken(match error.is_parse() {
-        true => format!("not an HTTP/1.1 reply: {cause}"),
-        false => cause,
+    Fault::Broken(if error.is_parse() {
+        format!("not an HTTP/1.1 reply: {cause}")
+    } else {
+        cause
     })
 }
 

@@ -44,7 +44,7 @@ impl Room {
 
     /// No text is too long for all the room there is.
     fn pieces(&self, bytes: usize) -> u32 {
-        u32::try_from(bytes / PIECE)
+        u32::try_from(bytes.div_ceil(PIECE))
             .unwrap_or(u32::MAX)
             .clamp(1, self.size)
     }
