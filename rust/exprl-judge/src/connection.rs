@@ -185,8 +185,12 @@ mod tests {
         run(async {
             let (mut ours, mut theirs) = connected().await;
             let refusal = b"HTTP/1.1 413 No\r\ncontent-length: 0\r\n\r\n";
-            theirs.write_all(refusal).await.unwrap();
-            assert_eq!(read(&mut ours, 1 << 20).await, (413, Vec::new()));
+            let refusing = async {
+                theirs.read_exact(&mut [0; 16]).await.unwrap();
+                theirs.write_all(refusal).await.unwrap();
+            };
+            let (read, ()) = tokio::join!(read(&mut ours, 1 << 20), refusing);
+            assert_eq!(read, (413, Vec::new()));
             assert!(!ours.is_ready());
         });
     }
