@@ -1,17 +1,18 @@
 """Settings of the site: Sphinx reads the Markdown pages of this folder (`make docs`)."""
 
-import importlib.metadata
 import sys
 from pathlib import Path
 
 from pygments.lexers.data import JsonLexer
 from sphinx.highlighting import lexers
 
+import exprl
+
 sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
 project = "exprl"
 project_copyright = "the exprl authors, Apache-2.0"
-release = importlib.metadata.version("exprl")
+release = exprl.__version__
 
 extensions = [
     "myst_parser",
