@@ -154,7 +154,7 @@ def gather_examples(
     """What the step learns from, with the rollouts and advantages behind it where it samples."""
     # Problems and seeds are pure functions of (seed, step): a run that was killed here draws the
     # same problems again, and needs no saved generator.
-    problems = mixture.step_problems(
+    problems = mixture.draw_problems(
         parts.problems,
         [source.weight for source in cfg.data.parts],
         cfg.rollout.problems_per_step,

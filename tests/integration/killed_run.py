@@ -22,7 +22,7 @@ def die_at(here):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def step_problems(*args, original=mixture.step_problems):
+def draw_problems(*args, original=mixture.draw_problems):
     *_, done = args
     steps.append(done + 1)
     return original(*args)
@@ -52,7 +52,7 @@ def save_file(*args, original=policy.save_file):
     return original(*args)
 
 
-mixture.step_problems = step_problems
+mixture.draw_problems = draw_problems
 vllm_engine.VllmEngine.sample = sample
 scorer.Scorer.finish = finish
 policy.save_file = save_file

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from exprl.types import Problem
 
 
-def step_problems(
+def draw_problems(
     problems: Sequence[Problem], weights: Sequence[float], per_step: int, seed: int, step: int
 ) -> list[Problem]:
     """The problems of a step: `per_step` of them, from each source its share.
@@ -33,7 +33,7 @@ def step_problems(
     chosen = []
     for source, (own, weight) in enumerate(zip(by_source, weights, strict=True)):
         count = taken(source)
-        indices = stream(len(own), count, seed, step, source) if own else []
+        indices = draw_from_epochs(len(own), count, seed, step, source) if own else []
         due = (((count(step) + i + 0.5) / weight, source) for i in range(len(indices)))
         chosen += [(when, own[index]) for when, index in zip(due, indices, strict=True)]
     return [problem for _, problem in sorted(chosen, key=lambda pair: pair[0])]
@@ -58,21 +58,7 @@ def split_count(total: int, weights: Sequence[float]) -> list[int]:
     return counts
 
 
-def step_indices(count: int, per_step: int, seed: int, step: int) -> list[int]:
-    """Which of `count` problems training step `step` (from 0) takes, `per_step` of them.
-
-    >>> sorted(step_indices(4, 2, seed=0, step=0) + step_indices(4, 2, seed=0, step=1))
-    [0, 1, 2, 3]
-    """
-    if count < 1 or per_step < 1 or seed < 0 or step < 0:
-        raise ValueError(
-            f"count = {count} and per_step = {per_step} must be positive, seed = {seed} and"
-            f" step = {step} not negative"
-        )
-    return stream(count, lambda steps: steps * per_step, seed, step)
-
-
-def stream(
+def draw_from_epochs(
     count: int, taken: Callable[[int], int], seed: int, step: int, source: int = 0
 ) -> list[int]:
     """Which of `count` problems a step takes from an endless row of shuffled epochs.
@@ -93,12 +79,14 @@ def stream(
         before = begin - taken(crossing)  # places of the crossing step before the epoch's start
         size = taken(crossing + 1) - taken(crossing)
         tail = order[len(order) - min(before, len(order)) :]
-        order = _epoch(random_generator(seed, source << 32 | epoch).permutation(count), tail, size)
+        order = _arrange_epoch(
+            make_generator(seed, source << 32 | epoch).permutation(count), tail, size
+        )
         chosen += order[max(start - begin, 0) : max(stop - begin, 0)].tolist()
     return chosen
 
 
-def _epoch(
+def _arrange_epoch(
     order: npt.NDArray[np.int64], tail: npt.NDArray[np.int64], size: int
 ) -> npt.NDArray[np.int64]:
     """The permutation, with the problems of `tail` not among those that join its step."""
@@ -109,6 +97,6 @@ def _epoch(
     return np.concatenate([joining, order[~np.isin(order, joining)]])
 
 
-def random_generator(seed: int, stream: int) -> np.random.Generator:
+def make_generator(seed: int, stream: int) -> np.random.Generator:
     """Random numbers that depend on nothing else."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, stream], dtype=np.uint64)))

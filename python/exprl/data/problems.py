@@ -14,7 +14,7 @@ from typing import Any, cast, get_args
 
 from exprl import config
 from exprl.data.files import Row, describe_kind, read_rows
-from exprl.data.mixture import random_generator
+from exprl.data.mixture import make_generator
 from exprl.errors import DataError
 from exprl.types import Message, Problem, Prompt, ReferenceProblem, Role
 from exprl.verify.answer import find_answer
@@ -92,7 +92,7 @@ def draw_wrong_references(references: Mapping[str, str], seed: int) -> dict[str,
     """
     problems = list(references)
     same_text: dict[str, list[str]] = {}
-    for i in random_generator(seed, 0).permutation(len(problems)):
+    for i in make_generator(seed, 0).permutation(len(problems)):
         same_text.setdefault(references[problems[i]], []).append(problems[i])
     largest = max((len(group) for group in same_text.values()), default=0)
     if len(problems) < 2 or 2 * largest > len(problems):

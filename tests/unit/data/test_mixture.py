@@ -25,8 +25,10 @@ def ids(found):
 def test_one_source_is_the_plain_row_of_epochs():
     own = problems(7)
     for step in range(10):
-        found = mixture.step_problems(own, [0.3], 3, seed=4, step=step)
-        assert ids(found) == [f"0/{i}" for i in mixture.step_indices(7, 3, 4, step)]
+        found = mixture.draw_problems(own, [0.3], 3, seed=4, step=step)
+        assert ids(found) == [
+            f"0/{i}" for i in mixture.draw_from_epochs(7, lambda steps: 3 * steps, 4, step)
+        ]
 
 
 @given(
@@ -49,7 +51,7 @@ def test_whole_cycles_hold_exactly_the_weights(weights, cycles):
 
 def test_every_problem_of_a_source_comes_once_before_any_comes_twice():
     own, weights = problems(5, 11, 3), [1.0, 2.5, 0.5]
-    row = [p for step in range(60) for p in mixture.step_problems(own, weights, 4, 0, step)]
+    row = [p for step in range(60) for p in mixture.draw_problems(own, weights, 4, 0, step)]
     for source, count in enumerate((5, 11, 3)):
         mine = [p.id for p in row if p.source == source]
         epochs = [mine[i : i + count] for i in range(0, len(mine) - count + 1, count)]
@@ -60,22 +62,22 @@ def test_every_problem_of_a_source_comes_once_before_any_comes_twice():
 def test_no_step_holds_a_problem_twice():
     own, weights = problems(5, 11, 4), [1.0, 2.5, 0.7]
     for step in range(60):
-        found = ids(mixture.step_problems(own, weights, 6, 3, step))
+        found = ids(mixture.draw_problems(own, weights, 6, 3, step))
         assert len(set(found)) == 6
 
 
 def test_a_step_needs_nothing_but_seed_and_step():
     own, weights = problems(50, 50), [1.0, 1.0]
-    first = ids(mixture.step_problems(own, weights, 8, 0, 5))
-    assert first == ids(mixture.step_problems(own, weights, 8, 0, 5))
-    assert first != ids(mixture.step_problems(own, weights, 8, 1, 5))
+    first = ids(mixture.draw_problems(own, weights, 8, 0, 5))
+    assert first == ids(mixture.draw_problems(own, weights, 8, 0, 5))
+    assert first != ids(mixture.draw_problems(own, weights, 8, 1, 5))
     # Sources of the same size are not shuffled alike.
     assert len({name.split("/")[1] for name in first}) > 4
 
 
 def test_sources_alternate_within_a_step():
     """A step is cut into mini-batches in its order; each should see the mixture."""
-    found = mixture.step_problems(problems(20, 20), [1.0, 1.0], 8, 0, 0)
+    found = mixture.draw_problems(problems(20, 20), [1.0, 1.0], 8, 0, 0)
     assert [p.source for p in found] == [0, 1] * 4
 
 
@@ -88,6 +90,6 @@ def test_a_weight_of_nearly_nothing_still_comes_round():
     sources = Counter(
         p.source
         for step in range(100)
-        for p in mixture.step_problems(problems(9, 9), [99, 1], 4, 0, step)
+        for p in mixture.draw_problems(problems(9, 9), [99, 1], 4, 0, step)
     )
     assert sources == {0: 396, 1: 4}

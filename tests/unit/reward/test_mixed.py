@@ -186,7 +186,7 @@ def test_rows_keep_their_source_and_steps_mix_them(cfg):
     assert problems[-1].setup == CODE[-1]["prompt"]
     weights = [part.weight for part in cfg.data.parts]
     for step in range(5):
-        domains = [p.domain for p in mixture.step_problems(problems, weights, 3, 0, step)]
+        domains = [p.domain for p in mixture.draw_problems(problems, weights, 3, 0, step)]
         assert sorted(domains) == ["code", "math", "math"]
 
 
