@@ -124,7 +124,7 @@ def train(
 
             # A run that must stop is saved first, so that the same command goes on from here.
             report = StepReport(state.step, cfg.train.steps, row | flags, scored)
-            failure = error_of(on_step, report) or reason_to_stop(cfg, state, scored)
+            failure = tell_caller(on_step, report) or reason_to_stop(cfg, state, scored)
             due = state.step % cfg.train.checkpoint_every == 0 or state.step == cfg.train.steps
             if due or failure or interrupt.wanted:
                 writer.join()
@@ -138,7 +138,7 @@ def train(
     return TrainingResult(parts.run_dir, state.step, interrupted=False)
 
 
-def error_of(on_step: OnStep | None, report: StepReport) -> Exception | None:
+def tell_caller(on_step: OnStep | None, report: StepReport) -> Exception | None:
     """Tell the caller of the step; what it raises is kept, to be raised once the step is saved."""
     try:
         if on_step:

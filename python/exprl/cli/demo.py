@@ -39,7 +39,7 @@ def run(config_file: Path | None, run_dir: Path, overrides: Sequence[str] = ()) 
     """
     own: list[str] = []
     if config_file is None:
-        config_file, own = shipped.demo_settings()
+        config_file, own = shipped.locate_demo()
     cfg = config.load(config_file, [*own, *overrides, f"run_dir={json.dumps(str(run_dir))}"])
     if cfg.eval.data is None or cfg.eval.samples < max(KS):
         raise ConfigError(f"{config_file}: the demo needs eval.data and eval.samples >= {max(KS)}")

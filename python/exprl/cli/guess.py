@@ -70,21 +70,21 @@ def guess(path: str, rows: Sequence[Row], asked: Asked) -> Guesses:
     """
     found = Guesses()
     table = _Table(path, rows)
-    problem = _problem(table, asked, found)
-    reference = _reference(table, asked, problem, found)
-    answer = _answer(table, asked, problem, reference, found)
+    problem = _find_problem(table, asked, found)
+    reference = _find_reference(table, asked, problem, found)
+    answer = _find_answer(table, asked, problem, reference, found)
     if reference is None and answer is None:
         raise DataError(
             f"{path}: its columns {', '.join(table.columns)} hold neither a reference solution nor"
             " a final answer, of which training needs one; name the column with --reference or"
             " --answer"
         )
-    code = _code(table, found)
-    _id(table, found)
-    _method(reference, code, found)
+    code = _find_code(table, found)
+    _find_id(table, found)
+    _choose_method(reference, code, found)
     if not code and table.chat_row(problem) is None:
         found.settle("data.system", STEPS_PROMPT, "so that the judge can grade step by step")
-    _lengths(table, problem, reference, len(rows), found)
+    _choose_lengths(table, problem, reference, len(rows), found)
     return found
 
 
@@ -135,7 +135,7 @@ class _Table:
         return max(len(str(row.get(column) or "")) for row in self.rows)
 
 
-def _problem(table: _Table, asked: Asked, found: Guesses) -> str:
+def _find_problem(table: _Table, asked: Asked, found: Guesses) -> str:
     if asked.problem is not None:
         column, why = table.given(asked.problem, "--problem"), "you named it"
     else:
@@ -161,7 +161,7 @@ def _problem(table: _Table, asked: Asked, found: Guesses) -> str:
     return column
 
 
-def _reference(table: _Table, asked: Asked, problem: str, found: Guesses) -> str | None:
+def _find_reference(table: _Table, asked: Asked, problem: str, found: Guesses) -> str | None:
     key = "data.columns.reference"
     if asked.reference is not None:
         column = table.given(asked.reference, "--reference")
@@ -183,7 +183,7 @@ def _reference(table: _Table, asked: Asked, problem: str, found: Guesses) -> str
     return None
 
 
-def _answer(
+def _find_answer(
     table: _Table, asked: Asked, problem: str, reference: str | None, found: Guesses
 ) -> str | None:
     key = "data.columns.answer"
@@ -196,7 +196,7 @@ def _answer(
     for column in candidates:
         texts = table.texts(column)
         is_short = bool(texts) and max(map(len, texts)) <= LONGEST_ANSWER
-        pattern, reason = _pattern(texts)
+        pattern, reason = _find_pattern(texts)
         if pattern is not None:
             found.settle(key, column, "it is in the solution" if column == reference else why)
             found.settle("data.answer_pattern", pattern, reason)
@@ -212,7 +212,7 @@ def _answer(
     return None
 
 
-def _pattern(texts: Sequence[str]) -> tuple[str | None, str]:
+def _find_pattern(texts: Sequence[str]) -> tuple[str | None, str]:
     """How the answer stands in nine tenths of the texts or more, in words as well."""
     forms: tuple[tuple[str, str, Callable[[str], object]], ...] = (
         (HASHES, "a line '#### ...'", lambda text: re.search(HASHES, text)),
@@ -225,7 +225,7 @@ def _pattern(texts: Sequence[str]) -> tuple[str | None, str]:
     return None, ""
 
 
-def _code(table: _Table, found: Guesses) -> bool:
+def _find_code(table: _Table, found: Guesses) -> bool:
     if "entry_point" not in table.columns:
         return False
     why = "the column 'entry_point' names a function, so the problems are programs"
@@ -237,7 +237,7 @@ def _code(table: _Table, found: Guesses) -> bool:
     return True
 
 
-def _id(table: _Table, found: Guesses) -> None:
+def _find_id(table: _Table, found: Guesses) -> None:
     for column in table.named("id"):
         ids = table.texts(column)
         if len(set(ids)) == len(table.rows):
@@ -245,7 +245,7 @@ def _id(table: _Table, found: Guesses) -> None:
             return
 
 
-def _method(reference: str | None, code: bool, found: Guesses) -> None:
+def _choose_method(reference: str | None, code: bool, found: Guesses) -> None:
     if reference is None:
         found.settle("method", "sparse-grpo", "there are no reference solutions")
     elif code:
@@ -259,7 +259,9 @@ def _method(reference: str | None, code: bool, found: Guesses) -> None:
         )
 
 
-def _lengths(table: _Table, problem: str, reference: str | None, rows: int, found: Guesses) -> None:
+def _choose_lengths(
+    table: _Table, problem: str, reference: str | None, rows: int, found: Guesses
+) -> None:
     longest = table.longest(problem)
     found.settle(
         "rollout.max_prompt_tokens",

@@ -45,15 +45,15 @@ def write_config(
     if not rows:
         raise DataError(f"{source.path}: holds no rows")
     found = guess(source.path, rows, asked)
-    settled = [*_given(source, out, model), *found.settled]
-    settled += _judge(found, endpoints, judge)
-    cfg = config.build(_tree(settled), source=str(out))
-    found.open += _unreadable(cfg)
-    out.write_text(_text(cfg, settled, source, len(rows)), encoding="utf-8")
+    settled = [*_take_over(source, out, model), *found.settled]
+    settled += _choose_judge(found, endpoints, judge)
+    cfg = config.build(_nest(settled), source=str(out))
+    found.open += _try_rows(cfg)
+    out.write_text(_render(cfg, settled, source, len(rows)), encoding="utf-8")
     _report(source, len(rows), found, out)
 
 
-def _given(source: config.Source, out: Path, model: str) -> Iterator[Guess]:
+def _take_over(source: config.Source, out: Path, model: str) -> Iterator[Guess]:
     yield Guess("run_dir", f"runs/{out.stem}", "")
     yield Guess("model.path", model, "")
     yield Guess("data.path", source.path, "")
@@ -63,7 +63,7 @@ def _given(source: config.Source, out: Path, model: str) -> Iterator[Guess]:
             yield Guess("data.subset", source.subset, "")
 
 
-def _judge(found: Guesses, endpoints: Sequence[str], judge: str) -> Iterator[Guess]:
+def _choose_judge(found: Guesses, endpoints: Sequence[str], judge: str) -> Iterator[Guess]:
     if all(one.value != "sparse-grpo" for one in found.settled):
         if endpoints:
             yield Guess("judge.endpoints", list(endpoints), "")
@@ -77,7 +77,7 @@ def _judge(found: Guesses, endpoints: Sequence[str], judge: str) -> Iterator[Gue
         )
 
 
-def _tree(settled: Sequence[Guess]) -> dict[str, Any]:
+def _nest(settled: Sequence[Guess]) -> dict[str, Any]:
     """The nested values of a TOML file."""
     tree: dict[str, Any] = {}
     for one in settled:
@@ -89,7 +89,7 @@ def _tree(settled: Sequence[Guess]) -> dict[str, Any]:
     return tree
 
 
-def _unreadable(cfg: config.Config) -> Iterator[str]:
+def _try_rows(cfg: config.Config) -> Iterator[str]:
     """The first row that does not fit the guesses, if any of those looked at does not."""
     try:
         load_problems(cfg.data.model_copy(update={"limit": LOOKED_AT}))
@@ -97,7 +97,7 @@ def _unreadable(cfg: config.Config) -> Iterator[str]:
         yield f"training will stop at this row: {error}"
 
 
-def _text(cfg: config.Config, settled: Sequence[Guess], source: config.Source, rows: int) -> str:
+def _render(cfg: config.Config, settled: Sequence[Guess], source: config.Source, rows: int) -> str:
     """The config, each key with its meaning from the config's own descriptions."""
     resolved = config.flatten(cfg)
     known = {one.key for one in settled}
@@ -107,7 +107,7 @@ def _text(cfg: config.Config, settled: Sequence[Guess], source: config.Source, r
     for one in sorted([*settled, *shown], key=lambda one: order.index(one.key.split(".")[0])):
         groups.setdefault(one.key.rpartition(".")[0], []).append(one)
     lines = list(
-        _comment(
+        _wrap_comment(
             f"Written by `exprl init` from the first {rows} rows of {source.path}. Check what was"
             " guessed, then: exprl train THIS_FILE --dry-run. All keys: exprl config schema"
         )
@@ -115,18 +115,18 @@ def _text(cfg: config.Config, settled: Sequence[Guess], source: config.Source, r
     for section, group in groups.items():
         lines += ["", f"[{section}]"] if section else [""]
         for one in group:
-            lines += _comment(describe(one.key) + (f". Guessed: {one.why}" if one.why else ""))
-            lines.append(_setting(one))
+            lines += _wrap_comment(describe(one.key) + (f". Guessed: {one.why}" if one.why else ""))
+            lines.append(_format_setting(one))
     return "\n".join(lines) + "\n"
 
 
-def _setting(one: Guess) -> str:
+def _format_setting(one: Guess) -> str:
     """The line of a TOML file."""
     value = "none" if one.value is None else one.value
     return tomli_w.dumps({one.key.rpartition(".")[2]: value}).rstrip()
 
 
-def _comment(text: str) -> list[str]:
+def _wrap_comment(text: str) -> list[str]:
     plain = " ".join(text.split())
     return textwrap.wrap(
         plain, 100, initial_indent="# ", subsequent_indent="# ", break_long_words=False
@@ -138,7 +138,7 @@ def _report(source: config.Source, rows: int, found: Guesses, out: Path) -> None
     console.print(f"{source.path}: looked at {rows} rows")
     for one in found.settled:
         section = one.key.rpartition(".")[0]
-        console.print(f"  {section + '.' if section else ''}{_setting(one)}    ({one.why})")
+        console.print(f"  {section + '.' if section else ''}{_format_setting(one)}    ({one.why})")
     for text in found.open:
         console.print(f"to check: {text}")
     console.print(f"wrote {out}; next: exprl train {out} --dry-run")

@@ -97,4 +97,4 @@ def pins() -> None:
     """
     from exprl.cli import shipped
 
-    typer.echo(shipped.pins(), nl=False)
+    typer.echo(shipped.read_pins(), nl=False)

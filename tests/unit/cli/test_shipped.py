@@ -11,7 +11,7 @@ from exprl.errors import ConfigError
 
 def test_the_demo_finds_its_files_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path, overrides = shipped.demo_settings()
+    path, overrides = shipped.locate_demo()
     cfg = config.load(path, overrides)
     assert (Path(cfg.model.path) / "config.json").exists()
     assert Path(cfg.data.path).exists()
@@ -20,7 +20,7 @@ def test_the_demo_finds_its_files_from_any_folder(tmp_path, monkeypatch):
 
 def test_in_a_checkout_the_demo_names_the_files_as_its_config_does(repo, monkeypatch):
     monkeypatch.chdir(repo)
-    path, overrides = shipped.demo_settings()
+    path, overrides = shipped.locate_demo()
     assert config.load(path, overrides) == config.load("configs/division_process.toml")
 
 

@@ -16,13 +16,15 @@ from exprl.errors import ConfigError
 FILES = Path(str(resources.files(__name__)))
 
 
-def demo_settings() -> tuple[Path, list[str]]:
+def locate_demo() -> tuple[Path, list[str]]:
     """The demo's config, and overrides by which it finds its files from any folder."""
     path = FILES / "configs" / "division_process.toml"
     tree = config.read(path)
     files = (tree["model"]["path"], tree["data"]["path"], tree["eval"]["data"]["path"])
     keys = ("model.path", "data.path", "eval.data.path")
-    return path, [f"{key}={json.dumps(_here(name))}" for key, name in zip(keys, files, strict=True)]
+    return path, [
+        f"{key}={json.dumps(_shorten(name))}" for key, name in zip(keys, files, strict=True)
+    ]
 
 
 def copy_example(folder: Path) -> list[Path]:
@@ -40,12 +42,12 @@ def copy_example(folder: Path) -> list[Path]:
     return copies
 
 
-def pins() -> str:
+def read_pins() -> str:
     """Every package with the version that exprl is tested with, as a requirements file."""
     return (FILES / "requirements" / "cpu.txt").read_text(encoding="utf-8")
 
 
-def _here(name: str) -> str:
+def _shorten(name: str) -> str:
     """The path of a file, as short as it can be said: a checkout's own lies below the folder."""
     path = (FILES / name).resolve()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
