@@ -52,11 +52,11 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Grade JSONL; write JSONL
+    /// Grade solutions: read JSONL, write JSONL
     Score(Box<ScoreArgs>),
-    /// Write a rubric for each problem: the checkpoints that its reference gives
+    /// Write a rubric for each problem: a checklist that the judge makes from its reference
     Rubric(Box<RubricArgs>),
-    /// Be a judge that grades by rule, on loopback: for tests and rehearsals
+    /// Run a server that grades by rule, on this machine only: for tests and rehearsals
     Serve(ServeArgs),
     /// Look at a ledger, or make it smaller
     Ledger(LedgerArgs),
@@ -65,22 +65,22 @@ pub(crate) enum Command {
 /// Whom to ask, and what to show meanwhile.
 #[derive(Args)]
 pub(crate) struct AskArgs {
-    /// Ask a rule instead of a model: starts its own judge, as `serve` does
+    /// Grade by this rule instead of a model. The command starts a judge as `serve` does
     #[arg(long, value_enum, conflicts_with_all = ["endpoints", "model"])]
     rules: Option<RulesArg>,
-    /// Serve Prometheus metrics at http://127.0.0.1:PORT/metrics; 0 takes a free port
+    /// Serve metrics for Prometheus at http://127.0.0.1:PORT/metrics; 0 takes a free port
     #[arg(long, value_name = "PORT")]
     pub(crate) metrics_port: Option<u16>,
-    /// Show progress even where standard error is no terminal, as a line every few seconds
+    /// Show progress as a line every few seconds, even if standard error is not a terminal
     #[arg(long)]
     pub(crate) progress: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct ScoreArgs {
-    /// JSONL to grade; standard input if left out
+    /// JSONL file of solutions to grade (default: standard input)
     pub(crate) input: Option<PathBuf>,
-    /// File to write; standard output if left out
+    /// File to write (default: standard output)
     #[arg(long, short, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
@@ -91,38 +91,39 @@ pub(crate) struct ScoreArgs {
     /// input first)
     #[arg(long, value_enum, default_value_t = ReferenceArg::Right)]
     pub(crate) reference: ReferenceArg,
-    /// Marks the steps of a trace for the views prefix and step
+    /// Text that starts a step of a trace, for the views prefix and step
     #[arg(long, default_value = "###")]
     pub(crate) delimiter: String,
-    /// Go on: with --out after its last whole line, with --ledger from the replies kept there
+    /// Continue an interrupted command: after the last whole line of --out, or with the replies in --ledger
     #[arg(long)]
     pub(crate) resume: bool,
-    /// Share of grades that may be missing before the exit code is 3
+    /// Exit with code 3 if a larger share of the grades is missing
     #[arg(long, default_value_t = 0.05, value_name = "SHARE")]
     pub(crate) max_missing: f64,
     /// Leave the judge's replies out of the output
     #[arg(long)]
     pub(crate) no_reply: bool,
-    /// Field of the input that holds the truth (true or false): reports how often the judge is wrong
+    /// Field of the input that says whether a solution is right (true or false). The command then reports how
+    /// often the judge is wrong
     #[arg(long, value_name = "FIELD")]
     pub(crate) label: Option<String>,
-    /// Estimate requests, tokens and cost as JSON on standard output; send nothing
+    /// Print an estimate of requests, tokens and cost as JSON, and send nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct RubricArgs {
-    /// JSONL of problems with references; standard input if left out
+    /// JSONL file of problems with references (default: standard input)
     pub(crate) input: Option<PathBuf>,
-    /// File to write or to complete; standard output if left out
+    /// File to write, or to complete if it exists (default: standard output)
     #[arg(long, short, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) settings: Flags<false>,
     #[command(flatten)]
     pub(crate) ask: AskArgs,
-    /// Share of rubrics that may be missing before the exit code is 3
+    /// Exit with code 3 if a larger share of the rubrics is missing
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     pub(crate) max_missing: f64,
 }
@@ -145,7 +146,7 @@ pub(crate) enum LedgerAction {
         /// The ledger's folder
         dir: PathBuf,
     },
-    /// Drop older replies and damaged records; the file is replaced in one go
+    /// Drop older replies and damaged records. The file is replaced in one step
     Compact {
         /// The ledger's folder
         dir: PathBuf,
@@ -160,49 +161,49 @@ pub(crate) struct ServeArgs {
     /// Port on 127.0.0.1; 0 takes a free one
     #[arg(long, default_value_t = 8001)]
     pub(crate) port: u16,
-    /// Share of contents whose first request is answered 429
+    /// Share of requests that are refused with 429 at their first try
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     pub(crate) rate_limit_rate: f64,
     /// Retry-After of a 429, in seconds
     #[arg(long, default_value_t = 1, value_name = "S")]
     pub(crate) retry_after_s: u32,
-    /// Share of contents that are answered 500 once
+    /// Share of requests that fail with 500 at their first try
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     pub(crate) error_rate: f64,
-    /// Share of contents whose answer is cut once, half-way
+    /// Share of requests whose first reply breaks off half-way
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     pub(crate) cut_rate: f64,
-    /// Share of contents that once get no answer, or half of one, for ever
+    /// Share of requests whose first reply never comes, or never ends
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     pub(crate) hang_rate: f64,
-    /// Share of contents that never get a grade
+    /// Share of requests whose replies never hold a grade
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     pub(crate) no_grade_rate: f64,
-    /// Share of contents graded in words, without a score line; a re-ask gets the digit
+    /// Share of requests whose first reply says the grade in words only; asked once more, it has the digit
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     pub(crate) prose_rate: f64,
-    /// Share of contents graded at random
+    /// Share of requests with a random grade
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     pub(crate) random_rate: f64,
-    /// Probability of the neighbouring grades, seen in log-probabilities alone
+    /// Probability of the neighbouring grades, which shows in the log-probabilities only
     #[arg(long, default_value_t = 0.0, value_name = "P")]
     pub(crate) doubt: f64,
-    /// Milliseconds before an answer
+    /// Milliseconds before a reply
     #[arg(long, default_value_t = 0, value_name = "MS")]
     pub(crate) latency_ms: u64,
-    /// Milliseconds on top of it, at most
+    /// Further milliseconds before a reply, at random up to this number
     #[arg(long, default_value_t = 0, value_name = "MS")]
     pub(crate) jitter_ms: u64,
-    /// Milliseconds between two tokens of a streamed answer
+    /// Milliseconds between two tokens of a streamed reply
     #[arg(long, default_value_t = 0, value_name = "MS")]
     pub(crate) token_ms: u64,
-    /// Requests answered at once, at most; the others wait
+    /// Requests that are answered at the same time, at most; the others wait
     #[arg(long, value_name = "N")]
     pub(crate) slots: Option<usize>,
-    /// Tokens of prompt and reply, at most; a request for more is answered 400
+    /// Tokens of prompt and reply, at most; a longer request is refused with 400
     #[arg(long, value_name = "TOKENS")]
     pub(crate) max_model_len: Option<usize>,
-    /// Decides which contents are hit
+    /// Seed that chooses the requests with a fault; the same request always meets the same fault
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
 }
