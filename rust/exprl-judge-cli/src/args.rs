@@ -65,9 +65,9 @@ pub(crate) enum Command {
 /// Whom to ask, and what to show meanwhile.
 #[derive(Args)]
 pub(crate) struct AskArgs {
-    /// Grade by this rule instead of a model. The command starts a judge as `serve` does
-    #[arg(long, value_enum, conflicts_with_all = ["endpoints", "model"])]
-    rules: Option<RulesArg>,
+    /// Grade by this rule (division or numbers) instead of a model. The command starts a judge as `serve` does
+    #[arg(long, value_name = "RULE", conflicts_with_all = ["endpoints", "model"])]
+    rules: Option<Rule>,
     /// Serve metrics for Prometheus at http://127.0.0.1:PORT/metrics; 0 takes a free port
     #[arg(long, value_name = "PORT")]
     pub(crate) metrics_port: Option<u16>,
@@ -155,9 +155,9 @@ pub(crate) enum LedgerAction {
 
 #[derive(Args)]
 pub(crate) struct ServeArgs {
-    /// The rule
-    #[arg(long, value_enum)]
-    pub(crate) rules: RulesArg,
+    /// The rule: division or numbers
+    #[arg(long, value_name = "RULE")]
+    pub(crate) rules: Rule,
     /// Port on 127.0.0.1; 0 takes a free one
     #[arg(long, default_value_t = 8001)]
     pub(crate) port: u16,
@@ -215,21 +215,6 @@ pub(crate) enum ReferenceArg {
     Wrong,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum RulesArg {
-    Division,
-    Numbers,
-}
-
-impl RulesArg {
-    pub(crate) fn rule(self) -> Rule {
-        match self {
-            Self::Division => Rule::Division,
-            Self::Numbers => Rule::Numbers,
-        }
-    }
-}
-
 pub(crate) fn share(name: &str, value: f64) -> Result<(), Error> {
     if (0.0..=1.0).contains(&value) {
         Ok(())
@@ -246,7 +231,7 @@ impl AskArgs {
         &self,
         settings: &mut Settings,
     ) -> Result<Option<rehearsal::Handle>, Error> {
-        let Some(rule) = self.rules.map(RulesArg::rule) else {
+        let Some(rule) = self.rules else {
             return Ok(None);
         };
         let server = rehearsal::serve(rehearsal::Config::new(rule)).await?;

@@ -9,7 +9,7 @@ use crate::Error;
 use crate::args::ServeArgs;
 
 pub(crate) async fn run(args: &ServeArgs) -> Result<u8, Error> {
-    let mut config = Config::new(args.rules.rule());
+    let mut config = Config::new(args.rules);
     config.listen.set_port(args.port);
     config.slots = args.slots;
     config.max_model_len = args.max_model_len;

@@ -308,6 +308,7 @@ fn wrong_settings_end_with_2_and_say_what_to_change() {
         (vec!["--model", "m"], "--endpoint"),
         (vec!["--rules", "numbers", "--view", "page"], "`outcome`"),
         (vec!["--rules", "numbers", "--rpm", "many"], "--rpm"),
+        (vec!["--rules", "sums"], "division and numbers"),
         (vec!["--rules", "numbers", "--prices", "1,2"], "3 elements"),
         (vec!["--rules", "numbers", "--extra", "7"], "expected a map"),
     ] {

@@ -26,6 +26,7 @@
 //! # }
 //! ```
 
+mod access;
 mod bell;
 mod blocking;
 mod connect;

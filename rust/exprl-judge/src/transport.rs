@@ -17,6 +17,7 @@ use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::client::proxy::matcher::Intercept;
 use tokio::time::timeout;
 
+use crate::access::{Secret, chat_uri};
 use crate::connect::{Connection, Connector, chain, is_https};
 use crate::connection::{Pieces, pieces};
 use crate::error::Error;
@@ -25,7 +26,7 @@ use crate::policy::{Fault, QUOTA};
 use crate::proxy::proxy_for;
 use crate::reply::words_of_error;
 use crate::request::Body;
-use crate::settings::{Secret, Settings, chat_uri, seconds};
+use crate::settings::{Settings, seconds};
 use crate::stream::Assembly;
 
 /// No judge's reply is longer; a server that sends more is broken.
