@@ -1,35 +1,44 @@
 //! Where servers are, and the key that opens them. A key is read here, shown nowhere.
 
 use std::fmt;
+use std::path::Path;
 
 use bytes::Bytes;
 use hyper::Uri;
 use hyper::header::HeaderValue;
 
 use crate::error::Error;
-use crate::settings::{Settings, read};
 
-impl Settings {
-    /// The value of the `authorization` header, from where the settings say the key is.
-    pub(crate) fn authorization(&self) -> Result<Option<Secret>, Error> {
-        let (field, key) = if let Some(name) = &self.api_key_env {
-            let key = std::env::var(name).map_err(|_| Error::Setting {
-                field: "api_key_env".into(),
-                reason: format!("the environment has no variable {name:?}"),
-            })?;
-            ("api_key_env", key)
-        } else if let Some(path) = &self.api_key_file {
-            ("api_key_file", read("api_key_file", path)?)
-        } else {
-            return Ok(None);
-        };
-        Secret::bearer(key.trim())
-            .map(Some)
-            .ok_or_else(|| Error::Setting {
-                field: field.into(),
-                reason: "the key is empty or holds characters that no HTTP header may carry".into(),
-            })
-    }
+/// The value of the `authorization` header, from a variable of the environment or a file.
+pub(crate) fn authorization(
+    env: Option<&str>,
+    file: Option<&Path>,
+) -> Result<Option<Secret>, Error> {
+    let (field, key) = if let Some(name) = env {
+        let key = std::env::var(name).map_err(|_| Error::Setting {
+            field: "api_key_env".into(),
+            reason: format!("the environment has no variable {name:?}"),
+        })?;
+        ("api_key_env", key)
+    } else if let Some(path) = file {
+        ("api_key_file", read("api_key_file", path)?)
+    } else {
+        return Ok(None);
+    };
+    Secret::bearer(key.trim())
+        .map(Some)
+        .ok_or_else(|| Error::Setting {
+            field: field.into(),
+            reason: "the key is empty or holds characters that no HTTP header may carry".into(),
+        })
+}
+
+/// Reads a file that a setting names.
+pub(crate) fn read(field: &'static str, path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|error| Error::Setting {
+        field: field.into(),
+        reason: format!("{}: {error}", path.display()),
+    })
 }
 
 /// Checks an endpoint and gives the URI that chat completions are posted to.

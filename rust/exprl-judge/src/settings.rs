@@ -1,13 +1,13 @@
 //! How to judge. Keys are named here, never held.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use exprl_rubric::{Checklists, Readout, Rubric, ScoreMap, View};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::access::chat_uri;
+use crate::access::{chat_uri, read};
 use crate::error::Error;
 
 /// Fields of a request that `extra` may not set: they have a setting, or belong to the dispatcher.
@@ -288,13 +288,6 @@ impl Settings {
             None => Ok(()),
         }
     }
-}
-
-pub(crate) fn read(field: &'static str, path: &Path) -> Result<String, Error> {
-    std::fs::read_to_string(path).map_err(|error| Error::Setting {
-        field: field.into(),
-        reason: format!("{}: {error}", path.display()),
-    })
 }
 
 #[cfg(test)]

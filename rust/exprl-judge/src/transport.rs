@@ -17,7 +17,7 @@ use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::client::proxy::matcher::Intercept;
 use tokio::time::timeout;
 
-use crate::access::{Secret, chat_uri};
+use crate::access::{Secret, authorization, chat_uri};
 use crate::connect::{Connection, Connector, chain, is_https};
 use crate::connection::{Pieces, pieces};
 use crate::error::Error;
@@ -151,7 +151,10 @@ fn only_path(path: &str) -> Uri {
 impl Transport {
     /// The way to the servers of the settings, and these in their order.
     pub(crate) fn new(settings: &Settings) -> Result<(Self, Vec<Server>), Error> {
-        let key = settings.authorization()?;
+        let key = authorization(
+            settings.api_key_env.as_deref(),
+            settings.api_key_file.as_deref(),
+        )?;
         let servers = settings
             .endpoints
             .iter()
