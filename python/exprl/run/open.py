@@ -89,13 +89,10 @@ def open_run(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple
         check_memory(cfg, [*problems, *held_out], tokenizer)
         verifiers = open_verifiers(cfg, [*problems, *held_out])
         stack.callback(verifiers.close)
-        judges = (
-            stack.enter_context(
-                open_judges(cfg.judge, cfg.treatments, cfg.treatment, cfg.seed, run_dir)
-            )
-            if cfg.asks_judge
-            else None
-        )
+        judges = None
+        if cfg.asks_judge:
+            own = open_judges(cfg.judge, cfg.treatments, cfg.treatment, cfg.seed, run_dir)
+            judges = stack.enter_context(own)
 
         folder = checkpoint.latest(run_dir)
         state = checkpoint.load_state(folder) if folder else RunState()
