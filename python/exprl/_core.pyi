@@ -102,14 +102,11 @@ class Judge:
 @final
 class JudgeStats:
     """
-    What a judge has done so far. The counts of two judges add up with `+`. `later - earlier` is what
-    was counted between two looks; gauges and latencies are the later ones.
+    What a judge has done so far.
     """
-    def __add__(self, other: object, /) -> JudgeStats: ...
     def __eq__(self, value: object, /) -> bool: ...
     def __ne__(self, value: object, /) -> bool: ...
     def __repr__(self, /) -> str: ...
-    def __sub__(self, before: object, /) -> JudgeStats: ...
     @property
     def cached_tokens(self, /) -> int:
         """
@@ -170,6 +167,10 @@ class JudgeStats:
         """
         Distinct replies in the ledger.
         """
+    def plus(self, /, other: JudgeStats) -> JudgeStats:
+        """
+        These counts and those of another judge; of latencies the longer.
+        """
     @property
     def prompt_tokens(self, /) -> int:
         """
@@ -204,6 +205,10 @@ class JudgeStats:
     def shared(self, /) -> int:
         """
         Verdicts that an equal request in flight gave.
+        """
+    def since(self, /, before: JudgeStats) -> JudgeStats:
+        """
+        What was counted since an earlier look; gauges and latencies stay as they are now.
         """
     @property
     def statuses(self, /) -> dict[str, int]:

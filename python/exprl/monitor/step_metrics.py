@@ -71,7 +71,7 @@ def count_since(before: JudgeStats | None, judge: Judge | Judges | None) -> Judg
     """What a judge has counted since `before`; sums only, the latencies stay the whole run's."""
     if before is None or judge is None:
         return None
-    return judge.stats() - before
+    return judge.stats().since(before)
 
 
 def _rewards(scored: Sequence[Scored]) -> dict[str, float]:

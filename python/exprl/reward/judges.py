@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 from exprl import config
@@ -41,7 +42,7 @@ class Judges:
     def stats(self) -> JudgeStats:
         """What all judges together have done so far."""
         first, *others = [judge.stats() for judge in self._judges.values()]
-        return sum(others, start=first)
+        return reduce(JudgeStats.plus, others, first)
 
 
 class Session:

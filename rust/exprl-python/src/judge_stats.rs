@@ -7,8 +7,7 @@ use pyo3::prelude::*;
 
 macro_rules! make {
     ($($name:ident: $kind:ident, $help:literal;)+) => {
-        /// What a judge has done so far. The counts of two judges add up with `+`. `later - earlier` is what
-        /// was counted between two looks; gauges and latencies are the later ones.
+        /// What a judge has done so far.
         #[pyclass(frozen, eq, module = "exprl.judge")]
         #[derive(Clone, PartialEq)]
         pub struct JudgeStats {
@@ -56,11 +55,13 @@ exprl_judge::counters!(make);
 
 #[pymethods]
 impl JudgeStats {
-    fn __add__(&self, other: &Self) -> Self {
+    /// These counts and those of another judge; of latencies the longer.
+    fn plus(&self, other: &Self) -> Self {
         self.stats.clone().plus(&other.stats).into()
     }
 
-    fn __sub__(&self, before: &Self) -> Self {
+    /// What was counted since an earlier look; gauges and latencies stay as they are now.
+    fn since(&self, before: &Self) -> Self {
         self.stats.clone().since(&before.stats).into()
     }
 
