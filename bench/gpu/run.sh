@@ -88,9 +88,9 @@ part_loss() {
 
 part_policy() {
     if [[ $smoke ]]; then
-        tested 0 tests/unit/test_master.py
+        tested 0 tests/unit/learn/test_master.py
     else
-        tested 4 tests/unit/test_{attention,head,lora,master,model,optimizer,policy}.py
+        tested 4 tests/unit/learn/test_{attention,head,lora,master,model,optimizer,policy}.py
     fi
 }
 

@@ -75,10 +75,14 @@ except KeyboardInterrupt:
 
 def test_ctrl_c_ends_a_push_that_waits_for_room(slow):
     lines = """
-small = Judge(JudgeSettings((judge.settings.endpoints[0],), "rules-division", queue_bytes=1))
+small = Judge(
+    JudgeSettings(
+        (judge.settings.endpoints[0],), "rules-division", concurrency=1, queue_bytes=1
+    )
+)
 full = small.submit()
-full.push(JudgeItem("1", "p", None, ("x",)))
-full.push(JudgeItem("2", "p", None, ("y",)))
+for text in "xyz":  # the first is in flight, the second waits, and there is no room for the third
+    full.push(JudgeItem(text, "p", None, (text,)))
 """
     process = start(slow, lines)
     time.sleep(0.5)
