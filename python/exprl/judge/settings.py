@@ -96,7 +96,7 @@ class JudgeSettings:
     idle_timeout_s: float = setting(60.0, gt=0.0, may_change=True)
     deadline_s: float = setting(3600.0, gt=0.0, may_change=True)
     outage_s: float = setting(60.0, gt=0.0, may_change=True)
-    queue_bytes: int = setting(24 << 20, gt=0, may_change=True)
+    queue_bytes: int = setting(20 << 20, gt=0, may_change=True)
     ledger: str | None = setting(None)
     revision: str = setting("")
     sample_index: int = setting(0, ge=0)

@@ -146,7 +146,7 @@ settings! {
     /// ends as `http_error`.
     outage_s: f64 = 60.0;
     /// Bytes of text that wait to be sent, before more has to wait. What is in flight does not count.
-    queue_bytes: usize = 24 << 20;
+    queue_bytes: usize = 20 << 20;
     /// Folder where replies are kept, so that the same work done again sends nothing. Left out, nothing is
     /// kept; a training run then keeps them in RUN/ledger.
     ledger: Option<PathBuf> = None;
