@@ -1,0 +1,116 @@
+"""The case files: small inputs after public bug reports, with what should happen.
+
+They are not part of the repository. The tests of this folder read every line where the files lie,
+and skip where they do not. What they prove is proved on cases of our own in `tests/unit`, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+REPO = Path(__file__).parents[2]
+FOLDER = Path(os.environ.get("EXPRL_SHARED_CASES", REPO.parent / "shared" / "cases"))
+
+Case = dict[str, Any]
+
+# Lines that fail today: file, kind, numbers of the lines. Whoever makes one pass has to take its
+# number out, because a case that passes against its mark fails the test.
+OPEN: dict[tuple[str, str], set[int]] = {
+    ("answers.jsonl", "mention"): {1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 14},
+    ("answers.jsonl", "stated-two"): {22, 25, 26},
+    ("answers.jsonl", "box"): {27, 28, 40},
+    ("answers.jsonl", "thinking"): {48, 51, 52, 55},
+    ("answers.jsonl", "words"): {72, 73},
+    ("answers.jsonl", "gold-unreadable"): {76, 77, 78, 79, 81},
+    ("answers.jsonl", "gold-dressed"): {86},
+    ("answers.jsonl", "science"): {91},
+    ("answers.jsonl", "choice"): {93, 95, 97, 98},
+    ("data/cases.jsonl", "nested"): {1, 2, 3, 4, 5, 7, 8, 9},
+    ("data/cases.jsonl", "parts"): {11, 12},
+    ("data/cases.jsonl", "chat"): {14},
+    ("data/cases.jsonl", "answer"): {22},
+    ("judge_replies.jsonl", "stale"): {*range(1, 22), 24, 25},
+    ("judge_replies.jsonl", "stale-void"): {*range(26, 32)},
+    ("judge_replies.jsonl", "stale-json"): {*range(35, 41)},
+    ("judge_replies.jsonl", "json"): {77, 78, 81},
+    ("judge_replies.jsonl", "parts"): {92, 93, 94, 95},
+    ("ledger.jsonl", "failed"): {1, 2, 3, 5},
+    ("runs.jsonl", "reasked"): {1},
+    ("runs.jsonl", "context"): {2},
+    ("runs.jsonl", "context-long"): {3},
+    ("runs.jsonl", "gold"): {4},
+    ("runs.jsonl", "system"): {5},
+    ("runs.jsonl", "end"): {6},
+    ("scores.jsonl", "near-equal"): {1, 2, 3, 4, 5},
+    ("joined.jsonl", "weighted"): {1, 2},
+    ("steps.jsonl", "line"): {9, 10, 11, 12, 13, 14, 15, 17, 18, 20, 21},
+    ("steps.jsonl", "paragraph"): {*range(22, 30)},
+    ("steps.jsonl", "lines"): {30, 31, 32, 33},
+    ("steps.jsonl", "max"): {34, 35, 36, 37},
+    ("templates/cases.jsonl", "eos"): {5, 7},
+    ("templates/cases.jsonl", "system"): {8, 9},
+    ("templates/cases.jsonl", "thinking"): {11, 13},
+    ("templates/cases.jsonl", "prefilled"): {14},
+}
+
+# Lines that ask for something else than we want: file, number of the line, and why.
+WRONG: dict[tuple[str, int], str] = {}
+
+
+def read_cases(name: str) -> list[Case]:
+    """The lines of a file, such as `steps.jsonl`; none where the files are not."""
+    path = FOLDER / name
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def every_line(name: str) -> pytest.MarkDecorator:
+    """Give a test `number` and `case` for each line of a file; lines count from 1."""
+    lines = [_line(name, i, case) for i, case in enumerate(read_cases(name), start=1)]
+    if not lines:
+        reason = (
+            f"no {name} in {FOLDER}: the case files are not part of the repository;"
+            " set EXPRL_SHARED_CASES to the folder that has them"
+        )
+        lines = [pytest.param(0, {}, id="none", marks=pytest.mark.skip(reason=reason))]
+    return pytest.mark.parametrize(("number", "case"), lines)
+
+
+def _line(name: str, number: int, case: Case) -> Any:
+    marks: list[pytest.MarkDecorator] = []
+    kind = case["kind"]
+    if number in OPEN.get((name, kind), ()):
+        marks.append(pytest.mark.xfail(strict=True, reason="not mended yet"))
+    if (name, number) in WRONG:
+        marks.append(pytest.mark.xfail(strict=True, reason=WRONG[name, number]))
+    return pytest.param(number, case, id=f"{kind}-{number}", marks=marks)
+
+
+def load_script(path: Path) -> ModuleType:
+    """A Python file that lies beside the cases, as a module."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def assert_refused(error: Exception | None, case: Case) -> None:
+    """An error of ours, or of the config, that says the words that the case asks for."""
+    from pydantic import ValidationError
+
+    from exprl.errors import ExprlError
+
+    assert isinstance(error, ExprlError | ValidationError), repr(error)
+    for word in case.get("names", ()):
+        assert word in str(error)
