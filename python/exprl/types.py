@@ -86,7 +86,8 @@ class ReferenceProblem(Problem):
     r"""A problem as the data has it: with its hidden solution.
 
     reference: step-by-step solution, for the judge (and the SFT and distillation baselines) only;
-        None where the data has none.
+        None where the data has none. Of several solutions it is the first.
+    alternatives: the other solutions, where the data has a list of them: the judge is shown all.
 
     >>> prompt = Prompt("p0", (Message("user", "5)106973="),))
     >>> reference = r"5*021394+3=106973###\boxed{021394r3}"
@@ -96,6 +97,20 @@ class ReferenceProblem(Problem):
     """
 
     reference: str | None = None
+    alternatives: tuple[str, ...] = ()
+
+    @property
+    def judge_reference(self) -> str | None:
+        """What the judge is shown: the reference, or all the solutions, numbered.
+
+        The same text in every run, as it stands in front of what varies in a request.
+        """
+        if self.reference is None or not self.alternatives:
+            return self.reference
+        solutions = (self.reference, *self.alternatives)
+        parts = (f"Reference solution {i}:\n{text}" for i, text in enumerate(solutions, 1))
+        head = f"There are {len(solutions)} reference solutions. Each is right by itself."
+        return "\n\n".join([head, *parts])
 
     def without_reference(self) -> Problem:
         """The problem as the training loop knows it; a Problem has no way to a reference."""

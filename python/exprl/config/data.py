@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from exprl.config.placeholders import find_names
 from exprl.config.section import Section, lay_over
 
 BOXED = "boxed"
@@ -14,12 +15,22 @@ BOXED = "boxed"
 
 
 class Columns(Section):
-    """Which column of the data holds what. None = the data has no such column."""
+    """Which column of the data holds what. None = the data has no such column.
+
+    A dot names a key of a nested column: `extra_info.solution`. A column that is called exactly so
+    goes first.
+    """
 
     problem: str = Field(
-        "problem", description="problem: text, or a list of {role, content} messages"
+        "problem",
+        description="problem: text, or a list of {role, content} messages; several columns with"
+        " their names in braces, '{Body} {Question}'; a dot names a key of a nested column,"
+        " 'extra_info.question', here and in the other columns",
     )
-    reference: str | None = Field("reference", description="hidden solution, step by step")
+    reference: str | None = Field(
+        "reference",
+        description="hidden solution, step by step: text, or a list of alternative solutions",
+    )
     answer: str | None = Field(
         "answer", description="final answer for the verifier; for code the unit tests"
     )
@@ -44,20 +55,54 @@ class Source(Section):
     columns: Columns = Columns()
     domain: str = Field("math", description="domain of rows that name none")
     system: str | None = Field(None, description="system message before every problem")
-    template: str = Field("{problem}", description="user message; {problem} is the problem's text")
+    system_wins: Literal["row", "config"] = Field(
+        "row",
+        description="whose system message counts where a row brings its own: the row's, or"
+        " data.system, which then replaces it",
+    )
+    template: str = Field(
+        "{problem}",
+        description="user message; {problem} is the problem's text, another name in braces is a"
+        " column; {{name}} stays as {name}",
+    )
     answer_pattern: str | None = Field(
         None,
         description=r"regular expression whose first group is the answer in the answer column, e.g."
         r" '####\s*(.+)' for GSM8K; 'boxed' takes what the last \boxed{} holds",
     )
-    limit: int | None = Field(None, gt=0, description="use only the first n problems")
+    missing_reference: Literal["stop", "drop"] = Field(
+        "stop",
+        description="what a row without a reference does where one is needed: it stops the run, or"
+        " it is left out and counted",
+    )
+    reference_list: Literal["by_answer", "alternatives", "steps"] = Field(
+        "by_answer",
+        description="what a list of several texts in the reference column is: whole solutions, all"
+        " of which the judge sees and the first of which SFT learns (alternatives); the steps of"
+        " one solution, joined by line breaks (steps); alternatives if each text names the row's"
+        " answer, else refused (by_answer)",
+    )
+    limit: int | None = Field(None, gt=0, description="use only the first n rows")
 
     @field_validator("template")
     @classmethod
     def _has_the_problem(cls, template: str) -> str:
-        if "{problem}" not in template:
+        if "problem" not in find_names(template):
             raise ValueError("the template must contain {problem}, the place of the row's text")
         return template
+
+    @model_validator(mode="after")
+    def _hides_the_reference(self) -> Self:
+        for key, text in (("template", self.template), ("columns.problem", self.columns.problem)):
+            for field in ("reference", "answer"):
+                column = getattr(self.columns, field)
+                if column in find_names(text) and column != "problem":
+                    raise ValueError(
+                        f"{key} = {text!r} would show the policy the {field} column {{{column}}},"
+                        f" which stays hidden from it; take it out, or write {{{{{column}}}}} for"
+                        " these characters themselves"
+                    )
+        return self
 
     @field_validator("answer_pattern")
     @classmethod

@@ -1,8 +1,8 @@
 """The hidden references, and who is shown what of them. The policy never is.
 
-judge      the reference of the problem, none, or another problem's   `choose_references`
-SFT        the reference as tokens to imitate                         `tokenize_solutions`
-teacher    the reference in its prompt (self-distillation)            `build_teacher_prompts`
+judge      all solutions of the problem, none, or another problem's   `choose_references`
+SFT        the first solution as tokens to imitate                    `tokenize_solutions`
+teacher    the first solution in its prompt (self-distillation)       `build_teacher_prompts`
 Stage II   nothing: the column is not even read                       `drop_references`
 """
 
@@ -25,12 +25,12 @@ def choose_references(
     """The reference that the judge is shown for each problem id, by judge.condition."""
     match condition:
         case "right":
-            return {p.id: p.reference for p in problems}
+            return {p.id: p.judge_reference for p in problems}
         case "none":
             return dict.fromkeys((p.id for p in problems), None)
         case "wrong":
             require_references(problems)
-            right = {p.id: str(p.reference) for p in problems}
+            right = {p.id: str(p.judge_reference) for p in problems}
             return dict(draw_wrong_references(right, seed))
 
 

@@ -168,7 +168,7 @@ def measure(job: Measurement) -> Evaluation:
         )
     engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=job.target.weights)
     splitter = Splitter(tokenizer.backend_tokenizer.to_str(), cfg.reward.delimiter)
-    references = {problem.id: problem.reference for problem in kept}
+    references = {problem.id: problem.judge_reference for problem in kept}
     lines: list[dict[str, Any]] = []
 
     def keep(problem: Problem, rollout: Rollout, text: str, correct: bool) -> None:

@@ -117,7 +117,7 @@ def _read_run(run_dir: Path, steps: str | None) -> list[Solution]:
                     id=f"step-{step}/{problem.id}/{row['index']}",
                     problem_id=problem.id,
                     problem=problem.question,
-                    reference=problem.reference,
+                    reference=problem.judge_reference,
                     segments=tuple(row["segments"]),
                     domain=problem.domain,
                     correct=row["correct"],

@@ -193,7 +193,7 @@ def test_limit_takes_the_first_rows_and_does_not_look_at_the_others(tmp_path: Pa
             {"problem": [{"role": "assistant", "content": "Hi"}]},
             "the last message must be of role 'user'",
         ),
-        ({"reference": ["a"]}, "row 2: column 'reference': expected text or a number, found a li"),
+        ({"reference": ["a", 1]}, "row 2: column 'reference': item 2: expected text, found a num"),
         ({"answer": {"a": 1}}, "row 2: column 'answer': expected text or a number, found an obj"),
         ({"answer": True}, "row 2: column 'answer': expected text or a number, found a boolean"),
         ({"answer": "\ud800"}, "row 2: column 'answer': not valid Unicode text"),

@@ -1,0 +1,192 @@
+"""A row of the data, to a Problem: the column map."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from exprl import config
+from exprl.config.placeholders import fill, find_names
+from exprl.data.cells import read_text
+from exprl.data.columns import Column, explain_missing, find_column, list_columns
+from exprl.data.files import Row
+from exprl.data.messages import add_system, has_system, make_messages
+from exprl.data.solutions import read_solutions
+from exprl.errors import DataError
+from exprl.types import Message, Prompt, ReferenceProblem
+from exprl.verify.answer import find_answer
+
+AS_WRITTEN = ("exact", "code")
+"""Domains in which JSON may itself be the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowReader:
+    """What the settings name in the rows of one source.
+
+    columns: each name that the settings use, with what it means in these rows.
+    problem_names: the names in braces in data.columns.problem, where it is no column itself.
+    template_names: those in data.template, beside {problem}.
+    """
+
+    settings: config.Source
+    columns: Mapping[str, Column]
+    problem_names: list[str]
+    template_names: list[str]
+
+    def read(self, row: Row, number: int) -> tuple[ReferenceProblem, list[str]]:
+        """The problem of row `number`, from 1, and what a user should know of it.
+
+        Raises:
+            DataError: names row and column, and says what to change.
+        """
+        cells = _Cells(self, row, f"{self.settings.path}: row {number}")
+        settings, columns = self.settings, self.settings.columns
+        domain = settings.domain if columns.domain is None else cells.require(columns.domain)
+        problem_id = str(number) if columns.id is None else cells.require(columns.id)
+        code = domain in AS_WRITTEN
+        answer = _read_answer(settings, cells, code=code)
+        solutions: tuple[str, ...] = ()
+        if columns.reference is not None:
+            cell, place = cells.read(columns.reference), cells.at(columns.reference)
+            solutions = read_solutions(cell, settings, answer, place, code=code)
+        messages, remarks = self._make_messages(cells, code=code)
+        problem = ReferenceProblem(
+            id=problem_id,
+            prompt=Prompt(problem_id, messages),
+            reference=solutions[0] if solutions else None,
+            alternatives=solutions[1:],
+            answer=answer,
+            domain=domain,
+            setup=(cells.text(columns.setup) if columns.setup else None) or "",
+        )
+        return problem, remarks
+
+    def _make_messages(self, cells: _Cells, *, code: bool) -> tuple[tuple[Message, ...], list[str]]:
+        settings, name = self.settings, self.settings.columns.problem
+        remarks = [
+            f"have nothing in {{{one}}} of data.{key}"
+            for key, names in (
+                ("columns.problem", self.problem_names),
+                ("template", self.template_names),
+            )
+            for one in names
+            if cells.text(one) is None
+        ]
+
+        def text(name: str) -> str:
+            return cells.text(name) or ""
+
+        problem: Any = None
+        if name in self.columns:
+            problem = cells.read(name)
+        else:
+            problem = fill(name, text, self.problem_names).strip()
+        place = cells.at(name)
+        chat = make_messages(problem, settings, self.template_names, text, place, code=code)
+        if settings.system is not None and has_system(chat):
+            used = "that one" if settings.system_wins == "row" else "data.system"
+            remarks.append(
+                f"bring a system message of their own beside data.system, and {used} is used"
+                f" (data.system_wins = {settings.system_wins!r})"
+            )
+        return add_system(chat, settings), remarks
+
+
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """The cells of one row by the names of the settings."""
+
+    reader: RowReader
+    row: Row
+    place: str
+
+    def at(self, name: str) -> str:
+        return f"{self.place}: column {name!r}"
+
+    def read(self, name: str) -> Any:
+        return self.reader.columns[name].read(self.row, self.place)
+
+    def text(self, name: str, *, code: bool = True) -> str | None:
+        return read_text(self.read(name), self.at(name), column=name, code=code)
+
+    def require(self, name: str) -> str:
+        text = self.text(name)
+        if text is None:
+            raise DataError(f"{self.at(name)}: is empty")
+        return text
+
+
+def open_rows(rows: Sequence[Row], settings: config.Source) -> RowReader:
+    """Find the columns that the settings name.
+
+    Raises:
+        DataError: there is no such column; names those that there are, and the setting.
+    """
+    columns: dict[str, Column] = {}
+    for field, name in settings.columns:
+        if name is None:
+            continue
+        column = find_column(rows, name)
+        if column is not None:
+            columns[name] = column
+        elif field != "problem" or not find_names(name):
+            none = "" if field == "problem" else " (or to 'none' if the data has no such column)"
+            raise DataError(
+                f"{settings.path}: {explain_missing(rows, name)}; set data.columns.{field} to one"
+                f" of them{none}"
+            )
+    there = tuple(list_columns(rows))
+    problem = settings.columns.problem
+    problem_names = [] if problem in columns else find_names(problem, there)
+    template_names = [name for name in find_names(settings.template, there) if name != "problem"]
+    for key, names in (("columns.problem", problem_names), ("template", template_names)):
+        for name in names:
+            columns[name] = _find_placeholder(rows, name, key, settings)
+    return RowReader(settings, columns, problem_names, template_names)
+
+
+def _find_placeholder(rows: Sequence[Row], name: str, key: str, settings: config.Source) -> Column:
+    column = find_column(rows, name)
+    if column is None:
+        allowed = "one of them" if key == "columns.problem" else "{problem} or one of them"
+        raise DataError(
+            f"{settings.path}: {explain_missing(rows, name)}; {{{name}}} in data.{key} must name"
+            f" {allowed}; write {{{{{name}}}}} for braces that stay"
+        )
+    return column
+
+
+def _read_answer(settings: config.Source, cells: _Cells, *, code: bool) -> str | None:
+    """The final answer; for code its unit tests, which may be a list of statements."""
+    columns = settings.columns
+    if columns.answer is None:
+        return None
+    value = cells.read(columns.answer)
+    lines = value if isinstance(value, list) else []
+    if lines and all(isinstance(line, str) for line in lines):
+        answer: str | None = "\n".join(lines)
+    else:
+        answer = cells.text(columns.answer, code=code)
+    if answer is None:
+        return None
+    if settings.answer_pattern is not None:
+        answer = _extract(answer, settings.answer_pattern, cells.at(columns.answer))
+    if columns.entry_point is not None:
+        answer += f"\n\ncheck({cells.require(columns.entry_point)})\n"
+    return answer
+
+
+def _extract(answer: str, pattern: str, place: str) -> str:
+    if pattern == config.BOXED:
+        boxed = find_answer(answer)
+        if boxed is None or not boxed.strip():
+            raise DataError(f"{place}: data.answer_pattern = 'boxed' finds no \\boxed{{...}} in it")
+        return boxed.strip()
+    found = re.search(pattern, answer)
+    group = found.group(1) if found else None
+    if group is None or not group.strip():
+        raise DataError(f"{place}: data.answer_pattern = {pattern!r} finds no answer in it")
+    return group.strip()
