@@ -82,6 +82,8 @@ def train(
             progress.note(parts.verifiers.sandbox.summary())
         policy = parts.policy
         progress.note(f"computes {describe(cfg.model, policy.model.config, policy.device)}")
+        for remark in parts.remarks:
+            progress.warn(remark)
         while state.step < cfg.train.steps:
             evaluate_if_due(cfg, parts, state.step, progress)
             clock = Clock()

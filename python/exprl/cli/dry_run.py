@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 from exprl import config
 from exprl.data.references import choose_references
@@ -45,8 +46,9 @@ def report(cfg: config.Config) -> int:
     _check_run_dir(cfg)
     check_trackers(cfg.logging)
     tokenizer = load_tokenizer(cfg.model)
-    problems = load_training_problems(cfg, tokenizer)
-    held_out = load_held_out(cfg, tokenizer)
+    remarks: list[str] = []
+    problems = load_training_problems(cfg, tokenizer, remarks.append)
+    held_out = load_held_out(cfg, tokenizer, remarks.append)
     rollouts = cfg.rollout.problems_per_step * cfg.rollout.group_size
     lengths = [len(prompt_ids(tokenizer, p.prompt)) for p in problems]
     console.print(f"[bold]{cfg.method}[/] into {cfg.run_dir}: {cfg.train.steps} steps")
@@ -54,6 +56,8 @@ def report(cfg: config.Config) -> int:
         f"data       {_counted(problems)}, prompts of at most {max(lengths)} tokens;"
         f" {len(held_out)} held out"
     )
+    for remark in remarks:
+        console.print(f"[yellow]rows[/]       {escape(remark)}")
     console.print(
         f"a step     {cfg.rollout.problems_per_step} problems x {cfg.rollout.group_size} ="
         f" {rollouts} rollouts, {cfg.optim.mini_batches} optimizer step(s)"

@@ -8,7 +8,7 @@ Stage II   nothing: the column is not even read                       `drop_refe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,8 +65,19 @@ def build_teacher_prompts(
 def drop_references(settings: config.Data) -> config.Data:
     """The same data without its columns of references."""
 
-    def columns(source: config.Source) -> dict[str, config.Columns]:
+    def update(source: config.Source) -> dict[str, Any]:
         return {"columns": source.columns.model_copy(update={"reference": None})}
 
-    sources = tuple(one.model_copy(update=columns(one)) for one in settings.sources)
-    return settings.model_copy(update={"sources": sources} | columns(settings))
+    return _update_sources(settings, update)
+
+
+def keep_all_rows(settings: config.Data) -> config.Data:
+    """The same data, also the rows without a reference that training leaves out."""
+    return _update_sources(settings, lambda _: {"missing_reference": "stop"})
+
+
+def _update_sources(
+    settings: config.Data, update: Callable[[config.Source], dict[str, Any]]
+) -> config.Data:
+    sources = tuple(one.model_copy(update=update(one)) for one in settings.sources)
+    return settings.model_copy(update={"sources": sources} | update(settings))

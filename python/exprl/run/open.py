@@ -48,6 +48,7 @@ class Parts:
     teacher_prompts: token ids before which the teacher reads a rollout, by problem id
         (self-distillation); else empty.
     engine, probe: None where nothing is sampled: SFT without evaluations.
+    remarks: which rows of the data are left out or not used as they stand, in sentences.
     """
 
     run_dir: Path
@@ -63,6 +64,7 @@ class Parts:
     splitter: Splitter
     judges: Judges | None
     verifiers: Verifiers
+    remarks: Sequence[str] = ()
 
 
 @contextmanager
@@ -84,8 +86,9 @@ def open_run(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple
         check_same_run(cfg)
         record_config(cfg)
         tokenizer = load_tokenizer(cfg.model)
-        problems = load_training_problems(cfg, tokenizer)
-        held_out = load_held_out(cfg, tokenizer)
+        remarks: list[str] = []
+        problems = load_training_problems(cfg, tokenizer, remarks.append)
+        held_out = load_held_out(cfg, tokenizer, remarks.append)
         check_memory(cfg, [*problems, *held_out], tokenizer)
         verifiers = open_verifiers(cfg, [*problems, *held_out])
         stack.callback(verifiers.close)
@@ -142,6 +145,7 @@ def open_run(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple
             splitter=Splitter(tokenizer.backend_tokenizer.to_str(), cfg.reward.delimiter),
             judges=judges,
             verifiers=verifiers,
+            remarks=remarks,
         )
         yield parts, state
 

@@ -10,6 +10,7 @@ from exprl import config
 from exprl.data import mixture
 from exprl.data.problems import load_problems, require_answers, require_references
 from exprl.data.references import drop_references, tokenize_solutions
+from exprl.data.remarks import Remark, count_rows, ignore
 from exprl.data.tokenizer import prompt_ids
 from exprl.errors import ConfigError
 from exprl.types import Problem, ReferenceProblem
@@ -18,24 +19,38 @@ from exprl.verify.verifiers import check_answers
 P = TypeVar("P", bound=Problem)
 
 
-def load_training_problems(cfg: config.Config, tokenizer: Any) -> list[ReferenceProblem]:
+def load_training_problems(
+    cfg: config.Config, tokenizer: Any, remark: Remark = ignore
+) -> list[ReferenceProblem]:
     """The training problems that fit, with what reward or loss need of them, and nothing else.
 
     Where nothing looks at the references (sparse reward), their column is not read.
+
+    Args:
+        remark: is told which rows are left out, or not used as they stand.
     """
     settings, limits = cfg.data, cfg.rollout
-    problems = load_problems(settings if cfg.needs_references else drop_references(settings))
+    settings = settings if cfg.needs_references else drop_references(settings)
+    problems = load_problems(settings, remark)
     _check_domains(cfg, problems)
     if cfg.needs_references:
         rewarded = cfg.loss.objective == "policy_gradient"
         require_references([p for p in problems if not rewarded or cfg.treatment(p.domain).judged])
     require_answers([p for p in problems if cfg.treatment(p.domain).verified])
     check_answers(cfg.treatment, problems)
-    kept = drop_long_prompts(problems, tokenizer, limits.max_prompt_tokens)
+    if any(part.columns.answer is not None for part in settings.parts):
+        unanswered = [p for p in problems if p.answer is None]
+        what = "have no final answer, so no rollout of theirs counts as right or wrong"
+        count_rows(what, unanswered, len(problems), remark)
+    kept = drop_long_prompts(problems, tokenizer, limits.max_prompt_tokens, remark)
     limit = f"prompt has at most rollout.max_prompt_tokens = {limits.max_prompt_tokens} tokens"
     if cfg.learns_references:
         pairs = tokenize_solutions(kept, tokenizer)
+        long = [p for p in kept if len(pairs[p.id][1]) > limits.max_response_tokens]
         kept = [p for p in kept if len(pairs[p.id][1]) <= limits.max_response_tokens]
+        most = f"rollout.max_response_tokens = {limits.max_response_tokens}"
+        what = f"are left out: their reference has more tokens than {most}"
+        count_rows(what, long, len(problems), remark)
         limit += (
             " and reference at most rollout.max_response_tokens ="
             f" {limits.max_response_tokens} tokens"
@@ -50,14 +65,24 @@ def load_training_problems(cfg: config.Config, tokenizer: Any) -> list[Reference
     return kept
 
 
-def load_held_out(cfg: config.Config, tokenizer: Any) -> list[ReferenceProblem]:
-    """The problems of the evaluations; they need answers, and their references are not read."""
+def load_held_out(
+    cfg: config.Config, tokenizer: Any, remark: Remark = ignore
+) -> list[ReferenceProblem]:
+    """The problems of the evaluations; they need answers, and their references are not read.
+
+    Args:
+        remark: is told which rows are left out, or not used as they stand.
+    """
     if cfg.eval.data is None:
         return []
-    problems = load_problems(drop_references(cfg.eval.data))
+
+    def held_out(text: str) -> None:
+        remark(f"eval.data: {text}")
+
+    problems = load_problems(drop_references(cfg.eval.data), held_out)
     require_answers(problems)
     check_answers(cfg.treatment, problems)
-    return drop_long_prompts(problems, tokenizer, cfg.rollout.max_prompt_tokens)
+    return drop_long_prompts(problems, tokenizer, cfg.rollout.max_prompt_tokens, held_out)
 
 
 def _check_domains(cfg: config.Config, problems: Sequence[Problem]) -> None:
@@ -85,6 +110,12 @@ def _check_shares(cfg: config.Config, problems: Sequence[Problem]) -> None:
             )
 
 
-def drop_long_prompts(problems: Sequence[P], tokenizer: Any, limit: int) -> list[P]:
-    """The problems whose prompt has at most `limit` tokens."""
-    return [p for p in problems if len(prompt_ids(tokenizer, p.prompt)) <= limit]
+def drop_long_prompts(
+    problems: Sequence[P], tokenizer: Any, limit: int, remark: Remark = ignore
+) -> list[P]:
+    """The problems whose prompt has at most `limit` tokens; of the others `remark` is told."""
+    fits = [len(prompt_ids(tokenizer, p.prompt)) <= limit for p in problems]
+    long = [p for p, fit in zip(problems, fits, strict=True) if not fit]
+    what = f"are left out: their prompt has more tokens than rollout.max_prompt_tokens = {limit}"
+    count_rows(what, long, len(problems), remark)
+    return [p for p, fit in zip(problems, fits, strict=True) if fit]

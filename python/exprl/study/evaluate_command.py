@@ -24,7 +24,8 @@ from rich.text import Text
 
 from exprl import config, files
 from exprl.data.problems import load_problems, require_answers
-from exprl.data.references import drop_references
+from exprl.data.references import drop_references, keep_all_rows
+from exprl.data.remarks import Remark, ignore
 from exprl.errors import ConfigError, DataError, EngineError
 from exprl.evaluate.during_training import EVAL_SEED_OFFSET, choose_ks
 from exprl.evaluate.pass_at_k import Curve, Evaluation
@@ -159,8 +160,10 @@ def measure(job: Measurement) -> Evaluation:
     cfg = job.cfg
     set_threads(cfg.train.torch_threads)
     tokenizer = load_tokenizer(cfg.model)
-    problems = _load_problems(job)
-    kept = drop_long_prompts(problems, tokenizer, cfg.rollout.max_prompt_tokens)
+    remarks: list[str] = []
+    problems = _load_problems(job, remarks.append)
+    limit = cfg.rollout.max_prompt_tokens
+    kept = drop_long_prompts(problems, tokenizer, limit, remarks.append)
     if not kept:
         raise DataError(
             f"none of the {len(problems)} problems has a prompt of at most"
@@ -176,8 +179,8 @@ def measure(job: Measurement) -> Evaluation:
         lines.append(_make_row(problem, reference, rollout, text, correct))
 
     with Progress() as progress:
-        if len(kept) < len(problems):
-            progress.warn(f"{len(problems) - len(kept)} problems with longer prompts are left out")
+        for remark in remarks:
+            progress.warn(remark)
         result = evaluate(
             ReportingSampler(engine, progress),
             kept,
@@ -263,11 +266,13 @@ def _limit_length(cfg: config.Config) -> int:
     return cfg.eval.max_response_tokens or cfg.rollout.max_response_tokens
 
 
-def _load_problems(job: Measurement) -> list[ReferenceProblem]:
+def _load_problems(job: Measurement, remark: Remark = ignore) -> list[ReferenceProblem]:
     """With references where the rollouts are kept, beside which they stand; else unread."""
     settings = job.cfg.eval.data
     assert settings is not None, "targets.make_eval_config sets it"
-    problems = load_problems(settings if job.rollouts else drop_references(settings))
+    problems = load_problems(
+        keep_all_rows(settings) if job.rollouts else drop_references(settings), remark
+    )
     require_answers(problems)
     return problems
 

@@ -14,6 +14,7 @@ import numpy as np
 from exprl import config
 from exprl.data.files import Row, describe_kind, read_rows
 from exprl.data.problems import load_problems
+from exprl.data.references import keep_all_rows
 from exprl.errors import DataError
 from exprl.judge import JudgeItem, split
 from exprl.study import targets
@@ -96,7 +97,7 @@ def _read_run(run_dir: Path, steps: str | None) -> list[Solution]:
     from pyarrow import parquet
 
     cfg = targets.load_config(run_dir)
-    problems = {p.id: p for p in load_problems(cfg.data)}
+    problems = {p.id: p for p in load_problems(keep_all_rows(cfg.data))}
     first, last = _parse_steps(steps)
     solutions = []
     for path in sorted((run_dir / "rollouts").glob("step-*.parquet")):
