@@ -1,8 +1,8 @@
 """Files, folders and hub datasets, to plain rows; problems.py makes Problems of them.
 
-Single files are read here without type guessing, because an answer is text: `datasets` would read
-the CSV cell `007` as 7.0 and the JSON string `2020-01-01` as a timestamp. Folders and hub datasets
-carry their own types and go through `datasets`.
+Files are read here without type guessing, because an answer is text: `datasets` would read the CSV
+cell `007` as 7.0 and the JSON string `2020-01-01` as a timestamp. It finds the files of a folder's
+splits, and reads what it saved itself and hub datasets, which carry their own types.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from exprl.errors import DataError
 Row = Mapping[str, Any]
 
 FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
+OTHER_ENDINGS = (".ndjson", ".tsv", ".arrow", ".feather", ".xlsx", ".zip", ".zst", ".bz2", ".xz")
+"""Of files that hold rows, too, and that are not read here."""
+SAVED = ("dataset_dict.json", "state.json")
+"""What `save_to_disk` of `datasets` leaves in the folder of several splits, and of one dataset."""
 _LONGEST_CSV_CELL = 1 << 30  # bytes; the csv module's own limit of 128 kB cuts long solutions
 
 
@@ -39,7 +43,7 @@ def read_rows(settings: config.Source) -> Iterator[Row]:
     if path.is_file():
         return _read_file(path)
     if path.is_dir():
-        return _read_folder(path, settings.split)
+        return _read_folder(path, settings)
     if looks_like_file:
         raise DataError(f"{settings.path}: no such file (data.path)")
     return _read_hub(settings)
@@ -130,23 +134,82 @@ def _read_parquet(file: IO[bytes], path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: not a readable parquet file: {error}") from None
 
 
-def _read_folder(folder: Path, split: str) -> Iterator[Row]:
+def _read_folder(folder: Path, settings: config.Source) -> Iterator[Row]:
     import datasets
 
-    # A cache of its own: a changed folder is never served stale, and nothing is left behind.
+    split = settings.split
+    saved = next((name for name in SAVED if (folder / name).exists()), None)
+    if saved is None:
+        for path in _find_files(folder, settings):
+            yield from _read_file(path)
+        return
+    try:
+        part = folder / split if saved == SAVED[0] else folder
+        rows = datasets.load_from_disk(str(part), keep_in_memory=True)
+    except Exception as error:  # `datasets` documents no root error
+        raise DataError(f"{folder}: split {split!r}: {_find_reason(error)}") from error
+    yield from rows
+
+
+def _find_files(folder: Path, settings: config.Source) -> list[Path]:
+    """The files of the split, by the rules of `datasets`: names, subfolders, or a card's configs.
+
+    Raises:
+        DataError: the split is not there, or rows would be left out in silence: the folder holds
+            files of several kinds, or one that is of no split.
+    """
+    import datasets
+
+    there = _list_data_files(folder)
+    kinds = {ending: path for path, ending in there.items()}
+    if len(kinds) > 1:
+        names = " and ".join(str(path.relative_to(folder)) for path in kinds.values())
+        raise DataError(
+            f"{folder}: holds data files of several kinds, such as {names}, and one may be a copy"
+            " of the other; name one file in data.path, or several as [[data.sources]]"
+        )
+    # A cache of its own leaves nothing behind.
     with tempfile.TemporaryDirectory(prefix="exprl-data-") as cache:
         try:
-            if (folder / "dataset_dict.json").exists():
-                saved = datasets.load_from_disk(str(folder / split), keep_in_memory=True)
-            elif (folder / "state.json").exists():
-                saved = datasets.load_from_disk(str(folder), keep_in_memory=True)
-            else:
-                saved = datasets.load_dataset(
-                    str(folder), split=split, cache_dir=cache, keep_in_memory=True
-                )
-        except Exception as error:  # `datasets` documents no root error
-            raise DataError(f"{folder}: split {split!r}: {_find_reason(error)}") from error
-        yield from saved
+            builder = datasets.load_dataset_builder(str(folder), settings.subset, cache_dir=cache)
+        except Exception as error:
+            raise DataError(f"{folder}: {_find_reason(error)}") from error
+    splits = {
+        str(split): list(map(Path, files)) for split, files in builder.config.data_files.items()
+    }
+    if settings.split not in splits:
+        raise DataError(
+            f"{folder}: no split {settings.split!r}; its splits are {', '.join(splits)}; set"
+            " data.split to one of them, and data.limit to read the first rows only"
+        )
+    read = {path.resolve() for files in splits.values() for path in files}
+    left = next((path for path in there if path.resolve() not in read), None)
+    if left is not None and not _has_card(folder):
+        raise DataError(
+            f"{folder}: {left.relative_to(folder)} belongs to no split, while others are named"
+            f" after {', '.join(splits)}; rename it, or name one file in data.path"
+        )
+    return splits[settings.split]
+
+
+def _list_data_files(folder: Path) -> dict[Path, str]:
+    """The files that hold rows, with their endings; not what describes a dataset, nor hidden."""
+    from datasets.data_files import FILES_TO_IGNORE
+
+    return {
+        path: "".join(path.suffixes[-2:] if path.suffix == ".gz" else path.suffixes[-1:])
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and _find_ending(path) in (*FILE_ENDINGS, *OTHER_ENDINGS)
+        and path.name not in FILES_TO_IGNORE
+        and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
+    }
+
+
+def _has_card(folder: Path) -> bool:
+    """Whether a dataset card names the files of each split, and so leaves out others on purpose."""
+    card = folder / "README.md"
+    return card.is_file() and "data_files:" in card.read_text(encoding="utf-8", errors="replace")
 
 
 def _read_hub(settings: config.Source) -> Iterator[Row]:
@@ -164,10 +227,10 @@ def _read_hub(settings: config.Source) -> Iterator[Row]:
 
 
 def _find_reason(error: BaseException) -> str:
-    """The first line of the innermost cause: `datasets` wraps it in one that says nothing."""
+    """The first lines of the innermost cause: `datasets` wraps it in one that says nothing."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return " ".join((str(error) or type(error).__name__).splitlines()[:2])
 
 
 def describe_kind(value: Any) -> str:  # noqa: PLR0911 (one return per kind reads best)
