@@ -23,6 +23,8 @@ __all__ = [
     "judge_counters",
     "judge_defaults",
     "judge_settings",
+    "open_thinking",
+    "outside_thinking",
     "split_text",
     "text_signs",
 ]
@@ -309,6 +311,16 @@ def judge_defaults() -> str:
 def judge_settings() -> list[tuple[str, str]]:
     """
     Name and help of each setting of the judge.
+    """
+
+def open_thinking(text: str) -> str | None:
+    """
+    The closing tag that a text still owes, if it ends within a thinking block.
+    """
+
+def outside_thinking(text: str) -> list[str]:
+    """
+    The parts of a text outside thinking blocks; see `exprl.thinking`.
     """
 
 def split_text(text: str, delimiter: str) -> list[str]:

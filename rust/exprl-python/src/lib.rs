@@ -10,6 +10,7 @@ mod judge_stats;
 mod rule_judge;
 mod steps;
 mod texts;
+mod thinking;
 
 use pyo3::prelude::*;
 
@@ -44,4 +45,7 @@ mod _core {
 
     #[pymodule_export]
     use crate::texts::{injections, text_signs};
+
+    #[pymodule_export]
+    use crate::thinking::{open_thinking, outside_thinking};
 }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::head::writing_request;
-use crate::reading::outside_thinking;
 use crate::rubric::checklist_texts;
+use crate::thinking::outside_thinking;
 use crate::{Error, FenceKey};
 
 const FEWEST: usize = 2;

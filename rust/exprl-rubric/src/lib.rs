@@ -25,14 +25,16 @@ mod neutralize;
 mod reading;
 mod rubric;
 mod score;
+mod thinking;
 
 pub use checklist::{Checklist, Checklists, Checkpoint, Entry};
 pub use fence::FenceKey;
 pub use head::{Head, LAYOUT_VERSION, ParsedRequest, parse_checklist_request, parse_request};
 pub use neutralize::CONTEXT;
-pub use reading::{PARSER_VERSION, Reading, grade_place, open_thinking, read_grade};
+pub use reading::{PARSER_VERSION, Reading, grade_place, read_grade};
 pub use rubric::Rubric;
 pub use score::{Readout, ScoreMap};
+pub use thinking::{open_thinking, outside_thinking};
 
 use serde::{Deserialize, Serialize};
 use strum::{IntoStaticStr, VariantArray};

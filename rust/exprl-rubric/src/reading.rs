@@ -1,8 +1,9 @@
 //! The grade in a judge's reply.
 
-use memchr::memchr3;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+
+use crate::thinking::outside_thinking;
 
 /// Version of the rules of [`read_grade`], part of a ledger key: replies are read again when it changes.
 pub const PARSER_VERSION: u32 = 2;
@@ -45,12 +46,6 @@ pub fn grade_place(reply: &str) -> Option<usize> {
     }
 }
 
-/// The closing tag that a reply still owes, if it ends within a thinking block.
-#[must_use]
-pub fn open_thinking(reply: &str) -> Option<&'static str> {
-    part_thinking(reply).1
-}
-
 /// What the reply says, and what stands there from the digit of the last score on.
 fn read(reply: &str) -> (Reading, Option<&str>) {
     let mut last = (Reading::Absent, None);
@@ -68,55 +63,6 @@ fn read(reply: &str) -> (Reading, Option<&str>) {
         last = (score, digit);
     }
     last
-}
-
-/// The parts of a reply outside thinking blocks.
-pub(crate) fn outside_thinking(reply: &str) -> Vec<&str> {
-    part_thinking(reply).0
-}
-
-/// Opening and closing tags of thinking blocks, as models are known to write them.
-const THINKING: [(&str, &str); 7] = [
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<thought>", "</thought>"),
-    ("<reasoning>", "</reasoning>"),
-    ("<seed:think>", "</seed:think>"),
-    ("[THINK]", "[/THINK]"),
-    ("◁think▷", "◁/think▷"),
-];
-
-/// The parts outside thinking blocks, and the closing tag of a block that is open at the end. A closing
-/// tag without an opening one means that the template opened the block: everything before it is
-/// thinking. A block that never closes runs to the end.
-fn part_thinking(reply: &str) -> (Vec<&str>, Option<&'static str>) {
-    let (mut parts, mut start, mut open, mut at) = (Vec::new(), 0, None, 0);
-    // The third byte begins ◁.
-    while let Some(found) = memchr3(b'<', b'[', 0xE2, &reply.as_bytes()[at..]) {
-        let tag = at + found;
-        at = tag + 1;
-        let here = &reply.as_bytes()[tag..];
-        let is = |tag: &str| {
-            here.get(..tag.len())
-                .is_some_and(|text| text.eq_ignore_ascii_case(tag.as_bytes()))
-        };
-        let Some((opening, closing)) = THINKING.into_iter().find(|(a, b)| is(a) || is(b)) else {
-            continue;
-        };
-        let closes = is(closing);
-        match (closes, open) {
-            (false, None) => parts.push(&reply[start..tag]),
-            (true, None) => parts.clear(),
-            (_, Some(_)) => {}
-        }
-        open = (!closes).then_some(closing);
-        at = tag + if closes { closing } else { opening }.len();
-        start = at;
-    }
-    if open.is_none() {
-        parts.push(&reply[start..]);
-    }
-    (parts, open)
 }
 
 /// The score that a line is anchored to, a grade or out of range, and the line from its digit on.
