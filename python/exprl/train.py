@@ -73,7 +73,7 @@ def train(
         Exception: what `on_step` raised.
     """
     with (
-        MetricsLog(parts.run_dir, cfg.logging, state.step) as log,
+        MetricsLog(parts.run_dir, cfg.logging, parts.first_step + state.step) as log,
         RolloutWriter(parts.run_dir) as writer,
         interruptible(progress.note) as interrupt,
     ):
@@ -108,6 +108,7 @@ def train(
             clock.lap("train")
 
             # The step is done from here on, whatever happens to its report.
+            number = parts.first_step + state.step
             state.count(scored, updates)
             judged = count_since(counted, parts.judges)
             row = (
@@ -117,9 +118,9 @@ def train(
                 | clock.row()
             )
             flags, alarms = watch.add(row)
-            log.write(state.step - 1, row | flags)
+            log.write(number, row | flags)
             if cfg.logging.save_rollouts and scored:
-                writer.submit(state.step - 1, scored, values)
+                writer.submit(number, scored, values)
             progress.step(state.step, cfg.train.steps, row)
             for alarm in alarms:
                 progress.warn(str(alarm))

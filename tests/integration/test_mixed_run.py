@@ -24,7 +24,7 @@ def test_three_steps_on_three_datasets_have_metrics_by_domain(exprl, words, tmp_
     assert result.returncode == 0, result.stdout + result.stderr
     assert "programs run confined in network, reading, writing" in result.stderr
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert [row["step"] for row in rows] == [1, 2, 3]
     for row in rows:
         assert sum(row[f"rollouts/{name}"] for name in DOMAINS) == 32
         for name in DOMAINS:

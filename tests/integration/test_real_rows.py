@@ -15,7 +15,7 @@ def test_three_steps_on_gsm8k_have_finite_metrics(exprl, shared_data, tmp_path):
     result = exprl("train", "configs/gsm8k_smoke.toml", *where, timeout=400)
     assert result.returncode == 0, result.stdout + result.stderr
     rows = [json.loads(t) for t in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert [row["step"] for row in rows] == [1, 2, 3]
     for row in rows:
         assert all(math.isfinite(value) for value in row.values()), row
         assert row["judge/requests"] + row["judge/cached"] >= 32

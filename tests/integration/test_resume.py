@@ -74,7 +74,7 @@ def test_a_run_killed_while_sampling_judging_and_saving_equals_an_uninterrupted_
     rows, files, rollouts = learned(tmp_path / "through")
     killed_rows, killed_files, killed_rollouts = learned(tmp_path / "killed")
     assert killed_rows == rows
-    assert [row["step"] for row in rows] == list(range(STEPS))
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert killed_rollouts == rollouts
     assert killed_files == files
 
@@ -91,7 +91,7 @@ def test_an_adapter_that_was_killed_while_saving_equals_an_uninterrupted_one(rep
     killed, through = learned(tmp_path / "killed"), learned(tmp_path / "through")
     assert killed == through
     rows, files, _ = through
-    assert [row["step"] for row in rows] == list(range(STEPS))
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert {
         "model.safetensors",
         "adapter_model.safetensors",

@@ -1,11 +1,13 @@
 """Training without vLLM: the miniature learns by the transformers engine, and goes on exactly."""
 
+import json
 import sys
 
 import pytest
 
 from exprl import config, run_training
 from exprl.monitor.metrics_log import read_metrics
+from exprl.run import checkpoint
 
 CONFIG = "configs/division_process.toml"
 
@@ -39,9 +41,27 @@ def test_a_run_that_goes_on_equals_an_uninterrupted_one(tmp_path):
     cut = run(tmp_path / "cut", "train.steps=2", *small)
 
     assert [computed(row) for row in cut] == [computed(row) for row in through]
-    for name in ("rollouts/step-00001.parquet", "checkpoints/step-00002/model.safetensors"):
+    for name in ("rollouts/step-00002.parquet", "checkpoints/step-00002/model.safetensors"):
         cut_file, through_file = tmp_path / "cut" / name, tmp_path / "through" / name
         assert cut_file.read_bytes() == through_file.read_bytes()
+
+
+def test_steps_count_from_1_in_every_file_and_an_older_run_goes_on_from_0(tmp_path):
+    small = ["rollout.problems_per_step=2", "rollout.group_size=2", "eval.data=none"]
+    [first] = run(tmp_path, "train.steps=1", *small)
+    assert first["step"] == 1
+    assert [p.name for p in (tmp_path / "rollouts").iterdir()] == ["step-00001.parquet"]
+
+    # As an earlier exprl left it.
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(first | {"step": 0}) + "\n")
+    rollouts = tmp_path / "rollouts"
+    (rollouts / "step-00001.parquet").rename(rollouts / "step-00000.parquet")
+    for steps in (2, 3):
+        rows = run(tmp_path, f"train.steps={steps}", *small)
+        assert [row["step"] for row in rows] == list(range(steps))
+    assert sorted(p.name for p in rollouts.iterdir()) == [f"step-{i:05d}.parquet" for i in range(3)]
+    assert checkpoint.latest(tmp_path).name == "step-00003"
 
 
 def computed(row):

@@ -30,7 +30,7 @@ Settings = Annotated[
 ]
 Ks = Annotated[list[int] | None, typer.Option("-k", min=1, help="pass@k to print; may repeat")]
 Steps = Annotated[
-    str | None, typer.Option(help="training steps of the run to read, such as 12 or 0-9")
+    str | None, typer.Option(help="training steps of the run to read, such as 12 or 1-10")
 ]
 ApiKeyEnv = Annotated[str | None, typer.Option(help="environment variable that holds the key")]
 

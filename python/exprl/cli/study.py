@@ -85,7 +85,7 @@ def calibrate(
     the agreement of repeated grades, and grades of beginnings beside the success of their
     continuations. Missing grades are counted. The same command again asks only for what is missing.
 
-    Example: exprl calibrate runs/demo --steps 8-15 --continuations 8
+    Example: exprl calibrate runs/demo --steps 9-16 --continuations 8
 
     Example: exprl calibrate out.jsonl --endpoint http://127.0.0.1:8001/v1 --model Qwen/Qwen3-4B
     """

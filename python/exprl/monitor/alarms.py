@@ -136,7 +136,7 @@ def _score_without_accuracy(rows: Sequence[Row], settings: config.Alarms) -> Ite
             "score_without_accuracy",
             float(hollow[at]),
             rise,
-            f"since steps {at}-{at + width - 1} the mean score rose by {hollow[at]:.3f} and the"
+            f"since steps {at + 1}-{at + width} the mean score rose by {hollow[at]:.3f} and the"
             f" share of right rollouts by {accuracy[-1] - accuracy[at]:.3f} only (limits {rise} and"
             f" {flat})",
             "The judge may be played: read rollouts with high scores and wrong answers, and run"

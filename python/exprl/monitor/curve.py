@@ -6,6 +6,7 @@ from pathlib import Path
 
 from exprl.errors import DataError
 from exprl.monitor.metrics_log import FILE_NAME, read_metrics
+from exprl.run.starts import read_first_step
 
 _CURVES = (
     ("reward/mean", "mean reward", "tab:blue"),
@@ -24,12 +25,13 @@ def draw_curve(run_dir: Path, out_png: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    rows = read_metrics(run_dir)
+    rows, first = read_metrics(run_dir), read_first_step(run_dir)
     figure = Figure(figsize=(7.0, 3.6), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for name, label, colour in _CURVES:
-        points = [(row["step"] + 1, row[name]) for row in rows if row.get(name) is not None]
+        known = [row for row in rows if row.get(name) is not None]
+        points = [(row["step"] - first + 1, row[name]) for row in known]
         if points:
             marker = "o" if len(points) < 50 else None
             axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=marker, ms=3)

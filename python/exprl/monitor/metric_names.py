@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 METRICS: dict[str, str] = {
-    "step": "number of the training step, from 0",
+    "step": "number of the training step, from 1",
     "time_s": "when the row was written, in seconds since 1970",
     "reward/mean": "mean reward; a rollout's reward is the mean of its scores, in [0, 1]",
     "reward/std": "standard deviation of the rewards",

@@ -25,8 +25,8 @@ class MetricsLog:
     """One JSON object per step, appended to RUN/metrics.jsonl; and the trackers.
 
     A line is `{"step": 12, "time_s": 1781000000.0, "reward/mean": 0.5, ...}`: `step` counts from
-    0, `time_s` is seconds since the Unix epoch, null stands for a number that does not exist
-    (NaN, infinity).
+    1 (from 0 in a run of an earlier exprl), `time_s` is seconds since the Unix epoch, null stands
+    for a number that does not exist (NaN, infinity).
     """
 
     def __init__(self, run_dir: Path, logging: config.Logging, resume_step: int) -> None:

@@ -29,6 +29,7 @@ from exprl.run import checkpoint
 from exprl.run.checkpoint import RunState
 from exprl.run.problems import load_held_out, load_training_problems
 from exprl.run.recorded import check_same_run, record_config, resolve_init_from
+from exprl.run.starts import record_start
 from exprl.steps import Splitter
 from exprl.types import Int32Array, Problem
 from exprl.verify.sandbox.sandbox import Sandbox
@@ -41,6 +42,7 @@ LOG = logging.getLogger(__name__)
 class Parts:
     """What a run works with, opened and closed by `open_run`.
 
+    first_step: the number of the run's first step: 1, or 0 in a run of an earlier exprl.
     held_out: problems of the evaluations; empty where none are wanted.
     references: what the judge is shown for each problem id; None shows no reference. Empty where
         nothing in the run looks at references.
@@ -52,6 +54,7 @@ class Parts:
     """
 
     run_dir: Path
+    first_step: int
     problems: Sequence[Problem]
     held_out: Sequence[Problem]
     references: Mapping[str, str | None]
@@ -99,6 +102,7 @@ def open_run(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple
 
         folder = checkpoint.latest(run_dir)
         state = checkpoint.load_state(folder) if folder else RunState()
+        first_step = record_start(run_dir, state.step)
         path = str(folder or cfg.model.path)
         set_threads(cfg.train.torch_threads)
         probe = open_probe(problems, tokenizer, cfg.rollout) if engine or cfg.needs_engine else None
@@ -129,6 +133,7 @@ def open_run(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple
         policy.to_host()
         parts = Parts(
             run_dir=run_dir,
+            first_step=first_step,
             problems=[p.without_reference() for p in problems],
             held_out=[p.without_reference() for p in held_out],
             references=choose_references(cfg.judge.condition, problems, cfg.seed)

@@ -65,7 +65,7 @@ def read(
     Args:
         delimiter: cuts a file's traces into steps; a run's are cut already.
         label: field of a file that holds the truth.
-        steps: of a run, such as "12" or "0-9", counted from 0; None takes all.
+        steps: of a run, such as "12" or "1-10", as its files are called; None takes all.
 
     Raises:
         DataError: no solutions there, or a row that cannot be used, by its number.
@@ -99,9 +99,9 @@ def _read_run(run_dir: Path, steps: str | None) -> list[Solution]:
     cfg = targets.load_config(run_dir)
     problems = {p.id: p for p in load_problems(keep_all_rows(cfg.data))}
     first, last = _parse_steps(steps)
+    paths = {int(p.stem[5:]): p for p in sorted((run_dir / "rollouts").glob("step-*.parquet"))}
     solutions = []
-    for path in sorted((run_dir / "rollouts").glob("step-*.parquet")):
-        step = int(path.stem.removeprefix("step-"))
+    for step, path in paths.items():
         if not first <= step <= last:
             continue
         for row in parquet.read_table(path).to_pylist():
@@ -129,9 +129,10 @@ def _read_run(run_dir: Path, steps: str | None) -> list[Solution]:
                 )
             )
     if not solutions:
-        which = f" of steps {steps}" if steps else ""
+        if paths and steps:
+            raise DataError(f"--steps {steps}: {run_dir} has steps {min(paths)}-{max(paths)}")
         raise DataError(
-            f"{run_dir / 'rollouts'} holds no rollouts{which}; logging.save_rollouts keeps them"
+            f"{run_dir / 'rollouts'} holds no rollouts; logging.save_rollouts keeps them"
         )
     return solutions
 
@@ -167,5 +168,5 @@ def _parse_steps(steps: str | None) -> tuple[int, float]:
         return 0, float("inf")
     first, dash, last = steps.partition("-")
     if not first.isdecimal() or (dash and not last.isdecimal()):
-        raise DataError(f"--steps {steps!r}: give one step or a range, such as 12 or 0-9")
+        raise DataError(f"--steps {steps!r}: give one step or a range, such as 12 or 1-10")
     return int(first), int(last) if dash else int(first)

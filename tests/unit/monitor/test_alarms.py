@@ -78,7 +78,7 @@ def test_a_score_that_rises_without_right_answers_is_an_alarm():
     [alarm] = find_alarms(rising, config.Alarms(), config.Advantage())
     assert alarm.name == "score_without_accuracy"
     assert alarm.value == pytest.approx(0.2)  # from steps 0-19 to 20-39
-    assert "steps 0-19" in alarm.message
+    assert "steps 1-20" in alarm.message
     assert names(rising[:39]) == [], "two whole windows are needed"
     assert names(rising, score_rise=0.25) == []
 

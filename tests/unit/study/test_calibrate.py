@@ -226,9 +226,9 @@ def test_a_run_brings_solutions_and_judge(tmp_path):
     assert tree["conditions"]["right"]["misplacement"]["value"] == 0.0
     assert tree["overlong"] == 1
     assert (run / "calibration/calibration.json").exists()
-    with pytest.raises(DataError, match="no rollouts of steps 4-9"):
+    with pytest.raises(DataError, match=r"--steps 4-9: .* has steps 3-3"):
         solutions.read(run, steps="4-9")
-    with pytest.raises(DataError, match="such as 12 or 0-9"):
+    with pytest.raises(DataError, match="such as 12 or 1-10"):
         solutions.read(run, steps="last")
 
 
