@@ -22,6 +22,7 @@ from exprl.monitor.metrics_log import MetricsLog, read_metrics
 from exprl.monitor.progress import Progress
 from exprl.monitor.rollout_file import RolloutWriter
 from exprl.monitor.step_metrics import Clock, count_since, step_row
+from exprl.reward.missing import commonest_reason
 from exprl.reward.scorer import Scorer
 from exprl.rollout.engine import step_seed
 from exprl.rollout.weight_sync import lend_gpu, wake_engine
@@ -117,7 +118,7 @@ def train(
                 | (parts.probe.row() if parts.probe else {})
                 | clock.row()
             )
-            flags, alarms = watch.add(row)
+            flags, alarms = watch.add(row, commonest_reason(scored))
             log.write(number, row | flags)
             if cfg.logging.save_rollouts and scored:
                 writer.submit(number, scored, values)
@@ -228,10 +229,11 @@ def reason_to_stop(
     """Why the run must not go on, to be raised once the checkpoint is written."""
     missing = sum(s.ungraded for s in scored) / max(1, len(scored))
     if missing > cfg.judge.max_missing_rate:
+        why = commonest_reason(scored) or "See judge/* in metrics.jsonl and the judge's own log"
         return JudgeError(
             f"step {state.step}: {missing:.0%} of the rollouts have no grade, above"
-            f" judge.max_missing_rate = {cfg.judge.max_missing_rate}; see judge/* in metrics.jsonl"
-            " and the judge's own log, then start the same command again to go on"
+            f" judge.max_missing_rate = {cfg.judge.max_missing_rate}. {why}. The step is saved:"
+            " start the same command again to go on"
         )
     if state.bad_steps >= cfg.train.max_bad_steps:
         return NumericsError(

@@ -174,6 +174,7 @@ class Scored:
     domain: of its problem.
     per_segment: whether each segment was to get a score of its own.
     rewarded: whether a score was asked for; self-distillation asks for none, so none is missing.
+    reasons: why grades are missing, one for each that judge or engine did not give.
     """
 
     rollout: Rollout
@@ -185,6 +186,7 @@ class Scored:
     domain: str = ""
     per_segment: bool = True
     rewarded: bool = True
+    reasons: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:

@@ -53,6 +53,12 @@ class Alarms(Section):
     missing_rate: float | None = Field(
         0.05, ge=0.0, le=1.0, description="share of rollouts without a grade"
     )
+    missing_length: float | None = Field(
+        1.25,
+        ge=1.0,
+        description="length of rollouts without a grade, in lengths of graded ones; 1 / sqrt(n) is"
+        " added for n rollouts without a grade, as chance",
+    )
     logp_gap: float | None = Field(
         0.05, gt=0.0, description="mean |engine - trainer log-prob| per token of a step, in nats"
     )

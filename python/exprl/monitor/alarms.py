@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from exprl import config
+from exprl.reward.missing import Reason
 from exprl.types import Float64Array
 
 Row = Mapping[str, float | None]
@@ -25,6 +26,7 @@ NAMES = (
     "reference_overlap",
     "injection",
     "missing",
+    "missing_length",
     "logp_gap",
 )
 
@@ -58,14 +60,19 @@ class Watch:
         self._advantage = advantage
         self._rows = list(earlier)
 
-    def add(self, row: Mapping[str, float]) -> tuple[dict[str, float], list[Alarm]]:
+    def add(
+        self, row: Mapping[str, float], reason: Reason | None = None
+    ) -> tuple[dict[str, float], list[Alarm]]:
         """Take the row of a step.
+
+        Args:
+            reason: why grades of the step are missing, for the words of the alarm.
 
         Returns:
             The flags to write with it, and the alarms whose episode begins here: none of the last
             `alarms.repeat_after` steps had them.
         """
-        now = list(find_alarms([*self._rows, row], self._settings, self._advantage))
+        now = list(find_alarms([*self._rows, row], self._settings, self._advantage, reason))
         flags = {f"alarm/{name}": float(any(a.name == name for a in now)) for name in NAMES}
         recent = self._rows[-self._settings.repeat_after :]
         fresh = [a for a in now if not any(r.get(f"alarm/{a.name}") for r in recent)]
@@ -74,12 +81,20 @@ class Watch:
 
 
 def find_alarms(
-    rows: Sequence[Row], settings: config.Alarms, advantage: config.Advantage
+    rows: Sequence[Row],
+    settings: config.Alarms,
+    advantage: config.Advantage,
+    reason: Reason | None = None,
 ) -> Iterator[Alarm]:
-    """The alarms of the last row, in the light of those before it."""
+    """The alarms of the last row, in the light of those before it.
+
+    Args:
+        reason: why grades of the last row's step are missing.
+    """
     yield from _score_without_accuracy(rows, settings)
     yield from _single_step(rows[-1], settings, advantage)
     yield from _delimiters(rows, settings)
+    yield from _missing_length(rows, settings)
     for name, metric, limit, message, remedy in (
         (
             "reference_overlap",
@@ -103,7 +118,7 @@ def find_alarms(
             "judge/missing_rate",
             settings.missing_rate,
             "{value:.1%} of the rollouts have no grade (limit {limit:.1%})",
-            "Look at judge/* and the judge's own log; raise judge.max_tokens if replies are cut",
+            str(reason or "Look at judge/* and the judge's own log"),
         ),
         (
             "logp_gap",
@@ -178,6 +193,39 @@ def _delimiters(rows: Sequence[Row], settings: config.Alarms) -> Iterator[Alarm]
             f" the start (limit {limit})",
             "The policy may cut its text for the reward's sake: read rollouts, and compare"
             " advantage.kind 'end' or 'group', or an outcome reward",
+        )
+
+
+def _missing_length(rows: Sequence[Row], settings: config.Alarms) -> Iterator[Alarm]:
+    """Rollouts without a grade against those with one, over the last window.
+
+    The lengths of a policy's rollouts spread by about their mean, so that the mean of n of them
+    lies above the others' by up to 1 / sqrt(n) of it by chance.
+    """
+    limit = settings.missing_length
+    if limit is None or not _value(rows[-1], "judge/missing") > 0.0:
+        return
+    recent = [
+        [_value(row, f"judge/{name}") for name in ("missing", "missing_length", "graded_length")]
+        for row in rows[-settings.window :]
+    ]
+    table = np.array([row for row in recent if not np.isnan(row).any()]).reshape(-1, 3)
+    count = float(table[:, 0].sum())
+    if count == 0.0:
+        return
+    missing = float(table[:, 0] @ table[:, 1] / count)
+    graded = float(table[:, 2].mean())
+    factor = missing / graded if graded > 0.0 else math.nan
+    if factor > limit + count**-0.5:
+        yield Alarm(
+            "missing_length",
+            factor,
+            limit,
+            f"rollouts without a grade are longer than graded ones: {missing:,.0f} against"
+            f" {graded:,.0f} tokens in the mean ({factor:.1f} times, limit {limit})",
+            "What is trained on is no fair sample any more. A judge whose context is too short for"
+            " long rollouts does this: serve it with a longer one, or lower judge.max_tokens or"
+            " rollout.max_response_tokens",
         )
 
 

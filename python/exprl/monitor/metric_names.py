@@ -34,6 +34,8 @@ METRICS: dict[str, str] = {
     "text/injection_{kind}": "rollouts that speak to the judge in this way",
     "judge/missing": "rollouts that judge or engine left without a grade",
     "judge/missing_rate": "their share of the rollouts",
+    "judge/missing_length": "tokens of a rollout without a grade, mean; see the alarm of that name",
+    "judge/graded_length": "tokens of a rollout with a grade, mean",
     "judge/requests": "HTTP requests sent, repeats included",
     "judge/cached": "grades that came from the ledger",
     "judge/retries": "requests sent again after a fault",

@@ -184,12 +184,20 @@ def _judge(scored: Sequence[Scored], stats: JudgeStats) -> dict[str, float]:
     return {
         "judge/missing": sum(s.ungraded for s in scored),
         "judge/missing_rate": _mean([s.ungraded for s in scored]),
+        "judge/missing_length": _mean_length([s for s in scored if s.ungraded]),
+        "judge/graded_length": _mean_length([s for s in scored if not s.missing]),
         "judge/requests": stats.requests_sent,
         "judge/cached": stats.from_ledger,
         "judge/retries": stats.retries,
         "judge/prompt_tokens": stats.prompt_tokens,
         "judge/completion_tokens": stats.completion_tokens,
     }
+
+
+def _mean_length(scored: Sequence[Scored]) -> float:
+    """Tokens of a rollout, those that the engine gave up left out."""
+    done = [s.rollout for s in scored if s.rollout.finish_reason != "failed"]
+    return _mean([len(rollout.token_ids) for rollout in done])
 
 
 def _mean(values: Sequence[float] | np.ndarray) -> float:

@@ -17,6 +17,10 @@ from exprl.steps import Splitter
 from exprl.types import Problem, Rollout, Scored, Segment
 from exprl.verify.verifiers import Verifiers
 
+ENGINE_FAILED = (
+    "the engine gave no usable tokens for the rollout, so that nothing was judged; see its log"
+)
+
 
 class Scorer:
     """Takes the rollouts of one step as they come, and gives them back scored, in group order."""
@@ -117,8 +121,11 @@ class Scorer:
         overlong = rollout.finish_reason == "length" and self._reward.overlong != "none"
         grades: tuple[int | None, ...] = ()
         scores: tuple[float | None, ...] = ()
-        if rollout.finish_reason == "failed" or treatment.source == "none":
+        reasons: tuple[str, ...] = ()
+        if treatment.source == "none":
             pass
+        elif rollout.finish_reason == "failed":
+            reasons = (ENGINE_FAILED,)
         elif overlong:
             width = len(segments) if treatment.per_segment else 1
             grades, scores = (None,) * width, (0.0,) * width
@@ -126,6 +133,7 @@ class Scorer:
             verdicts = graded.verdicts if graded else ()
             grades = tuple(v.grade for v in verdicts)
             scores = combine_scores(treatment, tuple(v.score for v in verdicts), correct)
+            reasons = tuple(v.error or v.status for v in verdicts if v.grade is None)
         return Scored(
             rollout,
             segments,
@@ -136,6 +144,7 @@ class Scorer:
             rewarded=treatment.source != "none",
             domain=domain,
             per_segment=treatment.per_segment,
+            reasons=reasons,
         )
 
 

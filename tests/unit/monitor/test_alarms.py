@@ -6,6 +6,7 @@ import pytest
 
 from exprl import config
 from exprl.monitor.alarms import NAMES, Watch, find_alarms
+from exprl.reward.missing import Reason
 
 QUIET = {
     "reward/mean": 0.5,
@@ -71,6 +72,57 @@ def test_a_value_past_its_limit_raises_its_alarm_with_value_and_remedy(metric, v
 )
 def test_single_steps_matter_where_delta_learns_nothing_from_them(advantage, expected):
     assert names([QUIET | {"steps/single_rate": 0.9}], advantage) == expected
+
+
+def graded_by_length(*, missing, missing_length, graded_length=100.0, steps=1):
+    lengths = {"judge/missing_length": missing_length, "judge/graded_length": graded_length}
+    return [QUIET | {"judge/missing": missing} | lengths] * steps
+
+
+@pytest.mark.parametrize(
+    ("missing", "length", "steps", "warned"),
+    [
+        (100, 140.0, 1, True),
+        (100, 130.0, 1, False),  # 1.25 and a tenth for chance
+        (4, 180.0, 1, True),
+        (4, 170.0, 1, False),
+        (1, 200.0, 1, False),
+        (1, 200.0, 20, True),  # the window adds up
+        (100, 60.0, 1, False),
+        (0, math.nan, 1, False),
+    ],
+)
+def test_missing_rollouts_that_are_longer_than_graded_ones_are_an_alarm(
+    missing, length, steps, warned
+):
+    step = graded_by_length(missing=missing, missing_length=length, steps=steps)
+    assert names(step) == (["missing_length"] if warned else [])
+    assert names(step, missing_length="none") == []
+
+
+def test_the_alarm_about_lengths_says_both_and_what_to_change():
+    [alarm] = find_alarms(
+        graded_by_length(missing=100, missing_length=1400.0, graded_length=350.0),
+        config.Alarms(),
+        config.Advantage(),
+    )
+    assert "longer" in str(alarm) and "1,400 against 350 tokens" in str(alarm)
+    assert "judge.max_tokens" in alarm.remedy
+
+
+def test_a_step_without_graded_rollouts_has_no_lengths_to_compare():
+    assert names(graded_by_length(missing=9, missing_length=50.0, graded_length=math.nan)) == []
+
+
+def test_the_alarm_about_missing_grades_tells_their_commonest_reason():
+    reason = Reason("HTTP 400: 4096 tokens at most; lower judge.max_tokens", 3, 4)
+    [alarm] = find_alarms(
+        [QUIET | {"judge/missing_rate": 0.5}], config.Alarms(), config.Advantage(), reason
+    )
+    assert alarm.remedy == (
+        "The commonest reason (3 of 4 missing grades): HTTP 400: 4096 tokens at most;"
+        " lower judge.max_tokens"
+    )
 
 
 def test_a_score_that_rises_without_right_answers_is_an_alarm():

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from exprl.judge import Judge, JudgeSettings
 from exprl.learn.loss import LossStats
 from exprl.learn.policy import UpdateStats
 from exprl.monitor.step_metrics import step_row
@@ -34,6 +35,11 @@ def scored(name, grades, scores, *, finish="stop", correct=None, tokens=4, maske
 TWO = (problem("a"), problem("b"))
 
 
+def no_counts():
+    with Judge(JudgeSettings(endpoints=("http://127.0.0.1:9/v1",), model="nobody")) as judge:
+        return judge.stats()
+
+
 def row(items, state=None, problems=TWO, references=None):
     return step_row(items, [], problems, references or {}, state or RunState(), None)
 
@@ -52,6 +58,23 @@ def test_the_reward_is_the_mean_score_and_missing_rollouts_do_not_count():
     assert values["reward/final"] == 0.5  # of 0 and 1
     assert values["reward/excluded_rate"] == 0.5
     assert values["rollout/failed_rate"] == 0.25
+
+
+def test_the_lengths_of_rollouts_with_and_without_a_grade_are_compared():
+    values = step_row(
+        [
+            scored("a", (5,), (1.0,), tokens=4),
+            scored("a", (1,), (0.0,), tokens=6),
+            scored("b", (5, None), (1.0, None), tokens=40),
+            scored("b", (), (), finish="failed", tokens=0),
+        ],
+        [],
+        TWO,
+        {},
+        RunState(),
+        no_counts(),
+    )
+    assert (values["judge/graded_length"], values["judge/missing_length"]) == (5.0, 40.0)
 
 
 def test_the_histogram_is_over_the_grades_that_were_given():

@@ -116,6 +116,7 @@ def test_a_grade_that_never_comes_leaves_the_rollout_out_and_counted(tokenizer):
     assert scored.scores == (None,) * 7
     assert scored.missing
     assert scored.ungraded
+    assert len(scored.reasons) == 7 and "no line `Score: n`" in scored.reasons[0]
     values, _, _ = score_arrays([scored])
     assert np.isnan(values).all()
 
@@ -124,6 +125,7 @@ def test_a_crashed_rollout_is_missing_and_never_judged(tokenizer):
     [scored] = score(tokenizer, [rollout(tokenizer, RIGHT, 0, finish="failed")])
     assert scored.scores == ()
     assert scored.ungraded
+    assert "the engine gave no usable tokens" in scored.reasons[0]
     assert scored.correct is None
 
 

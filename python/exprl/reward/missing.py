@@ -1,0 +1,40 @@
+"""Why grades are missing: the commonest reason, for those who must mend it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from exprl.types import Scored
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """The commonest reason of missing grades.
+
+    text: in the words of the first grade that is missing for it, with the remedy.
+    count, of: so many of so many missing grades have it.
+    """
+
+    text: str
+    count: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"The commonest reason ({self.count} of {self.of} missing grades): {self.text}"
+
+
+def commonest_reason(scored: Iterable[Scored]) -> Reason | None:
+    """What most of the missing grades have in common; None where no reason is known.
+
+    Reasons that differ in their numbers only, such as the tokens of a request, are the same.
+    """
+    alike: dict[str, list[str]] = {}
+    for one in scored:
+        for reason in one.reasons:
+            alike.setdefault(re.sub(r"\d+", "0", reason), []).append(reason)
+    if not alike:
+        return None
+    most = max(alike.values(), key=len)
+    return Reason(most[0], len(most), sum(map(len, alike.values())))
