@@ -165,7 +165,9 @@ def behaviors(
     then: exprl behaviors samples/00-* samples/01-* --endpoint http://127.0.0.1:8001/v1 --model M
     """
     from exprl.study import behaviors_command
+    from exprl.study.overrides import refuse_dead
 
+    refuse_dead(overrides or (), ("judge",), {}, "exprl behaviors")
     behaviors_command.command(
         behaviors_command.Request(
             sources=sources,

@@ -165,11 +165,14 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Everything as plain JSON values; `problems` of a k counts those it is taken over.
 
+        The outer `problems` counts all that were sampled.
+
         A k for which crashes left no problem is null; so is all that answers were not compared for.
         """
         passed, voted = Curve.of(self.pass_values()), self.majority_values()
         majority = None if voted is None else Curve.of(voted)
         measured = {
+            "problems": len(self.outcomes),
             "pass_at": {str(k): passed.at(k) for k in self.ks},
             "maj_at": {str(k): majority.at(k) if majority else None for k in self.ks},
             "failed": self.failed,

@@ -26,6 +26,7 @@ from exprl.study import calibrate, plots, solutions, targets
 from exprl.study.calibrate import Agreement, Calibration
 from exprl.study.continuations import Continued
 from exprl.study.grade import CONDITIONS
+from exprl.study.overrides import refuse_dead
 from exprl.study.solutions import Solution
 
 LEDGER = "ledger"
@@ -216,6 +217,7 @@ def _find_judge(request: Request, domains: AbstractSet[str]) -> Iterator[JudgeSe
         if any(override.startswith(key) for override in request.overrides):
             raise ConfigError(f"--set {key}...: `exprl calibrate` takes it from {flag}")
     named = request.judge
+    _refuse_dead_overrides(request)
     if request.rules is not None:
         with RuleJudge(request.rules) as server:
             yield replace(named, endpoints=(server.url,), model=server.model)
@@ -238,6 +240,17 @@ def _find_judge(request: Request, domains: AbstractSet[str]) -> Iterator[JudgeSe
         )
     with serve_rules(cfg.judge, cfg.seed) as settings:
         yield replace(settings, rubric=next(iter(rubrics.values())))
+
+
+def _refuse_dead_overrides(request: Request) -> None:
+    """A judge that is named by hand is no config's; only continuations look at the policy."""
+    live = ["judge"]
+    if request.rules is None and not request.judge.endpoints:
+        live.append("domains")
+    if request.continuations:
+        live += ["model", "rollout", "reward", "domains", "sandbox", "train.torch_threads"]
+    instead = {"model.path": "name the model with --policy"}
+    refuse_dead(request.overrides, live, instead, "exprl calibrate")
 
 
 def _load_config(request: Request) -> config.Config:

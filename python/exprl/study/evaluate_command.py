@@ -86,8 +86,9 @@ def command(
         row = earlier.get(key)
         if row is None or (job.rollouts is not None and not job.rollouts.exists()):
             measured = _measure_in_own_process(job) if len(jobs) > 1 else measure(job)
-            names_row = {"model": job.target.name, "weights": job.target.weights, "key": key}
-            row = names_row | measured.to_json()
+            about = {"model": job.target.name, "weights": job.target.weights, "key": key}
+            asked = {"data": _name_data(job.cfg), "data_problems": len(problems)}
+            row = about | asked | measured.to_json()
         else:
             Console(stderr=True).print(Text(f"{job.target.name}: measured before, from {out}"))
         rows.append(row)
@@ -96,7 +97,7 @@ def command(
     comparisons = _compare_with_first(jobs, evaluations, ks)
     _write_results(out, rows, comparisons)
     named = list(zip([job.target.name for job in jobs], evaluations, strict=True))
-    show(named, ks)
+    show(named, ks, data=_name_data(jobs[0].cfg), of=len(problems))
     for one in comparisons:
         compare.show(one)
     if plot:
@@ -181,6 +182,10 @@ def measure(job: Measurement) -> Evaluation:
     with Progress() as progress:
         for remark in remarks:
             progress.warn(remark)
+        progress.note(
+            f"{job.target.name}: {len(kept):,} problems of {_name_data(cfg)},"
+            f" {cfg.eval.samples} samples each"
+        )
         result = evaluate(
             ReportingSampler(engine, progress),
             kept,
@@ -199,14 +204,27 @@ def measure(job: Measurement) -> Evaluation:
 
 
 def show(
-    named: Sequence[tuple[str, Evaluation]], ks: Sequence[int], console: Console | None = None
+    named: Sequence[tuple[str, Evaluation]],
+    ks: Sequence[int],
+    console: Console | None = None,
+    *,
+    data: str = "",
+    of: int = 0,
 ) -> None:
-    """Print one column per model: pass@k, maj@k, and what did not count."""
+    """Print one column per model: pass@k, maj@k, and what did not count.
+
+    Args:
+        data: where the problems come from.
+        of: how many problems there are, those with prompts that are too long included.
+    """
     console = console or Console(highlight=False)
     samples = ", ".join(sorted({str(e.samples) for _, e in named}))
+    if data:
+        console.print(Text(f"{of:,} problems of {data}"), soft_wrap=True)
     table = Table("", title=f"n = {samples}, intervals of 95 % over problems")
     for name, _ in named:
         table.add_column(Text(name))
+    table.add_row("problems", *(_count(len(e.outcomes), of) for _, e in named))
     passed: list[Curve | None] = [Curve.of(e.pass_values()) for _, e in named]
     voted = [None if v is None else Curve.of(v) for v in (e.majority_values() for _, e in named)]
     for name, curves in (("pass", passed), ("maj", voted)):
@@ -217,6 +235,17 @@ def show(
     table.add_row("cut by length", *(f"{e.overlong_rate:.1%}" for _, e in named))
     table.add_row("name no answer", *(f"{e.blank_rate:.1%}" for _, e in named))
     console.print(table)
+
+
+def _count(problems: int, of: int) -> str:
+    left_out = of - problems
+    return f"{problems:,}" + (f" ({left_out:,} too long)" if left_out > 0 else "")
+
+
+def _name_data(cfg: config.Config) -> str:
+    settings = cfg.eval.data
+    assert settings is not None, "targets.make_eval_config sets it"
+    return ", ".join(part.path for part in settings.parts)
 
 
 def _show_point(curve: Curve | None, k: int, evaluation: Evaluation) -> str:

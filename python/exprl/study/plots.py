@@ -61,6 +61,8 @@ def plot_pass_at_k(evaluations: Sequence[tuple[str, Evaluation]], path: Path) ->
     majority = {name: Curve.of(values) for name, values in voted.items() if values is not None}
     picture = make_figure(9.0 if majority else 5.0, 3.8)
     panels = picture.subplots(1, 2 if majority else 1, squeeze=False)[0]
+    counts = {f"{len(e.outcomes):,} problems, n = {e.samples}" for _, e in evaluations}
+    picture.suptitle("; ".join(sorted(counts)), fontsize="small")
     draw_rates(panels[0], passed, "pass@k")
     if majority:
         draw_rates(panels[1], majority, "maj@k (majority vote)")

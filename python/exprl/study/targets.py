@@ -10,6 +10,21 @@ from pathlib import Path
 from exprl import config
 from exprl.errors import ConfigError
 from exprl.run import checkpoint
+from exprl.study.overrides import refuse_dead
+
+READ_BY_EVAL = (
+    *("eval", "model", "rollout", "reward", "domains", "sandbox"),
+    *("seed", "train.torch_threads"),
+)
+NOT_READ_BY_EVAL = {
+    "data": "the problems of an evaluation are in eval.data, e.g. --set eval.data.limit=100",
+    "model.path": "name the model as an argument",
+    "eval.every": "it measures each model once",
+    "rollout.temperature": "use eval.temperature",
+    "rollout.group_size": "use -n",
+    "rollout.problems_per_step": "it takes every problem; use eval.data.limit for fewer",
+}
+"""Keys, and what to write instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +86,14 @@ def make_eval_config(
 
     Args:
         source: TOML file.
-        data: problems with answers; None takes eval.data of the file.
+        data: problems with answers, all of which are taken; None takes eval.data of the file.
         samples: n; None takes eval.samples of the file.
 
     Raises:
-        ConfigError: nothing says which problems to evaluate on, or the config is unusable.
+        ConfigError: nothing says which problems to evaluate on, the config is unusable, or an
+            override has no effect on an evaluation.
     """
+    refuse_dead(overrides, READ_BY_EVAL, NOT_READ_BY_EVAL, "exprl eval")
     tree = config.read(source)
     changes = [f"model.path={json.dumps(target.weights)}", *overrides]
     if samples is not None:
@@ -87,7 +104,8 @@ def make_eval_config(
             raise ConfigError(f"{source} has no eval.data: name the problems with --data")
         section["data"] = dict(tree.get("data", {}))
     if data is not None:
-        section["data"].pop("sources", None)
+        for key in ("sources", "limit"):  # what they say of another file
+            section["data"].pop(key, None)
         changes.append(f"eval.data.path={json.dumps(data)}")
     return config.build(config.override(tree, changes), str(source))
 

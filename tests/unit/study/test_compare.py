@@ -76,6 +76,70 @@ def test_models_that_would_be_asked_different_questions_are_refused(tmp_path):
         evaluate_command.plan(["start", str(a / "nothing")], None, None, None, (), None)
 
 
+def test_data_named_by_hand_is_taken_whole_whatever_the_config_limits(tmp_path):
+    data = {"path": "train.jsonl", "limit": 16, "columns": {"problem": "q"}, "system": "Be brief."}
+    for evaluation_data in ({}, {"eval": {"data": data | {"path": "test.jsonl", "limit": 4}}}):
+        tree = {"model": {"path": "m"}, "data": data, "judge": {"kind": "rules"}} | evaluation_data
+        file = tmp_path / "a.toml"
+        file.write_text(config.to_toml(config.build(tree)))
+        [job] = evaluate_command.plan(["m"], "other.jsonl", None, file, (), None)
+        asked = job.cfg.eval.data
+        assert (asked.path, asked.limit) == ("other.jsonl", None)
+        assert (asked.columns.problem, asked.system) == ("q", "Be brief.")
+        few = ["eval.data.limit=3"]
+        [job] = evaluate_command.plan(["m"], "other.jsonl", None, file, few, None)
+        assert job.cfg.eval.data.limit == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.limit=8", "eval.data"),
+        ("data.columns.answer=gold", "eval.data"),
+        ("optim.lr=1", "does not read optim.lr"),
+        ("judge.model=m", "does not read judge.model"),
+        ("train.steps=9", "does not read train.steps"),
+        ("rollout.temperature=0.5", "use eval.temperature"),
+        ("rollout.group_size=4", "use -n"),
+        ("model.path=other", "as an argument"),
+        ("eval.every=2", "measures each model once"),
+        ("evaluation.samples=2", "does not read evaluation.samples"),
+    ],
+)
+def test_an_override_that_changes_nothing_of_an_evaluation_is_refused(override, said, tmp_path):
+    run = a_run(tmp_path / "a", 1)
+    with pytest.raises(ConfigError, match=said) as error:
+        evaluate_command.plan([str(run)], None, None, None, [override], None)
+    assert override in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("eval.samples=2", "eval.samples", 2),
+        ("seed=4", "seed", 4),
+        ("model.dtype=float32", "model.dtype", "float32"),
+        ("eval.data.limit=9", "eval.data.limit", 9),
+        ("rollout.max_response_tokens=77", "rollout.max_response_tokens", 77),
+    ],
+)
+def test_an_override_that_an_evaluation_reads_reaches_it(override, key, value, tmp_path):
+    run = a_run(tmp_path / "a", 1)
+    [job] = evaluate_command.plan([str(run)], None, None, None, [override], None)
+    assert config.flatten(job.cfg)[key] == value
+
+
+def test_the_number_of_problems_stands_in_the_table_the_file_and_the_picture(tmp_path):
+    one = evaluation(*(Outcome(str(i), 8, i % 9, 0) for i in range(1300)))
+    assert one.to_json()["problems"] == 1300
+    about = {"data": "test.jsonl", "of": 1319}
+    text = screen(lambda console: evaluate_command.show([("m", one)], (1,), console, **about))
+    assert "1,319 problems of test.jsonl" in text
+    assert "1,300 (19 too long)" in text
+    plots.plot_pass_at_k([("m", one)], tmp_path / "a.svg")
+    assert "1,300 problems, n = 8" in (tmp_path / "a.svg").read_text()
+
+
 def test_compare_configs_are_dotted_and_leave_out_where_a_run_lies(tmp_path):
     a = targets.load_config(a_run(tmp_path / "a", optim__lr=1e-5))
     b = targets.load_config(a_run(tmp_path / "b", optim__lr=1e-6))
