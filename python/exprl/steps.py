@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import starmap
 
 import numpy as np
@@ -36,11 +37,15 @@ class Splitter:
         """
         self._core = _core.Splitter(tokenizer_json, delimiter)
 
-    def split(self, token_ids: npt.NDArray[np.integer] | Sequence[int]) -> tuple[Segment, ...]:
+    def split(
+        self, token_ids: npt.NDArray[np.integer] | Sequence[int], opening: str = ""
+    ) -> tuple[Segment, ...]:
         """The segments of one rollout: they tile its tokens, and their texts its decoded text.
 
         Args:
             token_ids: [n], the sampled tokens without the prompt; special tokens may be in it.
+            opening: of a thinking block that the prompt ends in (`Rollout.opening`): the text of
+                the first segment begins with it, so that the texts alone tell what is thinking.
 
         Returns:
             One segment where there is no delimiter, none where there is no token.
@@ -49,7 +54,11 @@ class Splitter:
             ValueError: an id is not in the vocabulary.
         """
         ids = token_ids if isinstance(token_ids, np.ndarray) else list(token_ids)
-        return tuple(starmap(Segment, self._core.split(ids)))
+        segments = tuple(starmap(Segment, self._core.split(ids)))
+        if not (opening and segments):
+            return segments
+        first, *others = segments
+        return (replace(first, text=opening + first.text), *others)
 
 
 def split_text(text: str, delimiter: str = "###") -> tuple[str, ...]:

@@ -129,6 +129,8 @@ class Rollout:
         rollout is counted and never trained on.
     versions: [n] int32, the policy version that sampled each token: the number of optimizer steps
         behind those weights.
+    opening: the tag of a thinking block that the prompt ends in, such as "<think>\\n": the text of
+        the tokens goes on there. Empty where the prompt opens none.
 
     >>> ids = np.array([4, 2], np.int32)
     >>> logp, versions = np.zeros(2, np.float32), np.array([3, 4], np.int32)
@@ -143,6 +145,7 @@ class Rollout:
     generator_logp: Float32Array
     finish_reason: FinishReason
     versions: Int32Array
+    opening: str = ""
 
     @property
     def policy_version(self) -> int | None:

@@ -53,10 +53,6 @@ OPEN: dict[tuple[str, str], set[int]] = {
     ("steps.jsonl", "paragraph"): {*range(22, 30)},
     ("steps.jsonl", "lines"): {30, 31, 32, 33},
     ("steps.jsonl", "max"): {34, 35, 36, 37},
-    ("templates/cases.jsonl", "eos"): {5, 7},
-    ("templates/cases.jsonl", "system"): {8, 9},
-    ("templates/cases.jsonl", "thinking"): {11, 13},
-    ("templates/cases.jsonl", "prefilled"): {14},
 }
 
 # Lines that ask for something else than we want: file, number of the line, and why.

@@ -28,10 +28,10 @@ def tokenize(path: str, case: Case) -> dict[str, object]:
     said = case.get("messages", [["user", "2+2?"]])
     prompt = Prompt("1", tuple(Message(role, content) for role, content in said))
     if case["ask"] == "prompt":
-        ids, target = prompt_ids(tokenizer, prompt), []
+        ids, target = prompt_ids(tokenizer, prompt, model), []
     else:
         problem = ReferenceProblem("1", prompt, "4", "math", reference="r = 4")
-        ids, target = tokenize_solutions([problem], tokenizer)["1"]
+        ids, target = tokenize_solutions([problem], tokenizer, model)["1"]
     every = [int(one) for one in (*ids, *target)]
     text = tokenizer.decode(every)
     return {

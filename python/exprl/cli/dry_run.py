@@ -50,7 +50,7 @@ def report(cfg: config.Config) -> int:
     problems = load_training_problems(cfg, tokenizer, remarks.append)
     held_out = load_held_out(cfg, tokenizer, remarks.append)
     rollouts = cfg.rollout.problems_per_step * cfg.rollout.group_size
-    lengths = [len(prompt_ids(tokenizer, p.prompt)) for p in problems]
+    lengths = [len(prompt_ids(tokenizer, p.prompt, cfg.model)) for p in problems]
     console.print(f"[bold]{cfg.method}[/] into {cfg.run_dir}: {cfg.train.steps} steps")
     console.print(
         f"data       {_counted(problems)}, prompts of at most {max(lengths)} tokens;"

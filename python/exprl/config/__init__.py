@@ -33,9 +33,10 @@ from exprl.config.reward import (
 )
 from exprl.config.run import Config
 from exprl.config.toml import build, build_judge, json_schema, load, override, read, to_toml
-from exprl.config.watch import Alarms, Evaluation, Logging
+from exprl.config.watch import ALL_TOKENS, Alarms, Evaluation, Logging, Truncation
 
 __all__ = [
+    "ALL_TOKENS",
     "BOXED",
     "CONFINEMENTS",
     "Advantage",
@@ -63,6 +64,7 @@ __all__ = [
     "Teacher",
     "Train",
     "Treatment",
+    "Truncation",
     "VerifierName",
     "build",
     "build_judge",

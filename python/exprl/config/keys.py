@@ -23,11 +23,13 @@ def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
 
 def describe(key: str) -> str:
     """What a dotted key means, in the words of the config's own definition."""
-    *above, leaf = key.split(".")
     section: Any = Config
-    for part in above:
-        section = section_of(keys_of(section)[part].annotation)
-    return keys_of(section)[leaf].description or ""
+    for part in key.split("."):
+        field = keys_of(section)[part]
+        section = section_of(field.annotation)
+        if section is None:  # what follows is a name of the user's, as in judge.extra.NAME
+            break
+    return field.description or ""
 
 
 def _leaves(tree: dict[str, Any], above: str) -> Iterator[tuple[str, Any]]:

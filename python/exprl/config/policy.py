@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from exprl.config.section import Section
 
@@ -12,6 +12,36 @@ Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum"]
 Objective = Literal["policy_gradient", "cross_entropy", "reverse_kl", "sampled_reverse_kl"]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
+
+_NOT_THE_TEMPLATES = {
+    "conversation",
+    "messages",
+    "chat_template",
+    "add_generation_prompt",
+    "continue_final_message",
+    "tokenize",
+    "padding",
+    "truncation",
+    "max_length",
+    "return_tensors",
+    "return_dict",
+    "return_assistant_tokens_mask",
+    "tokenizer_kwargs",
+}
+"""What exprl itself tells the tokenizer, beside the arguments of a template."""
+
+
+def _refuse_own_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    for name in arguments:
+        if name in _NOT_THE_TEMPLATES or not name.isidentifier():
+            raise ValueError(
+                f"{name!r} is no argument of a chat template that can be set; name a variable that"
+                " the template reads, such as enable_thinking"
+            )
+    return arguments
+
+
+TemplateArguments = Annotated[dict[str, Any], AfterValidator(_refuse_own_arguments)]
 
 
 class Model(Section):
@@ -51,6 +81,12 @@ class Model(Section):
     )
     chat_template: str | None = Field(
         None, description="Jinja file with a chat template, for tokenizers that have none"
+    )
+    chat_template_kwargs: TemplateArguments = Field(
+        {},
+        description="arguments of the chat template for every prompt of the policy: training,"
+        " evaluation and SFT; `enable_thinking = false` is Qwen3's switch. The template decides"
+        " what a name means, and the dry run warns of one that it never reads",
     )
     trust_remote_code: bool = Field(
         False, description="run the Python code that comes with the model"
@@ -117,6 +153,12 @@ class Teacher(Section):
         "Now solve the problem yourself, step by step.",
         description="user message of the teacher; {problem} is the policy's own message,"
         " {reference} the hidden solution",
+    )
+    chat_template_kwargs: TemplateArguments = Field(
+        {},
+        description="arguments of the chat template for the teacher's prompts, as"
+        " model.chat_template_kwargs for the policy's. Set both alike where the student's tokens"
+        " should follow the same opening",
     )
 
     @field_validator("prompt")

@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from dataclasses import dataclass
+
+from pydantic import Field, field_validator
 
 from exprl.config.data import Data
 from exprl.config.section import Section
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """Which tokens of the distribution are sampled from; the defaults leave all of them.
+
+    Only evaluations truncate. The log-probs of a training rollout must be those of the whole
+    distribution at the sampling temperature, because that is what the trainer computes: with a
+    truncated one, the ratio of the first update would not be 1.
+
+    top_p: the likeliest tokens that together have this probability.
+    top_k: the likeliest so many; -1 = all.
+    min_p: those with at least this share of the likeliest one's probability.
+
+    >>> Truncation(top_k=20) == ALL_TOKENS
+    False
+    """
+
+    top_p: float = 1.0
+    top_k: int = -1
+    min_p: float = 0.0
+
+
+ALL_TOKENS = Truncation()
 
 
 class Evaluation(Section):
@@ -14,12 +40,41 @@ class Evaluation(Section):
     data: Data | None = Field(None, description="problems with answers; none = no evaluation")
     samples: int = Field(16, gt=0, description="rollouts per problem, the n of pass@k")
     temperature: float = Field(1.0, gt=0.0, description="sampling temperature")
+    top_p: float = Field(
+        1.0,
+        gt=0.0,
+        le=1.0,
+        description="sample from the likeliest tokens that together have this probability. Training"
+        " samples from all tokens, since its log-probs must be those of the whole distribution",
+    )
+    top_k: int = Field(
+        -1, description="sample from this many of the likeliest tokens; -1 = from all of them"
+    )
+    min_p: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="sample from tokens with at least this share of the likeliest one's"
+        " probability; 0 = from all of them",
+    )
     max_response_tokens: int | None = Field(
         None, gt=0, description="longest rollout; none = rollout.max_response_tokens"
     )
     every: int | None = Field(
         None, gt=0, description="training steps between evaluations; none = before and after only"
     )
+
+    @field_validator("top_k")
+    @classmethod
+    def _all_or_some(cls, top_k: int) -> int:
+        if top_k == 0 or top_k < -1:
+            raise ValueError("expected a number of tokens, 1 or more, or -1 for all of them")
+        return top_k
+
+    @property
+    def truncation(self) -> Truncation:
+        """Which tokens an evaluation samples from."""
+        return Truncation(self.top_p, self.top_k, self.min_p)
 
 
 class Alarms(Section):

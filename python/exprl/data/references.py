@@ -16,6 +16,8 @@ import numpy as np
 from exprl import config
 from exprl.data.problems import draw_wrong_references, require_references
 from exprl.data.tokenizer import chat_ids, prompt_ids
+from exprl.data.turns import find_turn_end, thinking_opened
+from exprl.thinking import open_thinking
 from exprl.types import Int32Array, Message, ReferenceProblem
 
 
@@ -35,30 +37,58 @@ def choose_references(
 
 
 def tokenize_solutions(
-    problems: Sequence[ReferenceProblem], tokenizer: Any
+    problems: Sequence[ReferenceProblem], tokenizer: Any, model: config.Model
 ) -> dict[str, tuple[Int32Array, Int32Array]]:
-    """Prompts and references as if the policy had sampled them: tokens, then the stop token."""
+    """Prompts and references as if the policy had sampled them: tokens, then the end of the turn.
+
+    Raises:
+        ConfigError: nothing says what ends a turn.
+        DataError: the chat template refuses a prompt.
+    """
+    end = find_turn_end(tokenizer, model)
 
     def tokenize(problem: ReferenceProblem) -> tuple[Int32Array, Int32Array]:
-        tokens = tokenizer.encode(problem.reference, add_special_tokens=False)
-        prompt = prompt_ids(tokenizer, problem.prompt)
-        stop = tokenizer.eos_token_id
-        return np.array(prompt, dtype=np.int32), np.array([*tokens, stop], dtype=np.int32)
+        prompt = prompt_ids(tokenizer, problem.prompt, model)
+        opened = thinking_opened(tokenizer, problem.prompt, model)
+        target = _after_thinking(opened, str(problem.reference))
+        tokens = tokenizer.encode(target, add_special_tokens=False)
+        return np.array(prompt, dtype=np.int32), np.array([*tokens, end], dtype=np.int32)
 
     return {problem.id: tokenize(problem) for problem in problems}
 
 
+def _after_thinking(opened: str, reference: str) -> str:
+    """The reference as it goes on after a prompt that ends with `opened`.
+
+    A template may open a thinking block in the prompt. The reference is no thought: the block is
+    closed first. A reference that brings its own thinking goes on in the open block.
+    """
+    close = open_thinking(opened)
+    if close is None:
+        return reference
+    own, tag = reference.lstrip(), opened.strip()
+    if own.startswith(tag):
+        return own.removeprefix(tag)
+    thought, closed, _ = reference.partition(close)
+    if closed and tag not in thought:
+        return reference
+    return f"\n{close}\n\n{reference}"
+
+
 def build_teacher_prompts(
-    template: str, problems: Sequence[ReferenceProblem], tokenizer: Any
+    teacher: config.Teacher, problems: Sequence[ReferenceProblem], tokenizer: Any
 ) -> dict[str, Int32Array]:
-    """What the teacher reads before the student's tokens: `template` as the last user message."""
+    """What the teacher reads before the student's tokens: its prompt as the last user message."""
     prompts = {}
     for problem in problems:
         *before, last = problem.prompt.messages
         # Filled from the outside in: a problem that contains "{reference}" stays as it is.
-        around = [part.replace("{problem}", last.content) for part in template.split("{reference}")]
+        around = [
+            part.replace("{problem}", last.content) for part in teacher.prompt.split("{reference}")
+        ]
         shown = Message("user", str(problem.reference).join(around))
-        prompts[problem.id] = np.array(chat_ids(tokenizer, [*before, shown]), dtype=np.int32)
+        ids = chat_ids(tokenizer, [*before, shown], teacher.chat_template_kwargs)
+        prompts[problem.id] = np.array(ids, dtype=np.int32)
     return prompts
 
 

@@ -27,6 +27,7 @@ class Sampler(Protocol):
         seed: int,
         temperature: float,
         max_response_tokens: int,
+        truncation: config.Truncation,
     ) -> Iterator[Rollout]:
         """Yield n rollouts of each prompt, in any order."""
 
@@ -92,6 +93,7 @@ def evaluate(
             seed,
             settings.temperature,
             settings.max_response_tokens or max_response_tokens,
+            settings.truncation,
         ):
             if rollout.finish_reason == "failed":
                 continue
@@ -144,4 +146,5 @@ class _Tally:
 
 def decode_rollout(splitter: Splitter, rollout: Rollout) -> str:
     """The text of a rollout, as judge and verifier see it."""
-    return "".join(segment.text for segment in splitter.split(rollout.token_ids))
+    segments = splitter.split(rollout.token_ids, rollout.opening)
+    return "".join(segment.text for segment in segments)

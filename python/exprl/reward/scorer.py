@@ -59,7 +59,7 @@ class Scorer:
     def push(self, rollout: Rollout) -> None:
         """Take a finished rollout; it is judged and verified while others are sampled."""
         try:
-            segments = self._splitter.split(rollout.token_ids)
+            segments = self._splitter.split(rollout.token_ids, rollout.opening)
         except ValueError:  # an id from the padding of the head, which no tokenizer knows
             rollout, segments = dataclasses.replace(rollout, finish_reason="failed"), ()
         problem = self._problems[rollout.problem_id]

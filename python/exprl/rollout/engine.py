@@ -11,9 +11,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from exprl import config
 from exprl.data.tokenizer import prompt_ids
-from exprl.types import Float32Array, Int32Array, Prompt, Rollout
+from exprl.data.turns import thinking_opened
+from exprl.types import (
+    Float32Array,
+    Int32Array,
+    Prompt,
+    Rollout,
+)
 
 NO_VLLM = (
     "vLLM is not installed: install the extra `cpu` or `gpu` (docs/start/install.md), or set"
@@ -38,10 +46,14 @@ class Engine(Protocol):
         seed: int,
         temperature: float,
         max_response_tokens: int,
+        truncation: config.Truncation = config.ALL_TOKENS,
     ) -> Iterator[Rollout]:
         """Sample n solutions of each prompt, yielded as they finish.
 
         The same call on the same weights gives the same rollouts.
+
+        Args:
+            truncation: for evaluations; a rollout to train on is sampled from all tokens.
         """
         ...
 
@@ -111,24 +123,32 @@ class Start:
     """Where an engine begins: a prompt, and perhaps the first tokens of its solution.
 
     ids: of the prompt and the `given` response tokens that stand already.
+    opening: of the thinking block that the prompt ends in (`Rollout.opening`).
     """
 
     name: str
     ids: list[int]
     given: int = 0
+    opening: str = ""
 
 
-def prompt_starts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Start]:
+def prompt_starts(tokenizer: Any, model: config.Model, prompts: Sequence[Prompt]) -> list[Start]:
     """Where solutions of the prompts begin."""
-    return [Start(p.problem_id, prompt_ids(tokenizer, p)) for p in prompts]
+    nothing = np.empty(0, np.int32)
+    return continuation_starts(tokenizer, model, [(p.problem_id, p, nothing) for p in prompts])
 
 
 def continuation_starts(
-    tokenizer: Any, beginnings: Sequence[tuple[str, Prompt, Int32Array]]
+    tokenizer: Any, model: config.Model, beginnings: Sequence[tuple[str, Prompt, Int32Array]]
 ) -> list[Start]:
     """Where continuations of beginnings begin (`Engine.sample_continuations`)."""
     return [
-        Start(name, prompt_ids(tokenizer, prompt) + tokens.tolist(), len(tokens))
+        Start(
+            name,
+            prompt_ids(tokenizer, prompt, model) + tokens.tolist(),
+            len(tokens),
+            thinking_opened(tokenizer, prompt, model),
+        )
         for name, prompt, tokens in beginnings
     ]
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor
 
 from exprl import config
+from exprl.data.turns import find_stops
 from exprl.errors import EngineError
 from exprl.learn.model import DTYPES, load
 from exprl.rollout.engine import NO_POLICY, Start, continuation_starts, prompt_starts, rollout_seed
@@ -54,8 +55,8 @@ class TransformersEngine:
         self._model = load(model, weights, DTYPES[model.dtype], self._device)
         self._model.to(self._device).eval().requires_grad_(False)
         self._model.set_attn_implementation("sdpa")  # the trainer's knows no padding and no cache
-        stops = np.append(self._model.generation_config.eos_token_id or [], tokenizer.eos_token_id)
-        self._stops = sorted({int(i) for i in stops if i is not None})
+        self._settings = model
+        self._stops = find_stops(tokenizer, model)
         # A model's own top_p or repetition penalty would make this another policy than the one
         # that the trainer computes the log-probs of.
         self._model.generation_config = GenerationConfig()
@@ -67,10 +68,11 @@ class TransformersEngine:
         seed: int,
         temperature: float,
         max_response_tokens: int,
+        truncation: config.Truncation = config.ALL_TOKENS,
     ) -> Iterator[Rollout]:
         """See Engine.sample."""
-        begin = prompt_starts(self.tokenizer, prompts)
-        return self._generate(begin, n, seed, temperature, max_response_tokens)
+        begin = prompt_starts(self.tokenizer, self._settings, prompts)
+        return self._generate(begin, n, seed, temperature, max_response_tokens, truncation)
 
     def sample_continuations(
         self,
@@ -81,8 +83,8 @@ class TransformersEngine:
         max_response_tokens: int,
     ) -> Iterator[Rollout]:
         """See Engine.sample_continuations."""
-        begin = continuation_starts(self.tokenizer, beginnings)
-        return self._generate(begin, n, seed, temperature, max_response_tokens)
+        begin = continuation_starts(self.tokenizer, self._settings, beginnings)
+        return self._generate(begin, n, seed, temperature, max_response_tokens, config.ALL_TOKENS)
 
     @torch.no_grad()
     def logp(self, token_ids: Int32Array) -> Float32Array:
@@ -124,13 +126,14 @@ class TransformersEngine:
         seed: int,
         temperature: float,
         max_response_tokens: int,
+        truncation: config.Truncation,
     ) -> Iterator[Rollout]:
         """Neighbours in length share a batch: little padding, and a long prompt fails early."""
         rows = [(start, i) for start in begin for i in range(n)]
         rows.sort(key=lambda row: len(row[0].ids), reverse=True)
         for at in range(0, len(rows), self._batch_size):
             batch = rows[at : at + self._batch_size]
-            yield from self._batch(batch, seed, temperature, max_response_tokens)
+            yield from self._batch(batch, seed, temperature, max_response_tokens, truncation)
 
     def _batch(
         self,
@@ -138,6 +141,7 @@ class TransformersEngine:
         seed: int,
         temperature: float,
         max_response_tokens: int,
+        truncation: config.Truncation,
     ) -> Iterator[Rollout]:
         prompts = [np.array(start.ids, dtype=np.int32) for start, _ in rows]
         width = max(map(len, prompts))
@@ -149,6 +153,7 @@ class TransformersEngine:
             torch.from_numpy(ids).to(self._device),
             torch.from_numpy(mask).to(self._device),
             temperature,
+            truncation,
             max(limits),
             rollout_seed(seed, rows[0][0].name, rows[0][1]),
         )
@@ -166,19 +171,27 @@ class TransformersEngine:
                 generator_logp=logp[:n],
                 finish_reason="stop" if stopped else "length",
                 versions=np.full(n, self.policy_version, dtype=np.int32),
+                opening=start.opening,
             )
 
     def _draw(
-        self, ids: Tensor, mask: Tensor, temperature: float, max_tokens: int, seed: int
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        temperature: float,
+        truncation: config.Truncation,
+        max_tokens: int,
+        seed: int,
     ) -> tuple[Any, Any]:
         """Tokens and their log-probs, [B, n] each; what follows a stop token means nothing."""
         sampling = GenerationConfig(
             do_sample=True,
             temperature=1.0,  # _LogProbs divides by it
-            top_p=1.0,
-            top_k=0,
+            top_p=truncation.top_p,
+            top_k=max(0, truncation.top_k),  # 0 = all of them, here
+            min_p=truncation.min_p or None,
             max_new_tokens=max_tokens,
-            eos_token_id=self._stops or None,
+            eos_token_id=list(self._stops),
             pad_token_id=0,
         )
         logps = _LogProbs(temperature)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from exprl import config
+from exprl.data.turns import find_stops
 from exprl.errors import EngineError
 from exprl.rollout.engine import (
     NO_POLICY,
@@ -20,7 +21,13 @@ from exprl.rollout.engine import (
     prompt_starts,
     rollout_seed,
 )
-from exprl.types import FinishReason, Float32Array, Int32Array, Prompt, Rollout
+from exprl.types import (
+    FinishReason,
+    Float32Array,
+    Int32Array,
+    Prompt,
+    Rollout,
+)
 
 FINISH_REASONS: dict[str | None, FinishReason] = {"stop": "stop", "length": "length"}
 
@@ -38,9 +45,12 @@ class VllmEngine:
 
         Raises:
             EngineError: vLLM is not installed or did not start.
+            ConfigError: nothing says where a rollout ends.
         """
         self.tokenizer = tokenizer
         self.policy_version = 0
+        self._model = model
+        self._stops = find_stops(tokenizer, model)
         self._llm = _start(model, rollout, weights)
 
     def sample(
@@ -50,10 +60,11 @@ class VllmEngine:
         seed: int,
         temperature: float,
         max_response_tokens: int,
+        truncation: config.Truncation = config.ALL_TOKENS,
     ) -> Iterator[Rollout]:
         """See Engine.sample."""
-        begin = prompt_starts(self.tokenizer, prompts)
-        return self._generate(begin, n, seed, temperature, max_response_tokens)
+        begin = prompt_starts(self.tokenizer, self._model, prompts)
+        return self._generate(begin, n, seed, temperature, max_response_tokens, truncation)
 
     def sample_continuations(
         self,
@@ -64,8 +75,8 @@ class VllmEngine:
         max_response_tokens: int,
     ) -> Iterator[Rollout]:
         """See Engine.sample_continuations."""
-        begin = continuation_starts(self.tokenizer, beginnings)
-        return self._generate(begin, n, seed, temperature, max_response_tokens)
+        begin = continuation_starts(self.tokenizer, self._model, beginnings)
+        return self._generate(begin, n, seed, temperature, max_response_tokens, config.ALL_TOKENS)
 
     def logp(self, token_ids: Int32Array) -> Float32Array:
         """See Engine.logp. vLLM neither scales a prompt's logits nor takes them from its cache."""
@@ -87,19 +98,22 @@ class VllmEngine:
         seed: int,
         temperature: float,
         max_response_tokens: int,
+        truncation: config.Truncation,
     ) -> Iterator[Rollout]:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        waiting: dict[str, tuple[str, int, Int32Array]] = {}
+        waiting: dict[str, tuple[Start, int]] = {}
         for start in begin:
             for index in range(n):
                 key = f"{len(waiting)}"
-                waiting[key] = (start.name, index, np.array(start.ids, dtype=np.int32))
+                waiting[key] = (start, index)
                 params = SamplingParams(
                     temperature=temperature,
-                    top_p=1.0,
-                    top_k=-1,
+                    top_p=truncation.top_p,
+                    top_k=truncation.top_k,
+                    min_p=truncation.min_p,
+                    stop_token_ids=list(self._stops),
                     max_tokens=max_response_tokens - start.given,
                     seed=rollout_seed(seed, start.name, index),
                     logprobs=0,
@@ -147,7 +161,7 @@ class VllmEngine:
         with torch.compiler.set_stance(stance):
             return self._llm.step()
 
-    def _rollout(self, problem_id: str, index: int, prompt_ids: Int32Array, out: Any) -> Rollout:
+    def _rollout(self, start: Start, index: int, out: Any) -> Rollout:
         finish = FINISH_REASONS.get(out.finish_reason, "failed")
         tokens = np.array(out.token_ids, dtype=np.int32)
         logp = [
@@ -156,13 +170,14 @@ class VllmEngine:
         if len(logp) != len(tokens) or len(tokens) == 0:
             finish = "failed"
         return Rollout(
-            problem_id=problem_id,
+            problem_id=start.name,
             index=index,
-            prompt_ids=prompt_ids,
+            prompt_ids=np.array(start.ids, dtype=np.int32),
             token_ids=tokens,
             generator_logp=np.array(logp, dtype=np.float32),
             finish_reason=finish,
             versions=np.full(len(tokens), self.policy_version, dtype=np.int32),
+            opening=start.opening,
         )
 
 

@@ -111,12 +111,14 @@ class Probe:
         return {"sync/probe_gap": self.gap}
 
 
-def open_probe(problems: Sequence[Problem], tokenizer: Any, rollout: config.Rollout) -> Probe:
+def open_probe(
+    problems: Sequence[Problem], tokenizer: Any, model: config.Model, rollout: config.Rollout
+) -> Probe:
     """A probe of the first problems' prompts, one after the other."""
     ids: list[int] = []
     for problem in problems:
         if len(ids) < PROBE_TOKENS:
-            ids += prompt_ids(tokenizer, problem.prompt)
+            ids += prompt_ids(tokenizer, problem.prompt, model)
     room = rollout.max_prompt_tokens + rollout.max_response_tokens - 1  # vLLM adds a token
     row = np.resize(np.array(ids, dtype=np.int32), min(PROBE_TOKENS, room))
     return Probe(row, rollout.sync_gap_limit)

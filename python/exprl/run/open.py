@@ -105,7 +105,9 @@ def open_run(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple
         first_step = record_start(run_dir, state.step)
         path = str(folder or cfg.model.path)
         set_threads(cfg.train.torch_threads)
-        probe = open_probe(problems, tokenizer, cfg.rollout) if engine or cfg.needs_engine else None
+        probe: Probe | None = None
+        if engine or cfg.needs_engine:
+            probe = open_probe(problems, tokenizer, cfg.model, cfg.rollout)
         if engine is None and probe:
             engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=path)
             engine.policy_version = state.policy_version
@@ -139,8 +141,10 @@ def open_run(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple
             references=choose_references(cfg.judge.condition, problems, cfg.seed)
             if cfg.needs_references
             else {},
-            solutions=tokenize_solutions(problems, tokenizer) if cfg.learns_references else {},
-            teacher_prompts=build_teacher_prompts(cfg.teacher.prompt, problems, tokenizer)
+            solutions=tokenize_solutions(problems, tokenizer, cfg.model)
+            if cfg.learns_references
+            else {},
+            teacher_prompts=build_teacher_prompts(cfg.teacher, problems, tokenizer)
             if cfg.needs_teacher
             else {},
             tokenizer=tokenizer,
@@ -192,7 +196,7 @@ def memory_setup(
     gpu: bool,
 ) -> Setup:
     """What the run's memory depends on, on a GPU or on a CPU."""
-    longest = max((len(prompt_ids(tokenizer, p.prompt)) for p in problems), default=0)
+    lengths = (len(prompt_ids(tokenizer, p.prompt, cfg.model)) for p in problems)
     return fit.setup_of(
         cfg.model,
         cfg.lora,
@@ -201,7 +205,7 @@ def memory_setup(
         objective=cfg.loss.objective,
         model_type=shapes.config.model_type,
         gpu=gpu,
-        longest=longest + cfg.rollout.max_response_tokens,
+        longest=max(lengths, default=0) + cfg.rollout.max_response_tokens,
         needs_initial=cfg.needs_initial_policy,
         needs_engine=cfg.needs_engine,
     )

@@ -42,10 +42,10 @@ def load_training_problems(
         unanswered = [p for p in problems if p.answer is None]
         what = "have no final answer, so no rollout of theirs counts as right or wrong"
         count_rows(what, unanswered, len(problems), remark)
-    kept = drop_long_prompts(problems, tokenizer, limits.max_prompt_tokens, remark)
+    kept = drop_long_prompts(problems, tokenizer, cfg.model, limits.max_prompt_tokens, remark)
     limit = f"prompt has at most rollout.max_prompt_tokens = {limits.max_prompt_tokens} tokens"
     if cfg.learns_references:
-        pairs = tokenize_solutions(kept, tokenizer)
+        pairs = tokenize_solutions(kept, tokenizer, cfg.model)
         long = [p for p in kept if len(pairs[p.id][1]) > limits.max_response_tokens]
         kept = [p for p in kept if len(pairs[p.id][1]) <= limits.max_response_tokens]
         most = f"rollout.max_response_tokens = {limits.max_response_tokens}"
@@ -82,7 +82,8 @@ def load_held_out(
     problems = load_problems(drop_references(cfg.eval.data), held_out)
     require_answers(problems)
     check_answers(cfg.treatment, problems)
-    return drop_long_prompts(problems, tokenizer, cfg.rollout.max_prompt_tokens, held_out)
+    limit = cfg.rollout.max_prompt_tokens
+    return drop_long_prompts(problems, tokenizer, cfg.model, limit, held_out)
 
 
 def _check_domains(cfg: config.Config, problems: Sequence[Problem]) -> None:
@@ -111,10 +112,14 @@ def _check_shares(cfg: config.Config, problems: Sequence[Problem]) -> None:
 
 
 def drop_long_prompts(
-    problems: Sequence[P], tokenizer: Any, limit: int, remark: Remark = ignore
+    problems: Sequence[P],
+    tokenizer: Any,
+    model: config.Model,
+    limit: int,
+    remark: Remark = ignore,
 ) -> list[P]:
     """The problems whose prompt has at most `limit` tokens; of the others `remark` is told."""
-    fits = [len(prompt_ids(tokenizer, p.prompt)) <= limit for p in problems]
+    fits = [len(prompt_ids(tokenizer, p.prompt, model)) <= limit for p in problems]
     long = [p for p, fit in zip(problems, fits, strict=True) if not fit]
     what = f"are left out: their prompt has more tokens than rollout.max_prompt_tokens = {limit}"
     count_rows(what, long, len(problems), remark)

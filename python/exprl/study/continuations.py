@@ -182,7 +182,7 @@ def _continue(
         if rollout.finish_reason == "stop":
             asked = starts[name][0].asked
             assert asked is not None, "see _choose"
-            whole = decode(np.concatenate([tokens[name], rollout.token_ids]))
+            whole = rollout.opening + decode(np.concatenate([tokens[name], rollout.token_ids]))
             known = verifiers.is_correct(whole, asked)
             if known is None:
                 continue

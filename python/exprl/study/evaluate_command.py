@@ -37,7 +37,15 @@ from exprl.study.targets import Target
 from exprl.types import Problem, ReferenceProblem, Rollout
 
 # What must agree for two evaluations to be about the same thing.
-SAME = ("eval.data", "eval.samples", "eval.temperature", "eval.max_response_tokens")
+SAME = (
+    "eval.data",
+    "eval.samples",
+    "eval.temperature",
+    "eval.top_p",
+    "eval.top_k",
+    "eval.min_p",
+    "eval.max_response_tokens",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +172,7 @@ def measure(job: Measurement) -> Evaluation:
     remarks: list[str] = []
     problems = _load_problems(job, remarks.append)
     limit = cfg.rollout.max_prompt_tokens
-    kept = drop_long_prompts(problems, tokenizer, limit, remarks.append)
+    kept = drop_long_prompts(problems, tokenizer, cfg.model, limit, remarks.append)
     if not kept:
         raise DataError(
             f"none of the {len(problems)} problems has a prompt of at most"

@@ -57,7 +57,7 @@ class ScriptedSampler:
     """Yields what the script says of each problem, last rollout first."""
 
     script: dict[str, list[tuple[FinishReason, str]]]
-    calls: list[tuple[int, int, float, int]] = field(default_factory=list)
+    calls: list[tuple[int, int, float, int, config.Truncation]] = field(default_factory=list)
     texts: dict[tuple[str, int], str] = field(default_factory=dict)
 
     def sample(
@@ -67,8 +67,9 @@ class ScriptedSampler:
         seed: int,
         temperature: float,
         max_response_tokens: int,
+        truncation: config.Truncation,
     ) -> Iterator[Rollout]:
-        self.calls.append((n, seed, temperature, max_response_tokens))
+        self.calls.append((n, seed, temperature, max_response_tokens, truncation))
         for prompt in reversed(prompts):
             for index, (reason, text) in reversed(list(enumerate(self.script[prompt.problem_id]))):
                 self.texts[prompt.problem_id, index] = text
@@ -135,8 +136,11 @@ def test_overlong_rollouts_are_wrong_and_crashed_ones_are_not_counted() -> None:
 def test_the_engine_is_asked_as_the_settings_say() -> None:
     sampler = ScriptedSampler({"a": [("stop", RIGHT)] * 2})
     run(sampler)
-    run(sampler, max_response_tokens=7)
-    assert sampler.calls == [(2, 11, 0.5, 100), (2, 11, 0.5, 7)]
+    run(sampler, max_response_tokens=7, top_p=0.9, top_k=20, min_p=0.1)
+    assert sampler.calls == [
+        (2, 11, 0.5, 100, config.ALL_TOKENS),
+        (2, 11, 0.5, 7, config.Truncation(top_p=0.9, top_k=20, min_p=0.1)),
+    ]
 
 
 @pytest.mark.parametrize("k", [0, 3])

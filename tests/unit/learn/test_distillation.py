@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from exprl import config
-from exprl.data.references import build_teacher_prompts, tokenize_solutions
 from exprl.learn.batch import pack, rollout_examples, solution_examples
 from exprl.learn.policy import Policy
-from exprl.types import Message, Prompt, ReferenceProblem, Rollout, Scored, Segment
+from exprl.types import Rollout, Scored, Segment
 
 TEMPERATURE = 0.7
 SFT = config.Loss(objective="cross_entropy", kl_coef=0.0)
@@ -156,36 +155,3 @@ def test_distillation_moves_the_student_towards_the_teacher(tiny_qwen3):
     policy, _ = moved(tiny_qwen3)
     losses = [policy.step([distilled()], FULL)[0].loss.loss for _ in range(5)]
     assert losses[-1] < losses[0]
-
-
-def test_the_teachers_prompt_holds_problem_and_reference_as_they_are():
-    class Characters:
-        def apply_chat_template(self, messages, **_):
-            return [ord(c) for m in messages for c in f"[{m['role']}]{m['content']}"]
-
-    messages = (Message("system", "Be brief."), Message("user", "a {reference} in a {problem}"))
-    problem = ReferenceProblem(
-        "p", Prompt("p", messages), None, "math", reference="see {problem} {reference}"
-    )
-    prompts = build_teacher_prompts("{problem} | {reference}!", [problem], Characters())
-    assert "".join(map(chr, prompts["p"])) == (
-        "[system]Be brief.[user]a {reference} in a {problem} | see {problem} {reference}!"
-    )
-
-
-def test_sft_imitates_the_reference_and_then_stops():
-    class Words:
-        eos_token_id = 0
-
-        def encode(self, text, *, add_special_tokens):
-            assert not add_special_tokens
-            return [len(word) for word in text.split()]
-
-        def apply_chat_template(self, messages, **_):
-            return [9]
-
-    problem = ReferenceProblem(
-        "p", Prompt("p", (Message("user", "?"),)), None, "math", reference="a bc"
-    )
-    prompt, tokens = tokenize_solutions([problem], Words())["p"]
-    assert prompt.tolist() == [9] and tokens.tolist() == [1, 2, 0]

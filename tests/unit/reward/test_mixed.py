@@ -225,7 +225,8 @@ def test_only_rows_that_are_judged_need_references(tmp_path):
 class FewTokens:
     """A tokenizer as far as lengths of prompts go."""
 
-    chat_template = "x"
-
     def apply_chat_template(self, *_, **__):
-        return [1, 2, 3]
+        return "..."
+
+    def __call__(self, text, **_):
+        return {"input_ids": list(text)}

@@ -33,7 +33,7 @@ def engine(tokenizer):
 
 
 def opened(tokenizer, weights=BASE, **rollout):
-    model = config.Model(path=BASE, dtype="float32")
+    model = config.Model(path=str(weights), dtype="float32")
     settings = config.Rollout(engine="transformers", **rollout)
     return open_engine(model, settings, tokenizer=tokenizer, weights=str(weights))
 
@@ -56,7 +56,9 @@ def test_the_same_call_gives_the_same_rollouts_and_another_seed_others(engine, t
     assert tokens(once) == tokens(again) != tokens(sampled(engine, seed=6))
     for key, one in once.items():
         np.testing.assert_array_equal(one.generator_logp, again[key].generator_logp)
-        assert one.prompt_ids.tolist() == prompt_ids(tokenizer, PROMPTS[key[0] == "long"])
+        assert one.prompt_ids.tolist() == prompt_ids(
+            tokenizer, PROMPTS[key[0] == "long"], config.Model(path=BASE)
+        )
 
 
 def test_sampling_leaves_the_trainers_random_numbers_alone(engine):
@@ -99,6 +101,16 @@ def test_a_rollout_ends_with_a_stop_token_or_at_the_limit(engine, tokenizer):
     limit = min(len(r.token_ids) for r in whole.values()) - 1
     for one in sampled(engine, max_response_tokens=limit).values():
         assert one.finish_reason == "length" and len(one.token_ids) == limit
+
+
+@pytest.mark.parametrize("cut", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}])
+def test_an_evaluation_may_leave_unlikely_tokens_out_and_training_never_does(engine, cut):
+    def drawn(*rest):
+        rollouts = engine.sample(PROMPTS[1:], 8, 5, 2.0, 12, *rest)
+        return {tuple(r.token_ids.tolist()) for r in rollouts}
+
+    assert len(drawn(config.Truncation(**cut))) == 1
+    assert len(drawn()) > 4
 
 
 def copied(folder, **generation_config):

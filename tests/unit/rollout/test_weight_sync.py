@@ -34,7 +34,7 @@ def engine(tokenizer):
 
 @pytest.fixture
 def probe(tokenizer, policy):
-    one = open_probe([PROBLEM], tokenizer, ROLLOUT)
+    one = open_probe([PROBLEM], tokenizer, MODEL, ROLLOUT)
     one.score_by_policy(policy)
     return one
 
@@ -105,7 +105,7 @@ def test_an_engine_that_must_sleep_before_the_policy_loads_is_heard_before(
     engine, policy, tokenizer
 ):
     """So the limit is that of rounding, and not the ceiling, when its weights arrive anew."""
-    probe = open_probe([PROBLEM], tokenizer, ROLLOUT)
+    probe = open_probe([PROBLEM], tokenizer, MODEL, ROLLOUT)
     probe.score_by_engine(engine)
     engine.policy_version = NO_POLICY  # as after `sleep` on a GPU
     probe.score_by_policy(policy)
@@ -113,7 +113,7 @@ def test_an_engine_that_must_sleep_before_the_policy_loads_is_heard_before(
     wake_engine(policy, engine, probe)
     assert engine.policy_version == 0
 
-    other = open_probe([PROBLEM], tokenizer, ROLLOUT)
+    other = open_probe([PROBLEM], tokenizer, MODEL, ROLLOUT)
     other.score_by_engine(engine)
     moved(policy, by=1.0)
     with pytest.raises(EngineError, match=f"at most {CEILING} is rounding"):
@@ -128,5 +128,5 @@ def test_a_gap_that_is_no_number_stops_the_run(engine, policy, probe):
 
 def test_the_row_fits_an_engine_of_short_sequences(tokenizer):
     small = ROLLOUT.model_copy(update={"max_response_tokens": 8})
-    assert len(open_probe([PROBLEM], tokenizer, small)._token_ids) == 32 + 8 - 1
-    assert len(open_probe([PROBLEM], tokenizer, ROLLOUT)._token_ids) == 127
+    assert len(open_probe([PROBLEM], tokenizer, MODEL, small)._token_ids) == 32 + 8 - 1
+    assert len(open_probe([PROBLEM], tokenizer, MODEL, ROLLOUT)._token_ids) == 127
