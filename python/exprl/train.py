@@ -12,7 +12,7 @@ from rich.console import Console
 
 from exprl import config
 from exprl.data import mixture
-from exprl.errors import JudgeError, NumericsError
+from exprl.errors import EngineError, ExprlError, JudgeError, NumericsError
 from exprl.evaluate.during_training import evaluate_if_due
 from exprl.learn.advantages import segment_advantages
 from exprl.learn.batch import fill_rate, pack, rollout_examples, solution_examples
@@ -69,7 +69,8 @@ def train(
 
     Raises:
         JudgeError: a step left more rollouts ungraded than judge.max_missing_rate.
-        EngineError: engine and trainer disagree about the weights.
+        EngineError: the engine gave up on most of those, or disagrees with the trainer about the
+            weights.
         NumericsError: train.max_bad_steps optimizer steps in a row were not finite.
         Exception: what `on_step` raised.
     """
@@ -225,15 +226,22 @@ def sample(
 
 def reason_to_stop(
     cfg: config.Config, state: RunState, scored: Sequence[Scored]
-) -> JudgeError | NumericsError | None:
+) -> ExprlError | None:
     """Why the run must not go on, to be raised once the checkpoint is written."""
-    missing = sum(s.ungraded for s in scored) / max(1, len(scored))
+    failed = [s for s in scored if s.rollout.finish_reason == "failed"]
+    ungraded = [s for s in scored if s.ungraded and s.rollout.finish_reason != "failed"]
+    missing = (len(failed) + len(ungraded)) / max(1, len(scored))
     if missing > cfg.judge.max_missing_rate:
-        why = commonest_reason(scored) or "See judge/* in metrics.jsonl and the judge's own log"
-        return JudgeError(
-            f"step {state.step}: {missing:.0%} of the rollouts have no grade, above"
-            f" judge.max_missing_rate = {cfg.judge.max_missing_rate}. {why}. The step is saved:"
-            " start the same command again to go on"
+        engine_is_worse = len(failed) > len(ungraded)
+        grader = "judge" if cfg.asks_judge else "verifier"
+        why = commonest_reason(failed if engine_is_worse else ungraded)
+        kind = EngineError if engine_is_worse else JudgeError
+        return kind(
+            f"step {state.step}: {missing:.0%} of the {len(scored)} rollouts have no grade, above"
+            f" judge.max_missing_rate = {cfg.judge.max_missing_rate}: the engine gave up on"
+            f" {len(failed)}, and the {grader} gave no grade for {len(ungraded)}."
+            + (f" {why}." if why else "")
+            + " The step is saved: start the same command again to go on"
         )
     if state.bad_steps >= cfg.train.max_bad_steps:
         return NumericsError(

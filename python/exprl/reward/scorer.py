@@ -20,6 +20,10 @@ from exprl.verify.verifiers import Verifiers
 ENGINE_FAILED = (
     "the engine gave no usable tokens for the rollout, so that nothing was judged; see its log"
 )
+UNKNOWN_TOKEN = (
+    "the rollout holds a token id that the tokenizer does not know, so that its text cannot be"
+    " read; the model's head is wider than its tokenizer, and nothing taught those rows"
+)
 
 
 class Scorer:
@@ -55,6 +59,7 @@ class Scorer:
         self._rollouts: list[tuple[Rollout, tuple[Segment, ...]]] = []
         self._correct: list[Future[bool | None] | None] = []
         self._pushed: list[int] = []
+        self._unreadable: set[int] = set()
 
     def push(self, rollout: Rollout) -> None:
         """Take a finished rollout; it is judged and verified while others are sampled."""
@@ -62,6 +67,7 @@ class Scorer:
             segments = self._splitter.split(rollout.token_ids, rollout.opening)
         except ValueError:  # an id from the padding of the head, which no tokenizer knows
             rollout, segments = dataclasses.replace(rollout, finish_reason="failed"), ()
+            self._unreadable.add(len(self._rollouts))
         problem = self._problems[rollout.problem_id]
         self._rollouts.append((rollout, segments))
         self._correct.append(self._verify(rollout, segments, problem))
@@ -122,10 +128,10 @@ class Scorer:
         grades: tuple[int | None, ...] = ()
         scores: tuple[float | None, ...] = ()
         reasons: tuple[str, ...] = ()
-        if treatment.source == "none":
+        if rollout.finish_reason == "failed":
+            reasons = (UNKNOWN_TOKEN if i in self._unreadable else ENGINE_FAILED,)
+        elif treatment.source == "none":
             pass
-        elif rollout.finish_reason == "failed":
-            reasons = (ENGINE_FAILED,)
         elif overlong:
             width = len(segments) if treatment.per_segment else 1
             grades, scores = (None,) * width, (0.0,) * width

@@ -233,8 +233,36 @@ def test_a_wrong_override_is_named(override: str, message: str, tmp_path: Path) 
         ),
     ],
 )
-def test_an_unknown_key_names_the_nearest_known_one(sections: dict[str, Any], message: str) -> None:
+def test_an_unknown_key_names_the_nearest_known_one_below_its_section(
+    sections: dict[str, Any], message: str
+) -> None:
     assert message in refusal(**sections)
+
+
+@pytest.mark.parametrize(
+    ("sections", "meant"),
+    [
+        ({"lr": 1e-6}, "optim.lr"),
+        ({"train": {"lr": 1e-6}}, "optim.lr"),
+        ({"train": {"seed": 1}}, "seed"),
+        ({"steps": 5}, "train.steps"),
+        ({"limit": 5}, "data.limit or eval.data.limit"),
+        ({"optim": {"temprature": 1}}, "rollout.temperature"),
+        ({"sampling": {"group_size": 4}}, "rollout.group_size"),
+        ({"model": {"lora_rank": 8}}, "lora.rank"),
+        ({"clip": 0.2}, "loss.clip_low or loss.clip_high"),
+        ({"learning_rate": 1e-6}, "optim.lr"),
+    ],
+)
+def test_a_key_that_stands_in_the_wrong_section_is_found_by_its_own_name(
+    sections: dict[str, Any], meant: str
+) -> None:
+    assert f"did you mean {meant}" in refusal(**sections)
+
+
+@pytest.mark.parametrize("sections", [{"foo": 1}, {"rollout": {"n": 4}}, {"batch_size": 32}])
+def test_a_key_that_is_like_no_other_names_those_of_its_section(sections: dict[str, Any]) -> None:
+    assert "; known: " in refusal(**sections)
 
 
 @pytest.mark.parametrize(

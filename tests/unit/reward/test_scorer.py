@@ -135,6 +135,7 @@ def test_an_id_that_the_tokenizer_does_not_know_is_a_failed_rollout(tokenizer):
     [scored] = score(tokenizer, [broken])
     assert scored.rollout.finish_reason == "failed"
     assert scored.ungraded
+    assert "token id that the tokenizer does not know" in scored.reasons[0]
 
 
 def test_the_verifier_alone_gives_zero_or_one(tokenizer):
