@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from exprl import config
+from exprl.config.placeholders import find_names
+from exprl.config.reward import VERIFIERS
+from exprl.data.columns import Column, find_column, join_names, list_columns
 from exprl.data.files import Row, describe_kind
 from exprl.errors import DataError
 from exprl.verify.answer import find_answer
@@ -16,15 +19,22 @@ from exprl.verify.answer import find_answer
 NAMES = {
     "problem": "problem question prompt query instruction task input messages conversation",
     "reference": "reference reference_solution gold_solution solution canonical_solution rationale"
-    " explanation response output completion answer",
+    " explanation response output completion answer ground_truth",
     "answer": "final_answer gold_answer expected_answer ground_truth answer target label result"
     " test",
     "id": "id task_id problem_id unique_id uuid",
+    "domain": "domain ability",
 }
+# Nested columns whose keys may have a role; others often hold what some model wrote.
+NESTS = ("extra_info", "reward_model", "metadata", "meta", "info")
+# Texts that stand before the question.
+BEFORE_THE_QUESTION = ("body", "context", "passage")
 HASHES = r"####\s*(.+)"
+LAST_LINE = r"(?:^|\n)(?:A|Answer|Final answer): *(.+)\s*$"
+WITH_UNIT = r"^\s*([-+\d.,/: ]*\d)\s*\([^()]*\)\s*$"  # ASDiv's `9 (apples)`
 LONGEST_ANSWER = 80  # characters; what is longer, or has lines, is a solution
 # A column called `solution` may be short; one called like these is as often the answer alone.
-AS_OFTEN_ANSWERS = ("answer", "response", "output", "completion")
+AS_OFTEN_ANSWERS = ("answer", "response", "output", "completion", "ground_truth")
 CHARACTERS_PER_TOKEN = 3  # of English with formulas, on the safe side
 STEPS_PROMPT = (
     "Solve the problem step by step. Start every step with ### and put the answer in \\boxed{}."
@@ -75,12 +85,14 @@ def guess(path: str, rows: Sequence[Row], asked: Asked) -> Guesses:
     answer = _find_answer(table, asked, problem, reference, found)
     if reference is None and answer is None:
         raise DataError(
-            f"{path}: its columns {', '.join(table.columns)} hold neither a reference solution nor"
+            f"{path}: its columns {join_names(table.columns)} hold neither a reference solution nor"
             " a final answer, of which training needs one; name the column with --reference or"
             " --answer"
         )
     code = _find_code(table, found)
     _find_id(table, found)
+    if not code:
+        _find_domain(table, found)
     _choose_method(reference, code, found)
     if not code and table.chat_row(problem) is None:
         found.settle("data.system", STEPS_PROMPT, "so that the judge can grade step by step")
@@ -89,50 +101,69 @@ def guess(path: str, rows: Sequence[Row], asked: Asked) -> Guesses:
 
 
 class _Table:
-    """The rows by column."""
+    """The rows by column; nested ones by their dotted names."""
 
     def __init__(self, path: str, rows: Sequence[Row]) -> None:
         self.path = path
         self.rows = rows
-        self.columns = list(dict.fromkeys(str(name) for row in rows for name in row))
+        self.columns = list_columns(rows)
 
     def named(self, role: str) -> Iterator[str]:
-        """The columns whose name says that they may have the role, best first."""
-        plain = {re.sub(r"\W+", "_", name.strip().lower()): name for name in self.columns}
-        return (plain[name] for name in NAMES[role].split() if name in plain)
+        """The columns whose name says that they may have the role, best first, nested ones last."""
+        plain = {_make_plain(name): name for name in self.columns}
+        nested = {
+            _make_plain(leaf): name
+            for name in self.columns
+            for nest, _, leaf in [name.rpartition(".")]
+            if nest in NESTS
+        }
+        return (names[n] for names in (plain, nested) for n in NAMES[role].split() if n in names)
 
     def given(self, column: str, option: str) -> str | None:
-        """A column that the user named."""
+        """A column that the user named, or several in braces."""
         if column == "none":
             return None
-        if column not in self.columns:
-            raise DataError(
-                f"{self.path}: no column {column!r} ({option}); its columns are"
-                f" {', '.join(self.columns)}"
-            )
+        names = [column] if find_column(self.rows, column) else find_names(column) or [column]
+        for name in names:
+            if find_column(self.rows, name) is None:
+                raise DataError(
+                    f"{self.path}: no column {name!r} ({option}); its columns are"
+                    f" {join_names(self.columns)}"
+                )
         return column
 
+    def cells(self, column: str) -> list[Any]:
+        """Its cells, one per row; None where a row has none."""
+        found = find_column(self.rows, column) or Column(column, (column,))
+        return [found.read(row, f"{self.path}: row {i}") for i, row in enumerate(self.rows, 1)]
+
     def texts(self, column: str) -> list[str]:
-        """Its cells that are text or a number, as text."""
-        cells = (row.get(column) for row in self.rows)
-        return [
-            str(cell)
-            for cell in cells
-            if (isinstance(cell, int | float) and not isinstance(cell, bool))
-            or (isinstance(cell, str) and cell.strip())
-        ]
+        """Its cells that are text, a number or a list of these, as text."""
+        return [text for cell in self.cells(column) if (text := _as_text(cell))]
 
     def chat_row(self, column: str) -> int | None:
         """The number of the first row that holds a list of chat messages there."""
-        for number, row in enumerate(self.rows, 1):
-            cell = row.get(column)
+        for number, cell in enumerate(self.cells(column), 1):
             if isinstance(cell, list) and cell and isinstance(cell[0], dict) and "role" in cell[0]:
                 return number
         return None
 
     def longest(self, column: str) -> int:
-        """Characters of the longest cell, chats as they are printed."""
-        return max(len(str(row.get(column) or "")) for row in self.rows)
+        """Characters of the longest cell, chats as they are printed; of several columns the sum."""
+        names = [column] if find_column(self.rows, column) else find_names(column)
+        return sum(max(len(str(cell or "")) for cell in self.cells(name)) for name in names)
+
+
+def _make_plain(name: str) -> str:
+    return re.sub(r"\W+", "_", name.lower()).strip("_")
+
+
+def _as_text(cell: Any) -> str:
+    if isinstance(cell, list):
+        return "\n".join(map(_as_text, cell))
+    if isinstance(cell, int | float) and not isinstance(cell, bool):
+        return str(cell)
+    return cell if isinstance(cell, str) and cell.strip() else ""
 
 
 def _find_problem(table: _Table, asked: Asked, found: Guesses) -> str:
@@ -141,14 +172,17 @@ def _find_problem(table: _Table, asked: Asked, found: Guesses) -> str:
     else:
         usable = (c for c in table.named("problem") if table.texts(c) or table.chat_row(c))
         column, why = next(usable, None), "by its name"
+        before = _find_before(table, column)
+        if before is not None:
+            column, why = f"{{{before}}} {{{column}}}", f"{before!r} stands before {column!r}"
     if column is None:
         raise DataError(
-            f"{table.path}: none of its columns {', '.join(table.columns)} is called like a problem"
-            f" ({', '.join(NAMES['problem'].split())}); name the column with --problem"
+            f"{table.path}: none of its columns {join_names(table.columns)} is called like a"
+            f" problem ({', '.join(NAMES['problem'].split())}); name the column with --problem"
         )
     number = table.chat_row(column)
     if number is not None:
-        last = table.rows[number - 1][column][-1]
+        last = table.cells(column)[number - 1][-1]
         role = last.get("role") if isinstance(last, dict) else describe_kind(last)
         if role != "user":
             raise DataError(
@@ -161,6 +195,18 @@ def _find_problem(table: _Table, asked: Asked, found: Guesses) -> str:
     return column
 
 
+def _find_before(table: _Table, column: str | None) -> str | None:
+    """The column of what a question is about, such as SVAMP's `Body`."""
+    if (
+        column is None
+        or not table.texts(column)
+        or _make_plain(column) not in ("question", "problem")
+    ):
+        return None
+    bodies = (c for c in table.columns if _make_plain(c) in BEFORE_THE_QUESTION)
+    return next((c for c in bodies if table.texts(c)), None)
+
+
 def _find_reference(table: _Table, asked: Asked, problem: str, found: Guesses) -> str | None:
     key = "data.columns.reference"
     if asked.reference is not None:
@@ -171,9 +217,16 @@ def _find_reference(table: _Table, asked: Asked, problem: str, found: Guesses) -
         texts = table.texts(column)
         longest = max(map(len, texts), default=0)
         has_lines = any("\n" in text.strip() for text in texts)
-        least = LONGEST_ANSWER if column.lower() in AS_OFTEN_ANSWERS else LONGEST_ANSWER // 4
+        leaf = _make_plain(column.rpartition(".")[2])
+        least = LONGEST_ANSWER if leaf in AS_OFTEN_ANSWERS else LONGEST_ANSWER // 4
         if column != problem and (longest > least or has_lines):
             found.settle(key, column, f"by its name; its longest text has {longest} characters")
+            lacking = len(table.rows) - len(texts)
+            if lacking:
+                found.open.append(
+                    f"{lacking} of {len(table.rows)} rows have nothing in {column!r}, and training"
+                    ' stops at the first of them; data.missing_reference = "drop" leaves them out'
+                )
             return column
     found.settle(key, None, "no column has the name and the length of a solution")
     found.open.append(
@@ -217,6 +270,8 @@ def _find_pattern(texts: Sequence[str]) -> tuple[str | None, str]:
     forms: tuple[tuple[str, str, Callable[[str], object]], ...] = (
         (HASHES, "a line '#### ...'", lambda text: re.search(HASHES, text)),
         (config.BOXED, "a \\boxed{...}", find_answer),
+        (LAST_LINE, "a last line 'A: ...'", lambda text: re.search(LAST_LINE, text)),
+        (WITH_UNIT, "a number with its unit in brackets", lambda text: re.search(WITH_UNIT, text)),
     )
     for pattern, words, finds in forms:
         hits = sum(bool(finds(text)) for text in texts)
@@ -245,6 +300,15 @@ def _find_id(table: _Table, found: Guesses) -> None:
             return
 
 
+def _find_domain(table: _Table, found: Guesses) -> None:
+    """A column of domains, if each is one that chooses a verifier by its name."""
+    for column in table.named("domain"):
+        domains = table.texts(column)
+        if len(domains) == len(table.rows) and set(domains) <= set(VERIFIERS):
+            found.settle("data.columns.domain", column, f"it holds {', '.join(sorted({*domains}))}")
+            return
+
+
 def _choose_method(reference: str | None, code: bool, found: Guesses) -> None:
     if reference is None:
         found.settle("method", "sparse-grpo", "there are no reference solutions")
@@ -252,7 +316,7 @@ def _choose_method(reference: str | None, code: bool, found: Guesses) -> None:
         found.settle("method", "exprl-outcome", "a program is graded as a whole")
     else:
         found.settle("method", "exprl-process", "there are reference solutions")
-    if not code:
+    if not code and all(one.key != "data.columns.domain" for one in found.settled):
         found.open.append(
             'data.domain is left at "math": for science, multiple choice, code or exact answers'
             " set it, since it selects rubric and verifier"

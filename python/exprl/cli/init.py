@@ -90,11 +90,13 @@ def _nest(settled: Sequence[Guess]) -> dict[str, Any]:
 
 
 def _try_rows(cfg: config.Config) -> Iterator[str]:
-    """The first row that does not fit the guesses, if any of those looked at does not."""
+    """The first row that does not fit the guesses, or what else is to be known of the rows."""
+    remarks: list[str] = []
     try:
-        load_problems(cfg.data.model_copy(update={"limit": LOOKED_AT}))
+        load_problems(cfg.data.model_copy(update={"limit": LOOKED_AT}), remarks.append)
     except DataError as error:
         yield f"training will stop at this row: {error}"
+    yield from remarks
 
 
 def _render(cfg: config.Config, settled: Sequence[Guess], source: config.Source, rows: int) -> str:

@@ -246,6 +246,8 @@ def describe_kind(value: Any) -> str:  # noqa: PLR0911 (one return per kind read
             return "text"
         case list():
             return "a list"
+        case bytes():
+            return "bytes"
         case dict():
             return f"an object with {', '.join(map(str, value)) or 'no keys'}"
         case _:

@@ -79,20 +79,21 @@ def _drop_without_reference(
 
 def require_references(problems: Sequence[ReferenceProblem]) -> None:
     """Raise a DataError that names the first row without a reference solution."""
-    for number, problem in enumerate(problems, 1):
+    for problem in problems:
         if problem.reference is None:
             raise DataError(
-                f"row {number} (id {problem.id!r}) has no reference solution, which the judge"
-                " needs: fill it in, or set data.columns.reference to the column that holds it"
+                f"the row with id {problem.id!r} has no reference solution, which the judge needs:"
+                " fill it in, set data.columns.reference to the column that holds it, or leave such"
+                " rows out with data.missing_reference = 'drop'"
             )
 
 
 def require_answers(problems: Sequence[Problem]) -> None:
     """Raise a DataError that names the first row without a final answer."""
-    for number, problem in enumerate(problems, 1):
+    for problem in problems:
         if problem.answer is None:
             raise DataError(
-                f"row {number} (id {problem.id!r}) has no final answer, which the verifier needs:"
+                f"the row with id {problem.id!r} has no final answer, which the verifier needs:"
                 " fill it in, or set data.columns.answer to the column that holds it"
             )
 
