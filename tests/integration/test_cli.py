@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -36,10 +37,13 @@ def test_the_command_line_is_light():
         ("config",),
     ],
 )
-def test_every_command_explains_itself(exprl, command):
+def test_every_command_explains_itself_in_80_columns(exprl, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     result = exprl(*command, "--help")
     assert result.returncode == 0
     assert "Usage" in result.stdout
+    if command != ("judge",):
+        assert max(map(len, result.stdout.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(
@@ -86,6 +90,22 @@ def test_what_the_machine_refuses_is_one_message(exprl, tmp_path):
     result = exprl("eval", *base, "--out", str(tmp_path))
     assert result.returncode == 1
     assert result.stderr.strip() == f"exprl: [Errno 21] Is a directory: '{tmp_path}'"
+
+
+def test_ctrl_c_before_the_first_step_ends_with_a_line_and_130(tmp_path):
+    """And after the second Ctrl-C of a step, which raises the same."""
+    run_dir = tmp_path / "run"
+    words = ("train", "configs/division_process.toml", f"run_dir={run_dir}")
+    line = [sys.executable, "-m", "exprl", *words, "rollout.engine=transformers"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 240
+    while not (run_dir / "config.toml").exists() and time.monotonic() < deadline:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 130, output
+    assert output.endswith("exprl: stopped at once; the same command starts anew\n")
 
 
 def test_the_version_is_told(exprl):

@@ -6,13 +6,13 @@ import logging
 import os
 import sys
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import exprl
 from exprl.cli import config, evaluate, judge, start, study, train
-from exprl.cli.options import INTERRUPTED
+from exprl.cli.options import INTERRUPTED, TAKES_OVERRIDES
 from exprl.errors import ConfigError, DataError, ExprlError
 
 
@@ -22,7 +22,20 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+class Commands(typer.core.TyperGroup):
+    """All commands: each of them says so when Ctrl-C ends it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # typer would end without a line
+            typer.echo("exprl: interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -33,12 +46,12 @@ app = typer.Typer(
 )
 START, TRAIN, STUDY, JUDGE = "Start", "Train", "Measure and study", "The judge alone"
 
-app.command(rich_help_panel=START)(start.demo)
+app.command(rich_help_panel=START, context_settings=TAKES_OVERRIDES)(start.demo)
 app.command(rich_help_panel=START)(start.examples)
 app.command(rich_help_panel=START)(start.init)
 app.command(rich_help_panel=START)(start.doctor)
 app.command(rich_help_panel=START)(start.pins)
-app.command(rich_help_panel=TRAIN)(train.train)
+app.command(rich_help_panel=TRAIN, context_settings=TAKES_OVERRIDES)(train.train)
 app.add_typer(config.commands, name="config", rich_help_panel=TRAIN)
 app.command("eval", rich_help_panel=STUDY)(evaluate.evaluate)
 app.command(rich_help_panel=STUDY)(evaluate.compare)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from exprl.cli.options import Overrides
+from exprl.cli.options import Overrides, read_overrides
 
 
 def demo(
@@ -25,7 +25,7 @@ def demo(
     """
     from exprl.cli import demo
 
-    raise typer.Exit(demo.run(config_file, run_dir, overrides or ()))
+    raise typer.Exit(demo.run(config_file, run_dir, read_overrides(overrides)))
 
 
 def examples(

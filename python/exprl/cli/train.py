@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from exprl.cli.options import INTERRUPTED, ConfigFile, Overrides
+from exprl.cli.options import INTERRUPTED, ConfigFile, Overrides, read_overrides
+
+if TYPE_CHECKING:
+    from exprl.config import Config
 
 
 def train(
@@ -24,12 +28,32 @@ def train(
     """
     from exprl import config
 
-    cfg = config.load(config_file, overrides or ())  # before torch: a typo is told at once
+    cfg = config.load(config_file, read_overrides(overrides))  # before torch: told at once
     if dry_run:
         from exprl.cli.dry_run import report
 
         raise typer.Exit(report(cfg))
 
-    from exprl.train import run_training
+    raise typer.Exit(_train(cfg))
 
-    raise typer.Exit(INTERRUPTED if run_training(cfg).interrupted else 0)
+
+def _train(cfg: Config) -> int:
+    """Train, and say where the run goes on if Ctrl-C ended it; returns the exit code."""
+    try:
+        from exprl.train import run_training
+
+        result = run_training(cfg)
+    except KeyboardInterrupt:  # before the first step, or for the second time
+        from exprl.run import checkpoint
+
+        whole = checkpoint.latest(Path(cfg.run_dir))
+        goes_on = f"goes on from {whole.name}" if whole else "starts anew"
+        typer.echo(f"exprl: stopped at once; the same command {goes_on}", err=True)
+        return INTERRUPTED
+    if result.interrupted:
+        typer.echo(
+            f"exprl: stopped after step {result.steps}, which is saved; the same command goes on",
+            err=True,
+        )
+        return INTERRUPTED
+    return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_origin
 
 from exprl.config.run import Config
 from exprl.config.section import keys_of, section_of
@@ -30,6 +30,16 @@ def describe(key: str) -> str:
         if section is None:  # what follows is a name of the user's, as in judge.extra.NAME
             break
     return field.description or ""
+
+
+def every_key(section: Any, above: str = "") -> Iterator[tuple[str, str]]:
+    """Every dotted key with its description, those of lists and of domains left out."""
+    for name, field in keys_of(section).items():
+        below = section_of(field.annotation)
+        if below is None:
+            yield f"{above}{name}", field.description or ""
+        elif get_origin(field.annotation) not in (tuple, dict):
+            yield from every_key(below, f"{above}{name}.")
 
 
 def _leaves(tree: dict[str, Any], above: str) -> Iterator[tuple[str, Any]]:

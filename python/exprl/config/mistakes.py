@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_origin
+from typing import Any
 
 from pydantic import ValidationError
 
+from exprl.config.keys import every_key
 from exprl.config.run import Config
 from exprl.config.section import keys_of, section_of
 
@@ -54,7 +55,7 @@ def _guesses(
     above: Sequence[str], leaf: str, value: Any, known: Sequence[str]
 ) -> Iterator[list[str]]:
     """The keys that an unknown one may stand for, the surest guess first; some are empty."""
-    every = dict(_every_key(Config))
+    every = dict(every_key(Config))
     section = "".join(f"{part}." for part in above)
 
     def close_to(names: Sequence[str], cutoff: float) -> list[str]:
@@ -77,13 +78,3 @@ def _guesses(
 
 def _with_leaf(every: Mapping[str, str], leaf: str) -> list[str]:
     return [key for key in every if key.rpartition(".")[2] == leaf]
-
-
-def _every_key(section: Any, above: str = "") -> Iterator[tuple[str, str]]:
-    """Every dotted key with its description, those of lists and of domains left out."""
-    for name, field in keys_of(section).items():
-        below = section_of(field.annotation)
-        if below is None:
-            yield f"{above}{name}", field.description or ""
-        elif get_origin(field.annotation) not in (tuple, dict):
-            yield from _every_key(below, f"{above}{name}.")
