@@ -9,6 +9,7 @@ from exprl import config
 from exprl.cli.guess import Asked
 from exprl.cli.init import write_config
 from exprl.config.keys import describe
+from exprl.data.problems import load_problems
 from exprl.errors import ConfigError, DataError
 
 SOLUTION = "She sold 48 / 2 = 24 clips in May. Altogether she sold 48 + 24 = 72 clips, so it is 72."
@@ -22,8 +23,8 @@ GUESS_ALL = Asked()
 def init(tmp_path, capsys):
     """Write a config for these rows; returns it with what was printed."""
 
-    def run(rows, asked=GUESS_ALL, endpoints=()):
-        data, out = tmp_path / "data.jsonl", tmp_path / "out.toml"
+    def run(rows, asked=GUESS_ALL, endpoints=(), again=False):
+        data, out = tmp_path / "data.jsonl", tmp_path / f"out{'-again' * again}.toml"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         source = config.Source(path=str(data))
         write_config(source, out, "examples/tiny/model", endpoints, "someone", asked)
@@ -96,6 +97,73 @@ def test_programs_are_known_by_their_entry_point(init):
     cfg, _ = init([row])
     assert (cfg.data.domain, cfg.method) == ("code", "exprl-outcome")
     assert (cfg.data.columns.answer, cfg.data.columns.setup) == ("test", "prompt")
+
+
+def verl(number, solution=SOLUTION):
+    question = f"What is {number} + {number}?"
+    return {
+        "data_source": "here",
+        "ability": "math",
+        "prompt": [{"role": "user", "content": question}],
+        "reward_model": {"style": "rule", "ground_truth": str(2 * number)},
+        "extra_info": {"index": number, "question": question, "solution": solution},
+    }
+
+
+def test_the_published_codes_own_schema_is_known_by_its_nested_columns(init):
+    cfg, said = init([verl(1), verl(2), verl(3, None)])
+    assert cfg.data.columns == config.Columns(
+        problem="prompt",
+        reference="extra_info.solution",
+        answer="reward_model.ground_truth",
+        domain="ability",
+    )
+    assert cfg.method == "exprl-process" and cfg.data.system is None
+    assert "1 of 3 rows have nothing in 'extra_info.solution'" in said
+    assert 'data.missing_reference = "drop"' in said
+
+
+def test_a_column_of_domains_that_name_no_verifier_is_left_alone(init):
+    cfg, _ = init([verl(1) | {"ability": "Algebra"}])
+    assert cfg.data.columns.domain is None
+
+
+def test_what_models_wrote_in_a_nested_column_is_no_reference(init):
+    written = {"solution": SOLUTION, "is_correct": False}
+    rows = [{"question": "q", "ground_truth": f"{SOLUTION}\nA: 72", "small_model": written}]
+    cfg, _ = init(rows)
+    assert cfg.data.columns.reference == cfg.data.columns.answer == "ground_truth"
+    assert load_problems(cfg.data)[0].answer == "72"
+
+
+@pytest.mark.parametrize("before", ["Body", "context", "passage"])
+def test_a_text_before_the_question_belongs_to_the_problem(init, before):
+    rows = [{before: f"Ann has {n} pens.", "Question": "How many?", "Answer": n} for n in (1, 2)]
+    cfg, _ = init(rows)
+    assert cfg.data.columns.problem == f"{{{before}}} {{Question}}"
+    assert load_problems(cfg.data)[0].question == "Ann has 1 pens. How many?"
+    cfg, _ = init([row | {before: None} for row in rows], again=True)
+    assert cfg.data.columns.problem == "Question"
+
+
+def test_an_answer_with_its_unit_in_brackets_is_taken_without_it(init):
+    cfg, _ = init([{"Body": "b", "Question": "q", "Answer": f"{n} (apples)"} for n in (7, 12)])
+    assert [p.answer for p in load_problems(cfg.data)] == ["7", "12"]
+
+
+def test_a_list_of_solutions_is_a_reference(init):
+    rows = [{"question": "q", "solution": [SOLUTION, f"{SOLUTION} 72."], "final_answer": ["72"]}]
+    cfg, _ = init(rows)
+    assert (cfg.data.columns.reference, cfg.data.columns.answer) == ("solution", "final_answer")
+    assert len(load_problems(cfg.data)[0].alternatives) == 1
+
+
+def test_columns_that_were_named_may_be_nested_or_several(init):
+    rows = [{"a": {"b": "What", "c": "is it?"}, "d": {"e": SOLUTION}}]
+    cfg, _ = init(rows, Asked(problem="{a.b} {a.c}", reference="d.e", answer="none"))
+    assert load_problems(cfg.data)[0].question == "What is it?"
+    with pytest.raises(DataError, match=r"no column 'a.x' \(--problem\); its columns are a.b, a.c"):
+        init(rows, Asked(problem="{a.x}"), again=True)
 
 
 def test_answers_alone_are_trained_on_by_the_verifier(init):
@@ -182,12 +250,17 @@ def test_csv_and_parquet_files_are_looked_at_too(tmp_path):
     assert written[0].reference == "answer"
 
 
-def test_the_config_passes_the_dry_run(exprl, tmp_path):
+def test_the_config_passes_the_dry_run_which_names_the_rows_left_out(exprl, tmp_path):
     data, out = tmp_path / "train.jsonl", tmp_path / "first.toml"
-    data.write_text("".join(json.dumps(row) + "\n" for row in GSM8K))
+    rows = [*GSM8K, {**GSM8K[0], "question": "long " * 600}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = exprl("init", str(data), "--out", str(out), "--model", "examples/tiny/model")
     assert result.returncode == 0, result.stderr
-    result = exprl("train", str(out), f"run_dir={tmp_path / 'run'}", "--dry-run")
+    shorter = "rollout.max_prompt_tokens=1024"
+    result = exprl("train", str(out), f"run_dir={tmp_path / 'run'}", shorter, "--dry-run")
     assert result.returncode == 0, result.stderr
     assert "40 problems" in result.stdout
+    said = " ".join(result.stdout.split())
+    assert "1 of 41 rows are left out: their prompt has more tokens than" in said
+    assert "(first id: '41')" in said
     assert "ready: nothing was trained or written" in result.stdout

@@ -13,6 +13,7 @@ from pyarrow import parquet
 from exprl import config
 from exprl.data.problems import load_problems
 from exprl.data.references import choose_references, keep_all_rows, tokenize_solutions
+from exprl.data.tokenizer import load_tokenizer
 from exprl.errors import ConfigError, DataError
 
 # As the published code's data preparation writes a row.
@@ -282,7 +283,7 @@ TWO = ("Add 2 and 2: the sum is 4.", "Double 2, which gives $4$.")
 
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
 def test_a_list_of_solutions_is_shown_to_the_judge_as_alternatives_and_learned_by_its_first(
-    load, ending
+    load, ending, repo
 ):
     [only] = load([plain(reference=list(TWO))], ending=ending)
     assert only.reference == TWO[0]
@@ -292,17 +293,10 @@ def test_a_list_of_solutions_is_shown_to_the_judge_as_alternatives_and_learned_b
         f"Reference solution 1:\n{TWO[0]}\n\nReference solution 2:\n{TWO[1]}"
     )
 
-    class Letters:
-        eos_token_id = 0
-
-        def encode(self, text, add_special_tokens):
-            return [ord(letter) for letter in text]
-
-        def apply_chat_template(self, *_, **__):
-            return [1]
-
-    _, target = tokenize_solutions([only], Letters())["1"]
-    assert "".join(map(chr, target[:-1])) == TWO[0]
+    model = config.Model(path=str(repo / "examples/tiny/model"))
+    tokenizer = load_tokenizer(model)
+    _, target = tokenize_solutions([only], tokenizer, model)["1"]
+    assert tokenizer.decode(target, skip_special_tokens=True).strip() == TWO[0]
 
 
 def test_a_list_of_solutions_of_one_text_is_that_text(load):

@@ -1,0 +1,100 @@
+"""The problems of a run: which rows are left out, and that the user is told."""
+
+import json
+
+import pytest
+
+from exprl import config
+from exprl.data.tokenizer import load_tokenizer
+from exprl.errors import DataError
+from exprl.run.problems import load_held_out, load_training_problems
+
+GAPS = [
+    {"problem": "What is 1 + 1?", "reference": "It is 2.", "answer": "2"},
+    {"problem": "What is 2 + 2?", "reference": None, "answer": "4"},
+    {"problem": "What is 3 + 3?", "reference": "It is 6.", "answer": None},
+    {"problem": "long " * 30, "reference": "It is 8.", "answer": "8"},
+    {"problem": "What is 5 + 5?", "reference": "It is " + "1 + " * 30, "answer": "10"},
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(repo):
+    return load_tokenizer(config.Model(path=str(repo / "examples/tiny/model")))
+
+
+@pytest.fixture
+def make_config(tmp_path):
+    def run(rows, method="exprl-process", **data):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        tree = {
+            "method": method,
+            "model": {"path": "m"},
+            "judge": {"kind": "rules"},
+            "data": {"path": str(path), **data},
+            "rollout": {
+                "problems_per_step": 1,
+                "max_prompt_tokens": 60,
+                "max_response_tokens": 60,
+            },
+        }
+        return config.build(tree)
+
+    return run
+
+
+def test_rows_that_are_left_out_or_cannot_be_verified_are_counted_and_named(make_config, tokenizer):
+    said = []
+    cfg = make_config(GAPS, missing_reference="drop")
+    kept = load_training_problems(cfg, tokenizer, said.append)
+    assert [p.id for p in kept] == ["1", "3", "5"]
+    assert len(said) == 3
+    assert "1 of 5 rows without a reference are left out" in said[0] and "'2'" in said[0]
+    assert "1 of 4 rows have no final answer" in said[1] and "'3'" in said[1]
+    assert "1 of 4 rows are left out: their prompt has more tokens than" in said[2]
+    assert "rollout.max_prompt_tokens = 60" in said[2] and "'4'" in said[2]
+
+
+def test_references_that_are_too_long_to_learn_are_counted_and_named(make_config, tokenizer):
+    said = []
+    cfg = make_config(GAPS, method="sft", missing_reference="drop")
+    kept = load_training_problems(cfg, tokenizer, said.append)
+    assert [p.id for p in kept] == ["1", "3"]
+    assert "1 of 4 rows are left out: their reference has more tokens than" in said[-1]
+    assert "rollout.max_response_tokens = 60" in said[-1] and "'5'" in said[-1]
+
+
+def test_nothing_is_said_of_rows_that_all_are_used(make_config, tokenizer):
+    said = []
+    load_training_problems(make_config(GAPS[:1]), tokenizer, said.append)
+    assert said == []
+
+
+def test_answers_that_no_column_has_are_not_counted_as_missing(make_config, tokenizer):
+    said = []
+    cfg = make_config(GAPS[:1], columns={"answer": None})
+    load_training_problems(cfg, tokenizer, said.append)
+    assert said == []
+
+
+def test_a_row_without_a_reference_stops_the_run_with_the_setting_that_drops_it(
+    make_config, tokenizer
+):
+    with pytest.raises(DataError, match=r"id '2' has no reference.*missing_reference = 'drop'"):
+        load_training_problems(make_config(GAPS), tokenizer)
+
+
+def test_where_references_are_not_looked_at_no_row_is_dropped_for_one(make_config, tokenizer):
+    rows = [row for row in GAPS if row["answer"]]
+    cfg = make_config(rows, method="sparse-grpo", missing_reference="drop")
+    assert [p.id for p in load_training_problems(cfg, tokenizer)] == ["1", "2", "4"]
+
+
+def test_held_out_problems_that_are_left_out_are_told_apart(make_config, tokenizer):
+    cfg = make_config(GAPS[:2])
+    data = config.Data(path=make_config([GAPS[0], GAPS[3]]).data.path)
+    cfg = cfg.model_copy(update={"eval": cfg.eval.model_copy(update={"data": data})})
+    said = []
+    assert len(load_held_out(cfg, tokenizer, said.append)) == 1
+    assert len(said) == 1 and said[0].startswith("eval.data: 1 of 2 rows are left out")
