@@ -92,7 +92,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     tokenizer, rollouts = workload()
     transformers_decode = PreTrainedTokenizerFast(tokenizer_object=tokenizer).decode
-    splitter = Splitter(tokenizer.to_str(), DELIMITER)
+    splitter = Splitter(tokenizer.to_str(), delimiter=DELIMITER)
     subset = rollouts[:RIVAL_ROLLOUTS]
     for ids in subset:
         starts = [segment.start for segment in splitter.split(ids)]
@@ -126,7 +126,7 @@ def main() -> None:
     report("steps", rows, ["tokenizers", "torch", "transformers"])
     for row in rows[1:]:
         print(f"{row.extra['exprl_times_faster']:,.0f} times faster than {row.name}")
-    build = seconds(lambda: Splitter(tokenizer.to_str(), DELIMITER), repeats=3)
+    build = seconds(lambda: Splitter(tokenizer.to_str(), delimiter=DELIMITER), repeats=3)
     print(f"once per run: {min(build):.2f} s to build the table of {VOCABULARY:,} entries")
     short = [row.name for row in rows[1:] if row.extra["exprl_times_faster"] < BAR]
     if short:

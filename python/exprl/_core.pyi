@@ -258,11 +258,19 @@ class RuleJudge:
 @final
 class Splitter:
     """
-    Cuts rollouts of one tokenizer into steps at a delimiter.
+    Cuts rollouts of one tokenizer into steps by a rule.
 
     `tokenizer_json`: the text of a tokenizer.json.
     """
-    def __new__(cls, /, tokenizer_json: str, delimiter: str = "###") -> Splitter: ...
+    def __new__(
+        cls,
+        /,
+        tokenizer_json: str,
+        rule: str,
+        delimiter: str,
+        min_step_tokens: int,
+        max_steps: int | None,
+    ) -> Splitter: ...
     def split(
         self, /, token_ids: numpy.typing.NDArray[numpy.integer] | list[int]
     ) -> list[tuple[int, int, str]]:
@@ -323,7 +331,9 @@ def outside_thinking(text: str) -> list[str]:
     The parts of a text outside thinking blocks; see `exprl.thinking`.
     """
 
-def split_text(text: str, delimiter: str) -> list[str]:
+def split_text(
+    text: str, rule: str, delimiter: str, min_step_words: int, max_steps: int | None
+) -> list[str]:
     """
     The steps of a text without tokens; joined, they are the text.
     """

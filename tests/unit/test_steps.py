@@ -3,6 +3,8 @@
 import json
 from collections.abc import Callable
 from functools import cache
+from itertools import accumulate
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from exprl.steps import Splitter, split_text
+from exprl.steps import Splitter, StepRule, split_text
 from exprl.types import Segment
 
 CORPUS = [
@@ -164,43 +166,68 @@ every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name
 Kind = Callable[[], Tokenizer]
 
 
+RULES: tuple[StepRule, ...] = get_args(StepRule)
+
+
 @cache
-def splitter_of(kind: Kind) -> Splitter:
-    return Splitter(kind().to_str())
+def splitter_of(kind: Kind, rule: StepRule = "delimiter") -> Splitter:
+    return Splitter(kind().to_str(), rule)
 
 
 def texts() -> st.SearchStrategy[str]:
     """Any characters, with delimiters and near-delimiters far more often than by chance."""
-    pieces = st.sampled_from(["###", "####", "##", "#", "\n", " ", ".", "Step 1", "世", "🙂"])
+    marks = ["###", "####", "##", "#", "\n", "\n\n", "\n### ", " ", "```\n", "$$", "\\["]
+    pieces = st.sampled_from([*marks, ".", "Step 1", "世", "🙂"])
     return st.lists(pieces | st.text(max_size=8), max_size=12).map("".join)
 
 
-def assert_segments_are_the_rollout(kind: Kind, ids: list[int]) -> None:
-    segments = splitter_of(kind).split(ids)
+def assert_segments_are_the_rollout(kind: Kind, rule: StepRule, ids: list[int]) -> None:
+    segments = splitter_of(kind, rule).split(ids)
     bounds = [0, *(segment.end for segment in segments)]
     assert [segment.start for segment in segments] == bounds[:-1]
     assert bounds[-1] == len(ids)
     assert all(segment.start < segment.end for segment in segments)
     decoded = kind().decode(ids, skip_special_tokens=True) if ids else ""
     assert "".join(segment.text for segment in segments) == decoded
-    assert len(segments) <= max(1, len(split_text(decoded)))
+    assert len(segments) <= max(1, len(split_text(decoded, rule)))
+    assert len(segments) == 1 or all(segment.text.strip() for segment in segments)
+    # Each cut of the tokens is one of the text, or lies behind it in the token that holds both.
+    ends = set(accumulate(len(step) for step in split_text(decoded, rule)))
+    longest = max((len(kind().decode([token])) for token in ids), default=0) + 1
+    for end in accumulate(len(segment.text) for segment in segments):
+        assert ends & set(range(end - longest, end + 1)) or not segments[-1].text
 
 
 @every_kind
-@given(text=texts())
+@given(text=texts(), rule=st.sampled_from(RULES))
 def test_segments_tile_the_tokens_of_any_text_and_join_to_its_decoding(
-    kind: Kind, text: str
+    kind: Kind, text: str, rule: StepRule
 ) -> None:
     tokenizer = kind()
     eos = tokenizer.token_to_id("<eos>")
-    assert_segments_are_the_rollout(kind, [*tokenizer.encode(text).ids, eos])
+    assert_segments_are_the_rollout(kind, rule, [*tokenizer.encode(text).ids, eos])
 
 
 @every_kind
-@given(data=st.data())
-def test_segments_tile_any_ids_that_a_policy_may_sample(kind: Kind, data: st.DataObject) -> None:
+@given(data=st.data(), rule=st.sampled_from(RULES))
+def test_segments_tile_any_ids_that_a_policy_may_sample(
+    kind: Kind, data: st.DataObject, rule: StepRule
+) -> None:
     ids = st.integers(0, kind().get_vocab_size() - 1)
-    assert_segments_are_the_rollout(kind, data.draw(st.lists(ids, max_size=30)))
+    assert_segments_are_the_rollout(kind, rule, data.draw(st.lists(ids, max_size=30)))
+
+
+@given(rule=st.sampled_from(RULES), text=texts(), most=st.none() | st.integers(1, 4))
+def test_tokens_of_one_byte_are_cut_where_their_text_is(
+    rule: StepRule, text: str, most: int | None
+) -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({sign: i for i, sign in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    splitter = Splitter(tokenizer.to_str(), rule, max_steps=most)
+    segments = splitter.split(tokenizer.encode(text).ids)
+    assert tuple(segment.text for segment in segments) == split_text(text, rule, max_steps=most)
 
 
 # WordPiece reads "###" as a continuation of the word before it and writes "#".
@@ -261,12 +288,72 @@ def test_arrays_and_lists_of_ids_give_the_same_segments(dtype: type) -> None:
 def test_a_text_is_cut_where_its_tokens_would_be(
     text: str, delimiter: str, steps: tuple[str, ...]
 ) -> None:
-    assert split_text(text, delimiter) == steps
+    assert split_text(text, delimiter=delimiter) == steps
 
 
 @given(text=texts(), delimiter=st.sampled_from(["###", "#", "## ", "\n\n"]))
 def test_the_steps_of_a_text_join_to_it(text: str, delimiter: str) -> None:
-    assert "".join(split_text(text, delimiter)) == text
+    assert "".join(split_text(text, delimiter=delimiter)) == text
+
+
+SOLUTION = """First I read it.
+
+### Set up
+Let $n$ be even, so
+
+$$
+n = 2k
+
++ 0
+$$
+
+```python
+### not a heading
+print(2)
+
+```
+### Finish
+It is 4."""
+
+
+@pytest.mark.parametrize(
+    ("rule", "firsts"),
+    [
+        ("delimiter", ["First", "### Set up", "### not", "### Finish"]),
+        ("heading", ["First", "### Set up", "### Finish"]),
+        ("paragraph", ["First", "### Set up", "$$\nn = 2k\n\n+ 0\n$$\n\n", "```python"]),
+        (
+            "line",
+            ["First", "### Set", "Let", "$$", "n =", "+ 0", "$$", "```", "### Finish", "It is 4."],
+        ),
+    ],
+)
+def test_each_rule_cuts_a_solution_at_its_own_places(rule: StepRule, firsts: list[str]) -> None:
+    steps = split_text(SOLUTION, rule)
+    assert "".join(steps) == SOLUTION
+    assert len(steps) == len(firsts)
+    assert all(step.startswith(first) for step, first in zip(steps, firsts, strict=True))
+
+
+def test_short_steps_are_joined_to_the_next_and_many_to_few() -> None:
+    text = "So\nwe add 1 and 2\nand get 3\nDone"
+    assert split_text(text, "line", min_step_words=2) == (
+        "So\nwe add 1 and 2\n",
+        "and get 3\nDone",
+    )
+    assert split_text(text, "line", max_steps=3) == (
+        "So\nwe add 1 and 2\n",
+        "and get 3\n",
+        "Done",
+    )
+    tokenizer = fused_word_level()
+    ids = tokenizer.encode("Step 1 ### Then ### The answer is ###").ids
+    cut = [len(s.text.split("###")) - 1 for s in Splitter(tokenizer.to_str()).split(ids)]
+    assert cut == [0, 1, 1, 1]
+    least = Splitter(tokenizer.to_str(), min_step_tokens=3).split(ids)
+    assert [segment.end - segment.start for segment in least] == [4, 5]
+    most = Splitter(tokenizer.to_str(), max_steps=3).split(ids)
+    assert [segment.end - segment.start for segment in most] == [4, 4, 1]
 
 
 def test_errors_say_what_is_wrong() -> None:
@@ -276,6 +363,14 @@ def test_errors_say_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="-1 is not a token id"):
         splitter_of(byte_level_bpe).split(np.array([-1]))
     with pytest.raises(ValueError, match="delimiter is empty"):
-        Splitter(byte_level_bpe().to_str(), "")
+        Splitter(byte_level_bpe().to_str(), delimiter="")
+    with pytest.raises(ValueError, match="the rules are delimiter, heading, paragraph, line"):
+        split_text("a", "###")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="max_steps is 0; give at least 1"):
+        split_text("a", max_steps=0)
+    with pytest.raises(ValueError, match="min_step_words is -2; give at least 1"):
+        split_text("a", min_step_words=-2)
+    with pytest.raises(ValueError, match="min_step_tokens is 0; give at least 1"):
+        Splitter(byte_level_bpe().to_str(), min_step_tokens=0)
     with pytest.raises(ValueError, match=r"not a tokenizer\.json"):
         Splitter("{}")

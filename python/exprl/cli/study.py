@@ -43,6 +43,12 @@ Temperature = Annotated[
     float | None,
     typer.Option(min=0.0, help="temperature of the judge (default: 0, or the config's)"),
 ]
+StepRuleOption = Annotated[
+    str,
+    typer.Option(
+        help="where the file's traces are cut into steps: delimiter, heading, paragraph or line"
+    ),
+]
 Policy = Annotated[
     str | None, typer.Option(help="model that continues (default: the run's newest checkpoint)")
 ]
@@ -60,8 +66,9 @@ def calibrate(
     condition: Conditions = None,
     view: ViewOption = None,
     label: Annotated[str, typer.Option(help="field of the file that holds the truth")] = "correct",
+    step_rule: StepRuleOption = "delimiter",
     delimiter: Annotated[
-        str, typer.Option(help="text that starts a step in the file's traces")
+        str, typer.Option(help="text that starts a step, for --step-rule delimiter")
     ] = "###",
     steps: Steps = None,
     domain: Annotated[
@@ -90,6 +97,7 @@ def calibrate(
     Example: exprl calibrate out.jsonl --endpoint http://127.0.0.1:8001/v1 --model Qwen/Qwen3-4B
     """
     from exprl.judge import SOLUTION_VIEW, JudgeSettings, View
+    from exprl.steps import StepRule
     from exprl.study import calibrate_command, grade
 
     conditions = [one_of("--condition", c, grade.CONDITIONS) for c in condition or ()]
@@ -106,6 +114,7 @@ def calibrate(
             conditions=conditions or grade.CONDITIONS,
             view=one_of("--view", view or SOLUTION_VIEW, get_args(View)),
             label=label,
+            step_rule=one_of("--step-rule", step_rule, get_args(StepRule)),
             delimiter=delimiter,
             steps=steps,
             domain=domain,

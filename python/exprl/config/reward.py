@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from exprl.advantage import AdvantageKind, Compat, SingleSegment
 from exprl.config.section import STRICT, Section, read_none, refuse_truths
 from exprl.judge.settings import JudgeSettings, View, setting
+from exprl.steps import StepRule
 
 RewardSource = Literal["judge", "verifier", "max", "weighted", "none"]
 VerifierName = Literal["math", "science", "choice", "exact", "code"]
@@ -100,7 +101,24 @@ class Reward(Section):
         description="a rollout cut by length scores 0, is masked out of the loss, or is judged as"
         " it is (none)",
     )
-    delimiter: str = Field("###", min_length=1, description="text that starts a new step")
+    steps: StepRule = Field(
+        "delimiter",
+        description="where a rollout is cut into steps: at reward.delimiter; at a heading (### at"
+        " the start of a line, outside code fences); after the blank lines of a paragraph; after"
+        " every line. Choose the one that the prompt asks for, or that the model writes anyway",
+    )
+    delimiter: str = Field(
+        "###", min_length=1, description="text that starts a step with steps = 'delimiter'"
+    )
+    min_step_tokens: int = Field(
+        1, gt=0, description="a step of fewer tokens is joined to the next one"
+    )
+    max_steps: int | None = Field(
+        None,
+        gt=0,
+        description="join neighbouring steps so that at most so many are left, which bounds what"
+        " judging costs; none = all",
+    )
 
 
 class Advantage(Section):

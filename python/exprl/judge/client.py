@@ -12,6 +12,7 @@ from exprl.errors import JudgeError
 from exprl.judge.closing import Closing
 from exprl.judge.settings import JudgeSettings
 from exprl.judge.types import Graded, GradedArrays, JudgeItem, Verdict, by_index
+from exprl.steps import StepRule, split_text
 
 
 class Judge(Closing):
@@ -185,9 +186,22 @@ class Job:
         raise JudgeError("a Job cannot be pickled; send its items, or its results")
 
 
-def split(trace: str, delimiter: str = "###") -> tuple[str, ...]:
-    """Cut a plain text into segments at the step delimiter; joined, they are the text."""
-    return tuple(_core.split_text(trace, delimiter)) or (trace,)
+def split(
+    trace: str,
+    rule: StepRule = "delimiter",
+    *,
+    delimiter: str = "###",
+    min_step_words: int = 1,
+    max_steps: int | None = None,
+) -> tuple[str, ...]:
+    """Cut a plain text into segments; joined, they are the text. An empty text is one segment.
+
+    The arguments are those of `exprl.steps.split_text`.
+    """
+    steps = split_text(
+        trace, rule, delimiter=delimiter, min_step_words=min_step_words, max_steps=max_steps
+    )
+    return steps or (trace,)
 
 
 async def _readable(descriptor: int) -> None:

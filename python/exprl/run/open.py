@@ -151,12 +151,23 @@ def open_run(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple
             engine=engine,
             policy=policy,
             probe=probe,
-            splitter=Splitter(tokenizer.backend_tokenizer.to_str(), cfg.reward.delimiter),
+            splitter=open_splitter(cfg.reward, tokenizer),
             judges=judges,
             verifiers=verifiers,
             remarks=remarks,
         )
         yield parts, state
+
+
+def open_splitter(reward: config.Reward, tokenizer: Any) -> Splitter:
+    """What cuts rollouts into steps as the config asks."""
+    return Splitter(
+        tokenizer.backend_tokenizer.to_str(),
+        reward.steps,
+        delimiter=reward.delimiter,
+        min_step_tokens=reward.min_step_tokens,
+        max_steps=reward.max_steps,
+    )
 
 
 def check_base(state: RunState, policy: Policy, folder: Path, path: str) -> None:

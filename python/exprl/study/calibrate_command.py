@@ -22,6 +22,7 @@ from exprl.errors import ConfigError, DataError
 from exprl.evaluate.estimates import Rate
 from exprl.judge import SOLUTION_VIEW, JudgeSettings, RuleJudge, View
 from exprl.reward.judges import serve_rules
+from exprl.steps import StepRule
 from exprl.study import calibrate, plots, solutions, targets
 from exprl.study.calibrate import Agreement, Calibration
 from exprl.study.continuations import Continued
@@ -59,6 +60,7 @@ class Request:
     conditions: Sequence[Condition] = CONDITIONS
     view: View = SOLUTION_VIEW
     label: str = "correct"
+    step_rule: StepRule = "delimiter"
     delimiter: str = "###"
     steps: str | None = None
     domain: str | None = None
@@ -108,7 +110,11 @@ def command(request: Request) -> dict[str, Any]:
         DataError: the solutions cannot be used.
     """
     every = solutions.read(
-        request.source, delimiter=request.delimiter, label=request.label, steps=request.steps
+        request.source,
+        step_rule=request.step_rule,
+        delimiter=request.delimiter,
+        label=request.label,
+        steps=request.steps,
     )
     if request.domain is not None:
         domains = sorted({s.domain for s in every})
@@ -283,7 +289,7 @@ def _continue(request: Request, chosen: Sequence[Solution], settings: JudgeSetti
     set_threads(cfg.train.torch_threads)
     tokenizer = load_tokenizer(cfg.model)
     engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=target.weights)
-    splitter = Splitter(tokenizer.backend_tokenizer.to_str(), cfg.reward.delimiter)
+    splitter = Splitter(tokenizer.backend_tokenizer.to_str())
     return continuations.measure(
         chosen,
         settings,

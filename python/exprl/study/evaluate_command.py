@@ -179,7 +179,7 @@ def measure(job: Measurement) -> Evaluation:
             f" rollout.max_prompt_tokens = {cfg.rollout.max_prompt_tokens} tokens"
         )
     engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=job.target.weights)
-    splitter = Splitter(tokenizer.backend_tokenizer.to_str(), cfg.reward.delimiter)
+    splitter = Splitter(tokenizer.backend_tokenizer.to_str())
     references = {problem.id: problem.judge_reference for problem in kept}
     lines: list[dict[str, Any]] = []
 

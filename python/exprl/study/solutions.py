@@ -5,8 +5,9 @@ docs/guides/judge.md ("The file of solutions") says what the rows of a file hold
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from exprl.data.problems import load_problems
 from exprl.data.references import keep_all_rows
 from exprl.errors import DataError
 from exprl.judge import JudgeItem, split
+from exprl.steps import StepRule
 from exprl.study import targets
 from exprl.types import Int32Array, Problem
 
@@ -56,14 +58,19 @@ class Solution:
 
 
 def read(
-    source: Path, *, delimiter: str = "###", label: str = "correct", steps: str | None = None
+    source: Path,
+    *,
+    step_rule: StepRule = "delimiter",
+    delimiter: str = "###",
+    label: str = "correct",
+    steps: str | None = None,
 ) -> list[Solution]:
     """The solutions of a run folder or of a JSONL, JSON, CSV or parquet file, in order.
 
     Rollouts that the engine gave up on are left out.
 
     Args:
-        delimiter: cuts a file's traces into steps; a run's are cut already.
+        step_rule, delimiter: cut a file's traces into steps; a run's are cut already.
         label: field of a file that holds the truth.
         steps: of a run, such as "12" or "1-10", as its files are called; None takes all.
 
@@ -78,7 +85,8 @@ def read(
         raise DataError(f"{source}: neither a file nor the folder of a run")
     else:
         rows = enumerate(read_rows(config.Data(path=str(source))), 1)
-        found = [_read_row(row, f"{source}: row {i}", i, delimiter, label) for i, row in rows]
+        cut = partial(split, rule=step_rule, delimiter=delimiter)
+        found = [_read_row(row, f"{source}: row {i}", i, cut, label) for i, row in rows]
     if not found:
         raise DataError(f"{source} holds no solution")
     return found
@@ -137,7 +145,9 @@ def _read_run(run_dir: Path, steps: str | None) -> list[Solution]:
     return solutions
 
 
-def _read_row(row: Row, place: str, number: int, delimiter: str, label: str) -> Solution:
+def _read_row(
+    row: Row, place: str, number: int, cut: Callable[[str], tuple[str, ...]], label: str
+) -> Solution:
     def text(field: str, default: str | None = None) -> str:
         value = row.get(field)
         value = default if value is None else value
@@ -156,7 +166,7 @@ def _read_row(row: Row, place: str, number: int, delimiter: str, label: str) -> 
         problem_id=text("problem_id", problem),
         problem=problem,
         reference=reference if reference.strip() else None,
-        segments=split(text("trace"), delimiter),
+        segments=cut(text("trace")),
         domain=text("domain", "math"),
         correct=correct,
         finish_reason=text("finish_reason", "stop"),

@@ -1,5 +1,6 @@
 //! Names, help and defaults of the command line.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -91,9 +92,8 @@ pub(crate) struct ScoreArgs {
     /// input first)
     #[arg(long, value_enum, default_value_t = ReferenceArg::Right)]
     pub(crate) reference: ReferenceArg,
-    /// Text that starts a step of a trace, for the views prefix and step
-    #[arg(long, default_value = "###")]
-    pub(crate) delimiter: String,
+    #[command(flatten)]
+    pub(crate) steps: StepArgs,
     /// Continue an interrupted command: after the last whole line of --out, or with the replies in --ledger
     #[arg(long)]
     pub(crate) resume: bool,
@@ -110,6 +110,37 @@ pub(crate) struct ScoreArgs {
     /// Print an estimate of requests, tokens and cost as JSON, and send nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// How a trace is cut into steps, for the views prefix and step.
+#[derive(Args)]
+pub(crate) struct StepArgs {
+    /// Where a step of a trace starts: delimiter (at a text), heading (### at the start of a line),
+    /// paragraph (after a blank line) or line
+    #[arg(long = "steps", default_value = "delimiter", value_name = "RULE")]
+    rule: String,
+    /// Text that starts a step, for --steps delimiter
+    #[arg(long, default_value = "###", value_name = "TEXT")]
+    delimiter: String,
+    /// Join a step of fewer words to the next one
+    #[arg(long, default_value = "1", value_name = "WORDS")]
+    min_step_words: NonZeroUsize,
+    /// Join neighbouring steps so that at most this many are left (default: all)
+    #[arg(long, value_name = "STEPS")]
+    max_steps: Option<NonZeroUsize>,
+}
+
+impl StepArgs {
+    /// The settings that the flags name.
+    pub(crate) fn settings(&self) -> Result<exprl_steps::Settings, Error> {
+        let rule = exprl_steps::Rule::new(&self.rule, &self.delimiter)
+            .map_err(|error| Error::Usage(error.to_string()))?;
+        Ok(exprl_steps::Settings {
+            rule,
+            min_size: self.min_step_words,
+            max_steps: self.max_steps,
+        })
+    }
 }
 
 #[derive(Args)]

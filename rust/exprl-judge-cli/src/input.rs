@@ -34,11 +34,10 @@ pub(crate) struct Entry {
 #[derive(Clone)]
 pub(crate) struct Reader {
     pub(crate) reference: ReferenceArg,
-    pub(crate) delimiter: String,
+    /// How traces are cut; `None` where there are none.
+    pub(crate) steps: Option<exprl_steps::Settings>,
     pub(crate) label: Option<String>,
     pub(crate) checklists: Option<Arc<Checklists>>,
-    /// Lines to be judged have a trace; lines to write checklists for need none.
-    pub(crate) needs_trace: bool,
 }
 
 /// A file or standard input.
@@ -163,7 +162,7 @@ impl Reader {
             Some(id @ Value::String(_)) => id,
             // A fraction, or an integer of more than 64 bits, would not come back as it was.
             Some(Value::Number(id)) if !id.is_f64() => Value::Number(id),
-            None if !self.needs_trace => Value::String(String::new()),
+            None if self.steps.is_none() => Value::String(String::new()),
             other => return Err(wrong("id", other.as_ref(), "a string or an integer")),
         };
         let problem = text(&mut fields, "problem")?;
@@ -201,12 +200,10 @@ impl Reader {
             }
             _ => None,
         };
-        let trace = if self.needs_trace {
-            text(&mut fields, "trace")?
-        } else {
-            String::new()
+        let (segments, spans) = match &self.steps {
+            Some(steps) => cut(&text(&mut fields, "trace")?, steps),
+            None => (vec!["".into()], vec![(0, 0)]),
         };
-        let (segments, spans) = self.cut(&trace)?;
         let item = Item {
             id: id.as_str().map_or_else(|| id.to_string(), str::to_owned),
             problem: problem.into(),
@@ -222,27 +219,26 @@ impl Reader {
             correct,
         })
     }
+}
 
-    /// The segments of a trace, and their places in characters.
-    fn cut(&self, trace: &str) -> Result<(Vec<Arc<str>>, Spans), String> {
-        let ranges =
-            exprl_steps::split_text(trace, &self.delimiter).map_err(|error| error.to_string())?;
-        let mut segments: Vec<Arc<str>> = ranges
-            .into_iter()
-            .map(|range| trace[range].into())
-            .collect();
-        if segments.is_empty() {
-            segments.push("".into());
-        }
-        let mut end = 0;
-        let spans = segments.iter().map(|text| {
-            let start = end;
-            end += text.chars().count();
-            (start, end)
-        });
-        let spans = spans.collect();
-        Ok((segments, spans))
+/// The segments of a trace, and their places in characters; an empty trace has one, which is empty.
+fn cut(trace: &str, steps: &exprl_steps::Settings) -> (Vec<Arc<str>>, Spans) {
+    let ranges = exprl_steps::split_text(trace, steps);
+    let mut segments: Vec<Arc<str>> = ranges
+        .into_iter()
+        .map(|range| trace[range].into())
+        .collect();
+    if segments.is_empty() {
+        segments.push("".into());
     }
+    let mut end = 0;
+    let spans = segments.iter().map(|text| {
+        let start = end;
+        end += text.chars().count();
+        (start, end)
+    });
+    let spans = spans.collect();
+    (segments, spans)
 }
 
 fn text(fields: &mut Map<String, Value>, name: &str) -> Result<String, String> {
@@ -313,10 +309,11 @@ mod tests {
     fn reader(reference: ReferenceArg) -> Reader {
         Reader {
             reference,
-            delimiter: "###".into(),
+            steps: Some(exprl_steps::Settings::new(
+                exprl_steps::Rule::new("delimiter", "###").unwrap(),
+            )),
             label: None,
             checklists: None,
-            needs_trace: true,
         }
     }
 

@@ -92,10 +92,9 @@ fn known(path: Option<&Path>) -> Result<Checklists, Error> {
 fn wanted(args: &RubricArgs, known: &Checklists) -> Result<(Vec<Item>, usize), Error> {
     let reader = Reader {
         reference: ReferenceArg::Right,
-        delimiter: "###".into(),
+        steps: None,
         label: None,
         checklists: None,
-        needs_trace: false,
     };
     let mut seen = HashSet::new();
     let mut items = Vec::new();

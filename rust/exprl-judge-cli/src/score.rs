@@ -105,10 +105,9 @@ fn reader(args: &ScoreArgs, rubrics: Option<&Path>) -> Result<Reader, Error> {
     };
     Ok(Reader {
         reference: args.reference,
-        delimiter: args.delimiter.clone(),
+        steps: Some(args.steps.settings()?),
         label: args.label.clone(),
         checklists,
-        needs_trace: true,
     })
 }
 

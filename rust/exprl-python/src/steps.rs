@@ -1,6 +1,8 @@
 //! `Splitter` and `split_text`: exprl-steps for Python.
 
-use exprl_steps::Error;
+use std::num::NonZeroUsize;
+
+use exprl_steps::{Error, Rule, Settings};
 use numpy::{Element, PyReadonlyArray1};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -9,7 +11,28 @@ fn value_error(error: &Error) -> PyErr {
     PyValueError::new_err(error.to_string())
 }
 
-/// Cuts rollouts of one tokenizer into steps at a delimiter.
+/// `min_name`: what the caller's setting of the least size is called.
+fn settings(
+    rule: &str,
+    delimiter: &str,
+    (min_name, min_size): (&str, i64),
+    max_steps: Option<i64>,
+) -> PyResult<Settings> {
+    Ok(Settings {
+        rule: Rule::new(rule, delimiter).map_err(|error| value_error(&error))?,
+        min_size: at_least_one(min_name, min_size)?,
+        max_steps: max_steps
+            .map(|limit| at_least_one("max_steps", limit))
+            .transpose()?,
+    })
+}
+
+fn at_least_one(name: &str, value: i64) -> PyResult<NonZeroUsize> {
+    let positive = usize::try_from(value).ok().and_then(NonZeroUsize::new);
+    positive.ok_or_else(|| PyValueError::new_err(format!("{name} is {value}; give at least 1")))
+}
+
+/// Cuts rollouts of one tokenizer into steps by a rule.
 ///
 /// `tokenizer_json`: the text of a tokenizer.json.
 // Boxed: it holds AVX2 vectors, and CPython aligns its objects to 16 bytes only.
@@ -21,9 +44,17 @@ const _: () = assert!(align_of::<Splitter>() <= 16, "CPython would misalign it")
 #[pymethods]
 impl Splitter {
     #[new]
-    #[pyo3(signature = (tokenizer_json, delimiter = "###"))]
-    fn new(py: Python<'_>, tokenizer_json: &str, delimiter: &str) -> PyResult<Self> {
-        py.detach(|| exprl_steps::Splitter::from_json(tokenizer_json, delimiter))
+    fn new(
+        py: Python<'_>,
+        tokenizer_json: &str,
+        rule: &str,
+        delimiter: &str,
+        min_step_tokens: i64,
+        max_steps: Option<i64>,
+    ) -> PyResult<Self> {
+        let least = ("min_step_tokens", min_step_tokens);
+        let settings = settings(rule, delimiter, least, max_steps)?;
+        py.detach(|| exprl_steps::Splitter::from_json(tokenizer_json, settings))
             .map(|splitter| Self(Box::new(splitter)))
             .map_err(|error| value_error(&error))
     }
@@ -48,10 +79,17 @@ impl Splitter {
 
 /// The steps of a text without tokens; joined, they are the text.
 #[pyfunction]
-pub fn split_text(py: Python<'_>, text: &str, delimiter: &str) -> PyResult<Vec<String>> {
-    let ranges = py
-        .detach(|| exprl_steps::split_text(text, delimiter))
-        .map_err(|error| value_error(&error))?;
+pub fn split_text(
+    py: Python<'_>,
+    text: &str,
+    rule: &str,
+    delimiter: &str,
+    min_step_words: i64,
+    max_steps: Option<i64>,
+) -> PyResult<Vec<String>> {
+    let least = ("min_step_words", min_step_words);
+    let settings = settings(rule, delimiter, least, max_steps)?;
+    let ranges = py.detach(|| exprl_steps::split_text(text, &settings));
     Ok(ranges
         .into_iter()
         .map(|range| text[range].to_owned())

@@ -1,9 +1,10 @@
-//! Where steps start in a text.
+//! Steps that start at a literal text, anywhere in a line.
 
 use memchr::memmem::Finder;
 
 use crate::Error;
 
+#[derive(Clone, Debug)]
 pub(crate) struct Delimiter {
     finder: Finder<'static>,
     /// The repeated character's bytes, if the delimiter is nothing but one character repeated.
@@ -23,20 +24,16 @@ impl Delimiter {
         })
     }
 
-    /// The byte offsets at which the steps of `text` start; the first is 0.
-    ///
-    /// The delimiter is UTF-8, so it matches at the same places in `text` and in its lossy form.
+    /// 0 and the start of every match.
     pub(crate) fn step_starts(&self, text: &[u8]) -> Vec<usize> {
         let mut starts = vec![0];
         let mut at = 0;
         while let Some(found) = self.finder.find(&text[at..]) {
             let start = at + found;
-            let is_first = at == 0;
             at = self.end_of_match(text, start);
-            if is_first && String::from_utf8_lossy(&text[..start]).trim().is_empty() {
-                continue;
+            if start > 0 {
+                starts.push(start);
             }
-            starts.push(start);
         }
         starts
     }

@@ -1,25 +1,30 @@
-//! Cuts a rollout's tokens into steps at a delimiter, token-exactly.
+//! Cuts a rollout's tokens, or a text, into steps by a rule, token-exactly.
 //!
-//! A step starts at a delimiter and runs to the next one. Text before the first delimiter is a
-//! step of its own unless it is only white space. Segments tile the tokens: none is in two of them
-//! or in none, and the segments' texts, put together, are the decoded rollout.
+//! A rule says where steps start (`Rule`). Segments tile the tokens: none is in two of them or in
+//! none, and the segments' texts, put together, are the decoded rollout. No step is white space only.
 //!
-//! A token that holds the end of one step and the start of the next delimiter belongs to the step
-//! where its first byte lies, so the next segment begins one token later. A character split over
-//! two segments is shown in the one where its first byte lies. Special tokens have no text.
+//! A token that holds the end of one step and the start of the next one belongs to the step where
+//! its first byte lies, so the next segment begins one token later. A character split over two
+//! segments is shown in the one where its first byte lies. Special tokens have no text.
 
 mod decoder;
 mod delimiter;
+mod display;
+mod join;
+mod lines;
+mod rule;
 mod stream;
 mod vocabulary;
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::str::FromStr;
 
 use tokenizers::Tokenizer;
 
-use delimiter::Delimiter;
 use vocabulary::Vocabulary;
+
+pub use rule::Rule;
 
 /// What can go wrong when a rollout is cut into steps.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +35,13 @@ pub enum Error {
     /// A delimiter has at least one character.
     #[error("the step delimiter is empty; give at least one character, such as \"###\"")]
     EmptyDelimiter,
+    /// None of `Rule::NAMES`.
+    #[error(
+        "there is no step rule {0:?}; the rules are {names}; a text of your own is the delimiter of \
+         the rule delimiter",
+        names = Rule::NAMES.join(", ")
+    )]
+    UnknownRule(String),
     /// The rollout was sampled with another tokenizer, or from the padding of the model's vocabulary.
     #[error(
         "token id {id} at position {position} is not in the tokenizer's vocabulary of {size} \
@@ -71,25 +83,60 @@ enum Decode {
     Stream(Box<Tokenizer>),
 }
 
-/// Cuts rollouts of one tokenizer at one delimiter.
+/// How a rollout or a text is cut.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where a step starts.
+    pub rule: Rule,
+    /// A step of fewer tokens (of a text: words) is joined to the next one, the last to the one before.
+    pub min_size: NonZeroUsize,
+    /// Neighbours are joined so that at most this many steps are left.
+    pub max_steps: Option<NonZeroUsize>,
+}
+
+impl Settings {
+    /// Every step that the rule finds.
+    #[must_use]
+    pub fn new(rule: Rule) -> Self {
+        Self {
+            rule,
+            min_size: NonZeroUsize::MIN,
+            max_steps: None,
+        }
+    }
+
+    /// Joins steps as the settings ask; `size` measures those from one start to another.
+    fn join(
+        &self,
+        mut starts: Vec<usize>,
+        end: usize,
+        size: impl Fn(usize, usize) -> usize,
+    ) -> Vec<usize> {
+        if self.min_size > NonZeroUsize::MIN {
+            starts = join::join_short(&starts, end, size, self.min_size.get());
+        }
+        match self.max_steps {
+            Some(limit) => join::join_to_at_most(&starts, limit.get()),
+            None => starts,
+        }
+    }
+}
+
+/// Cuts rollouts of one tokenizer.
 pub struct Splitter {
-    delimiter: Delimiter,
+    settings: Settings,
     decode: Decode,
 }
 
 impl Splitter {
     /// Reads the text of a `tokenizer.json`.
-    ///
-    /// A delimiter made of one repeated character matches every run that is at least as long
-    /// (`#####` is one `###`); any other delimiter matches exactly, without overlap.
-    pub fn from_json(tokenizer_json: &str, delimiter: &str) -> Result<Self, Error> {
-        let delimiter = Delimiter::new(delimiter)?;
+    pub fn from_json(tokenizer_json: &str, settings: Settings) -> Result<Self, Error> {
         let tokenizer = Tokenizer::from_str(tokenizer_json).map_err(Error::Tokenizer)?;
         let decode = match Vocabulary::of(&tokenizer).map_err(Error::Tokenizer)? {
             Some(vocabulary) => Decode::Table(vocabulary),
             None => Decode::Stream(Box::new(tokenizer)),
         };
-        Ok(Self { delimiter, decode })
+        Ok(Self { settings, decode })
     }
 
     /// The segments of one rollout, in order; none for no tokens.
@@ -101,13 +148,16 @@ impl Splitter {
             Decode::Table(vocabulary) => vocabulary.decode(token_ids)?,
             Decode::Stream(tokenizer) => stream::decode(tokenizer, token_ids)?,
         };
-        let first_tokens = first_tokens(&decoded, &self.delimiter.step_starts(&decoded.bytes));
-        let mut text_cuts: Vec<usize> = first_tokens
-            .iter()
-            .map(|&token| decoded.starts[token])
-            .collect();
-        text_cuts[0] = 0;
-        move_to_characters(&decoded.bytes, &mut text_cuts);
+        let steps = self.settings.rule.step_starts(&decoded.bytes);
+        let first_tokens = first_tokens(&decoded, &steps);
+        // A step whose text lies in a token of the step before may have white space left, or nothing.
+        let shown = rule::shown(&decoded.bytes, &text_cuts(&decoded, &first_tokens));
+        let first_tokens = self.settings.join(
+            rule::pick(first_tokens, &shown),
+            token_ids.len(),
+            |start, end| end - start,
+        );
+        let text_cuts = text_cuts(&decoded, &first_tokens);
 
         let token_ends = first_tokens[1..].iter().copied().chain([token_ids.len()]);
         let text_ends = text_cuts[1..].iter().copied().chain([decoded.bytes.len()]);
@@ -126,19 +176,21 @@ impl Splitter {
 }
 
 /// The byte ranges of a text's steps, for traces without tokens; they tile the text.
-pub fn split_text(text: &str, delimiter: &str) -> Result<Vec<Range<usize>>, Error> {
-    let delimiter = Delimiter::new(delimiter)?;
+#[must_use]
+pub fn split_text(text: &str, settings: &Settings) -> Vec<Range<usize>> {
     if text.is_empty() {
-        return Ok(Vec::new());
+        return Vec::new();
     }
-    let starts = delimiter.step_starts(text.as_bytes());
+    let starts = settings.rule.step_starts(text.as_bytes());
+    let starts = settings.join(starts, text.len(), |from, to| {
+        text[from..to].split_whitespace().count()
+    });
     let ends = starts[1..].iter().copied().chain([text.len()]);
-    Ok(starts
+    starts
         .iter()
-        .copied()
         .zip(ends)
-        .map(|(start, end)| start..end)
-        .collect())
+        .map(|(&start, end)| start..end)
+        .collect()
 }
 
 /// The first token of each step: the first one with text that begins at or after the step's byte.
@@ -159,6 +211,17 @@ fn first_tokens(decoded: &Decoded, step_starts: &[usize]) -> Vec<usize> {
         }
     }
     first_tokens
+}
+
+/// The bytes at which the texts of the steps begin, at the starts of characters.
+fn text_cuts(decoded: &Decoded, first_tokens: &[usize]) -> Vec<usize> {
+    let mut cuts: Vec<usize> = first_tokens
+        .iter()
+        .map(|&token| decoded.starts[token])
+        .collect();
+    cuts[0] = 0;
+    move_to_characters(&decoded.bytes, &mut cuts);
+    cuts
 }
 
 /// Moves ascending byte offsets that lie inside a character (or inside a byte sequence that is
@@ -196,4 +259,15 @@ fn text_of(bytes: &[u8]) -> String {
         Ok(text) => text.to_owned(),
         Err(_) => String::from_utf8_lossy(bytes).into_owned(),
     }
+}
+
+/// Whether there is nothing but white space; what is not UTF-8 is shown, as U+FFFD.
+fn is_blank(text: &[u8]) -> bool {
+    let text = text.trim_ascii_start();
+    // The common case, without a look at the rest.
+    if text.first().is_some_and(u8::is_ascii_graphic) {
+        return false;
+    }
+    text.utf8_chunks()
+        .all(|chunk| chunk.invalid().is_empty() && chunk.valid().chars().all(char::is_whitespace))
 }

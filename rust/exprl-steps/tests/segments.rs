@@ -2,7 +2,9 @@
 
 use std::str::FromStr;
 
-use exprl_steps::{Error, Segment, Splitter, split_text};
+use std::num::NonZeroUsize;
+
+use exprl_steps::{Error, Rule, Segment, Settings, Splitter, split_text};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
@@ -89,7 +91,28 @@ fn decoders() -> Vec<(&'static str, Value)> {
 }
 
 fn splitter(decoder: &Value) -> Splitter {
-    Splitter::from_json(&tokenizer_json(decoder), "###").unwrap()
+    splitter_by(decoder, hashes())
+}
+
+fn splitter_by(decoder: &Value, settings: Settings) -> Splitter {
+    Splitter::from_json(&tokenizer_json(decoder), settings).unwrap()
+}
+
+fn delimiter(text: &str) -> Settings {
+    Settings::new(Rule::new("delimiter", text).unwrap())
+}
+
+fn hashes() -> Settings {
+    delimiter("###")
+}
+
+fn rule(name: &str) -> Settings {
+    Settings::new(Rule::new(name, "###").unwrap())
+}
+
+fn texts<'a>(text: &'a str, settings: &Settings) -> Vec<&'a str> {
+    let steps = split_text(text, settings);
+    steps.into_iter().map(|range| &text[range]).collect()
 }
 
 /// Segments of tokens written out, with the decoder that adds nothing.
@@ -203,26 +226,19 @@ fn spaces_stripped_from_both_ends_leave_every_token_its_own_text() {
 
 #[test]
 fn other_delimiters_match_exactly_and_repeated_characters_match_runs() {
-    let texts = |text: &'static str, delimiter| -> Vec<&str> {
-        split_text(text, delimiter)
-            .unwrap()
-            .into_iter()
-            .map(|range| &text[range])
-            .collect()
-    };
-    assert_eq!(texts("a####b#", "#"), ["a", "####b", "#"]);
-    assert_eq!(texts("x## y", "## "), ["x", "## y"]);
-    assert_eq!(texts("aabab", "ab"), ["a", "ab", "ab"]);
-    assert_eq!(texts("a§§b§c", "§"), ["a", "§§b", "§c"]);
-    assert_eq!(texts("a\n\n\nb", "\n\n"), ["a", "\n\n\nb"]);
-    assert_eq!(texts("", "###"), [""; 0]);
-    assert_eq!(texts(" \n###", "###"), [" \n###"]);
+    assert_eq!(texts("a####b#", &delimiter("#")), ["a", "####b", "#"]);
+    assert_eq!(texts("x## y", &delimiter("## ")), ["x", "## y"]);
+    assert_eq!(texts("aabab", &delimiter("ab")), ["a", "ab", "ab"]);
+    assert_eq!(texts("a§§b§c", &delimiter("§")), ["a", "§§b", "§c"]);
+    assert_eq!(texts("a\n\n\nb", &delimiter("\n\n")), ["a", "\n\n\nb"]);
+    assert_eq!(texts("", &delimiter("###")), [""; 0]);
+    assert_eq!(texts(" \n###", &delimiter("###")), [" \n###"]);
 }
 
 #[test]
 fn errors_name_what_is_wrong() {
     let json = tokenizer_json(&Value::Null);
-    let error = Splitter::from_json(&json, "###")
+    let error = Splitter::from_json(&json, hashes())
         .unwrap()
         .split(&[1, 999])
         .unwrap_err();
@@ -232,14 +248,18 @@ fn errors_name_what_is_wrong() {
          rollout sampled with another tokenizer?"
     );
     assert!(matches!(
-        Splitter::from_json(&json, ""),
+        Rule::new("delimiter", ""),
         Err(Error::EmptyDelimiter)
     ));
+    assert_eq!(
+        Rule::new("sentence", "###").unwrap_err().to_string(),
+        "there is no step rule \"sentence\"; the rules are delimiter, heading, paragraph, line; a \
+         text of your own is the delimiter of the rule delimiter"
+    );
     assert!(matches!(
-        Splitter::from_json("{}", "###"),
+        Splitter::from_json("{}", hashes()),
         Err(Error::Tokenizer(_))
     ));
-    assert!(matches!(split_text("a", ""), Err(Error::EmptyDelimiter)));
     let generic = splitter(&json!({"type": "BPEDecoder", "suffix": "</w>"}));
     assert!(matches!(
         generic.split(&[999]),
@@ -275,10 +295,11 @@ fn assert_tiles(segments: &[Segment], tokens: usize) {
     assert_eq!(next, tokens);
 }
 
-/// Which step each token belongs to, by the letter: the one where its first byte lies.
-fn owners(tokens: &[&str]) -> Vec<usize> {
-    let steps = split_text(&tokens.concat(), "###").unwrap();
-    let mut owners = Vec::new();
+/// Which step each token belongs to, by the letter: the one where its first byte lies. A step whose
+/// tokens are white space has none of its own.
+fn owners(tokens: &[&str], settings: &Settings) -> Vec<usize> {
+    let steps = split_text(&tokens.concat(), settings);
+    let mut owners: Vec<usize> = Vec::new();
     let mut at = 0;
     for token in tokens {
         let of_byte = steps.iter().position(|step| step.contains(&at));
@@ -289,6 +310,19 @@ fn owners(tokens: &[&str]) -> Vec<usize> {
             of_byte.unwrap()
         });
         at += token.len();
+    }
+    for step in 1..steps.len() {
+        let own = || (0..tokens.len()).filter(|&token| owners[token] == step);
+        let previous = own().next().and_then(|first| first.checked_sub(1));
+        if let Some(previous) = previous
+            && own().all(|token| tokens[token].trim().is_empty())
+        {
+            let joins = owners[previous];
+            owners
+                .iter_mut()
+                .filter(|owner| **owner == step)
+                .for_each(|owner| *owner = joins);
+        }
     }
     owners
 }
@@ -325,22 +359,83 @@ proptest! {
 
     #[test]
     fn every_token_is_in_the_segment_of_its_first_byte(
-        ids in prop::collection::vec(0..THINK, 1..24)
+        ids in prop::collection::vec(0..THINK, 1..24), name in rule_names()
     ) {
         let texts: Vec<&str> =
             ids.iter().map(|&id| TOKENS.get(id as usize).copied().unwrap_or("")).collect();
-        let segments = splitter(&json!({"type": "Fuse"})).split(&ids).unwrap();
+        let settings = rule(name);
+        let segments = splitter_by(&json!({"type": "Fuse"}), settings.clone()).split(&ids).unwrap();
         let mut starts = vec![0];
-        let owners = owners(&texts);
+        let owners = owners(&texts, &settings);
         starts.extend((1..ids.len()).filter(|&token| owners[token] != owners[token - 1]));
         let found: Vec<usize> = segments.iter().map(|segment| segment.start).collect();
         prop_assert_eq!(found, starts);
     }
 
     #[test]
-    fn the_steps_of_a_text_tile_it(text in "[a#\n é]{0,40}", delimiter in "###|#|a#|é|\n\n") {
-        let steps = split_text(&text, &delimiter).unwrap();
-        let joined: String = steps.iter().map(|step| &text[step.clone()]).collect();
-        prop_assert_eq!(joined, text);
+    fn tokens_of_one_character_are_cut_where_the_text_is(
+        text in lines_of_text(), name in rule_names(), least in 1_usize..4, most in 1_usize..5
+    ) {
+        let ids: Vec<u32> = text.chars().map(|c| CHARACTERS.find(c).unwrap() as u32).collect();
+        let segments = characters(rule(name)).split(&ids).unwrap();
+        let found: Vec<&str> = segments.iter().map(|segment| segment.text.as_str()).collect();
+        prop_assert_eq!(found, texts(&text, &rule(name)));
+
+        let mut settings = rule(name);
+        settings.max_steps = NonZeroUsize::new(most);
+        let segments = characters(settings.clone()).split(&ids).unwrap();
+        let found: Vec<&str> = segments.iter().map(|segment| segment.text.as_str()).collect();
+        prop_assert_eq!(found, texts(&text, &settings));
+
+        settings.min_size = NonZeroUsize::new(least).unwrap();
+        let segments = characters(settings).split(&ids).unwrap();
+        prop_assert!(segments.len() == 1 || segments.iter().all(|s| s.end - s.start >= least));
+        prop_assert!(segments.len() <= most);
+        assert_tiles(&segments, ids.len());
     }
+
+    #[test]
+    fn the_steps_of_a_text_tile_it_and_none_is_white_space(
+        text in lines_of_text(), name in rule_names(), own in "###|#|a#|é|\n\n| "
+    ) {
+        for settings in [rule(name), delimiter(&own)] {
+            let steps = texts(&text, &settings);
+            prop_assert_eq!(steps.concat(), text.as_str());
+            let blank = text.trim().is_empty();
+            prop_assert!(blank || steps.iter().all(|step| !step.trim().is_empty()), "{:?}", steps);
+            prop_assert!(!blank || steps.len() <= 1);
+        }
+    }
+}
+
+fn rule_names() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(Rule::NAMES.to_vec())
+}
+
+const CHARACTERS: &str = "a#\n `~$\\[]é\t|>";
+
+fn lines_of_text() -> impl Strategy<Value = String> {
+    let line = prop_oneof![
+        4 => "[a#`~$\\\\\\[\\]é\t|> ]{0,8}",
+        4 => prop::sample::select(vec![
+            "", "a", " ", "###", "   ### a", "```", "````a", "~~~", "$$", "\\[", "\\]", "    ```", "a $$a$$",
+        ])
+        .prop_map(str::to_owned),
+    ];
+    prop::collection::vec(line, 0..12).prop_map(|lines| lines.join("\n"))
+}
+
+/// A tokenizer whose tokens are single characters.
+fn characters(settings: Settings) -> Splitter {
+    let vocab: serde_json::Map<String, Value> = CHARACTERS
+        .char_indices()
+        .map(|(id, character)| (character.to_string(), json!(id)))
+        .collect();
+    let json = json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+        "pre_tokenizer": null, "post_processor": null, "decoder": {"type": "Fuse"},
+        "added_tokens": [],
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "a"},
+    });
+    Splitter::from_json(&json.to_string(), settings).unwrap()
 }

@@ -368,6 +368,8 @@ def test_a_plain_text_is_cut_at_the_steps():
     assert split("a###b####c") == ("a", "###b", "####c")
     assert split("no steps") == ("no steps",)
     assert split("") == ("",)
+    assert split("a###b\nc", "line") == ("a###b\n", "c")
+    assert split("a\nb\nc", "line", max_steps=2) == ("a\nb\n", "c")
 
 
 def test_the_rule_judge_refuses_what_it_does_not_know():
