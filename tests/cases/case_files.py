@@ -46,10 +46,6 @@ OPEN: dict[tuple[str, str], set[int]] = {
     ("runs.jsonl", "end"): {6},
     ("scores.jsonl", "near-equal"): {1, 2, 3, 4, 5},
     ("joined.jsonl", "weighted"): {1, 2},
-    ("steps.jsonl", "line"): {9, 10, 11, 12, 13, 14, 15, 17, 18, 20, 21},
-    ("steps.jsonl", "paragraph"): {*range(22, 30)},
-    ("steps.jsonl", "lines"): {30, 31, 32, 33},
-    ("steps.jsonl", "max"): {34, 35, 36, 37},
 }
 
 # Lines that ask for something else than we want: file, number of the line, and why.
