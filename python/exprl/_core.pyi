@@ -286,6 +286,9 @@ def advantages(
     single_segment: str = "zero",
     compat: str | None = None,
     response_width: SupportsIndex | None = None,
+    std_floor: float = 0.05,
+    outcome_weight: float = 1.0,
+    overlong: numpy.typing.NDArray[numpy.bool_] | None = None,
 ) -> numpy.typing.NDArray[numpy.float64]:
     """
     One advantage per score; see `exprl.advantage.advantages`.

@@ -7,14 +7,16 @@ run/open.py; the equations are in docs/concepts/method.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 from rich.console import Console
 
 from exprl import config
 from exprl.data import mixture
 from exprl.errors import EngineError, ExprlError, JudgeError, NumericsError
 from exprl.evaluate.during_training import evaluate_if_due
-from exprl.learn.advantages import segment_advantages
+from exprl.learn.advantages import segment_advantages, silent_groups
 from exprl.learn.batch import fill_rate, pack, rollout_examples, solution_examples
 from exprl.learn.model import describe
 from exprl.monitor.alarms import Watch
@@ -33,6 +35,27 @@ from exprl.run.open import Parts, open_run
 from exprl.types import Example, Float64Array, Problem, Scored, StepReport, TrainingResult
 
 OnStep = Callable[[StepReport], object]
+
+
+@dataclass(frozen=True, slots=True)
+class StepData:
+    """What a step learns from, and what it sampled for that; nothing is sampled for SFT.
+
+    scored, advantages: all rollouts and their advantages; NaN for those of a replaced problem too.
+    redrawn: how many further problems were sampled (rollout.redraw).
+    """
+
+    examples: list[Example]
+    scored: list[Scored]
+    advantages: list[Float64Array]
+    redrawn: int = 0
+
+    def row(self) -> dict[str, float]:
+        """What redrawing had to do, as metrics."""
+        if not any(s.rewarded for s in self.scored):
+            return {}
+        silent = silent_groups(self.scored, self.advantages)
+        return {"reward/zero_variance_groups": len(silent), "rollout/redrawn": self.redrawn}
 
 
 def run_training(
@@ -68,7 +91,7 @@ def train(
     """Train from `state` to cfg.train.steps, or to the end of the step in which Ctrl-C came.
 
     Raises:
-        JudgeError: a step left more rollouts ungraded than judge.max_missing_rate.
+        JudgeError: a step left more rollouts without a grade than judge.max_missing_rate.
         EngineError: the engine gave up on most of those, or disagrees with the trainer about the
             weights.
         NumericsError: train.max_bad_steps optimizer steps in a row were not finite.
@@ -90,13 +113,14 @@ def train(
             evaluate_if_due(cfg, parts, state.step, progress)
             clock = Clock()
             counted = parts.judges.stats() if parts.judges else None
-            examples, scored, values = gather_examples(cfg, parts, state.step, progress, clock)
+            data = gather_examples(cfg, parts, state.step, progress, clock)
+            scored = data.scored
 
             # Micro-batches of whole sequences without padding. Each token carries its share w of
             # the step's mean, counted over the whole mini-batch: micro-batches then add up to the
             # loss sum_i w_i l_i, however the sequences are packed.
             batches = pack(
-                examples,
+                data.examples,
                 mini_batches=cfg.optim.mini_batches,
                 micro_batch_tokens=cfg.optim.micro_batch_tokens,
                 aggregation=cfg.loss.aggregation,
@@ -115,6 +139,7 @@ def train(
             judged = count_since(counted, parts.judges)
             row = (
                 step_row(scored, updates, parts.problems, parts.references, state, judged)
+                | data.row()
                 | {"batch/fill": fill_rate(batches, cfg.optim.micro_batch_tokens)}
                 | (parts.probe.row() if parts.probe else {})
                 | clock.row()
@@ -122,7 +147,7 @@ def train(
             flags, alarms = watch.add(row, commonest_reason(scored))
             log.write(number, row | flags)
             if cfg.logging.save_rollouts and scored:
-                writer.submit(number, scored, values)
+                writer.submit(number, scored, data.advantages)
             progress.step(state.step, cfg.train.steps, row)
             for alarm in alarms:
                 progress.warn(str(alarm))
@@ -155,7 +180,7 @@ def tell_caller(on_step: OnStep | None, report: StepReport) -> Exception | None:
 
 def gather_examples(
     cfg: config.Config, parts: Parts, step: int, progress: Progress, clock: Clock
-) -> tuple[list[Example], list[Scored], list[Float64Array]]:
+) -> StepData:
     """What the step learns from, with the rollouts and advantages behind it where it samples."""
     # Problems and seeds are pure functions of (seed, step): a run that was killed here draws the
     # same problems again, and needs no saved generator.
@@ -168,18 +193,60 @@ def gather_examples(
     )
     match cfg.loss.objective:
         case "cross_entropy":  # SFT: the references are the responses
-            return solution_examples([parts.solutions[p.id] for p in problems]), [], []
+            return StepData(solution_examples([parts.solutions[p.id] for p in problems]), [], [])
         case "policy_gradient" | "reverse_kl" | "sampled_reverse_kl":
             # R = problems x group_size rollouts; each has T grades of 1..5, which become scores
             # s_1..s_T in [0, 1]: one per step, or T = 1 with an outcome reward.
             scored = sample(cfg, parts, problems, step, progress, clock)
             # A_t per step, [T] a rollout: s_t - s_(t-1) with `delta`, s minus its group's mean with
             # `grpo`. A score that nobody gave is NaN and not 0, since 0 would teach that the step
-            # is wrong; NaN takes the whole rollout out of the loss.
-            values = segment_advantages(
-                scored, cfg.treatment, cfg.advantage, cfg.rollout.max_response_tokens
+            # is wrong; its step is joined to the next one, or its rollout is out of the loss.
+            scored, replaced = redraw(cfg, parts, problems, scored, step, progress, clock)
+            values = compute_advantages(cfg, scored)
+            return StepData(
+                rollout_examples(scored, values, parts.teacher_prompts),
+                [*scored, *replaced],
+                [*values, *(np.full(max(1, len(s.scores)), np.nan) for s in replaced)],
+                len({s.rollout.problem_id for s in replaced}),
             )
-            return rollout_examples(scored, values, parts.teacher_prompts), scored, values
+
+
+def compute_advantages(cfg: config.Config, scored: Sequence[Scored]) -> list[Float64Array]:
+    """The advantages of a step's rollouts, [T] each."""
+    width = cfg.rollout.max_response_tokens
+    return segment_advantages(scored, cfg.treatment, cfg.advantage, width)
+
+
+def redraw(
+    cfg: config.Config,
+    parts: Parts,
+    problems: Sequence[Problem],
+    scored: list[Scored],
+    step: int,
+    progress: Progress,
+    clock: Clock,
+) -> tuple[list[Scored], list[Scored]]:
+    """Sample further problems in place of those that teach nothing, rollout.redraw at most.
+
+    Which ones is a pure function of (seed, step) and of what teaches nothing, so that a resumed run
+    draws them again.
+
+    Returns:
+        The rollouts to learn from, and those of the problems that were replaced.
+    """
+    taken, replaced = list(problems), list[Scored]()
+    while room := cfg.rollout.redraw - (len(taken) - len(problems)):
+        silent = silent_groups(scored, compute_advantages(cfg, scored))
+        ids = {scored[group[0]].rollout.problem_id for group in silent}
+        places = [p for p in taken if p.id in ids][:room]
+        further = mixture.draw_further(parts.problems, taken, places, cfg.seed, step)
+        if not further:
+            break
+        replaced += [s for s in scored if s.rollout.problem_id in further]
+        kept = [s for s in scored if s.rollout.problem_id not in further]
+        scored = kept + sample(cfg, parts, list(further.values()), step, progress, clock)
+        taken += further.values()
+    return scored, replaced
 
 
 def sample(

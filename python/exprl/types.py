@@ -13,13 +13,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "failed"]
+
+T = TypeVar("T")
 
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
@@ -176,6 +178,8 @@ class Scored:
     masked: kept out of the loss by choice (overlong = "mask"), which is not a missing score.
     domain: of its problem.
     per_segment: whether each segment was to get a score of its own.
+    bridge: whether a step without a score is joined to the next one (reward.missing = "bridge").
+    overlong: whether its scores count 0 for its length, whatever they are (overlong = "zero").
     rewarded: whether a score was asked for; self-distillation asks for none, so none is missing.
     reasons: why grades are missing, one for each that judge or engine did not give.
     """
@@ -190,6 +194,8 @@ class Scored:
     per_segment: bool = True
     rewarded: bool = True
     reasons: tuple[str, ...] = ()
+    bridge: bool = False
+    overlong: bool = False
 
     @property
     def text(self) -> str:
@@ -201,12 +207,29 @@ class Scored:
         """Whether this rollout has no usable score: then it is out of the step."""
         if self.masked or not self.rewarded:
             return False
-        return not self.scores or any(s is None for s in self.scores)
+        return any(s is None for s in self._needed(self.scores))
 
     @property
     def ungraded(self) -> bool:
         """Whether it is missing because judge or engine failed, and not by the score map."""
-        return self.missing and (not self.grades or any(g is None for g in self.grades))
+        return self.missing and any(g is None for g in self._needed(self.grades))
+
+    @property
+    def ungraded_steps(self) -> int:
+        """Steps, or the whole rollout, that judge or engine left without grade and score."""
+        pairs = zip(self.grades, self.scores, strict=False)  # the verifier scores without a grade
+        return sum(grade is None and score is None for grade, score in pairs)
+
+    @property
+    def bridged_steps(self) -> int:
+        """Steps without a score that are joined to the next one."""
+        if not self.bridge or self.missing or self.masked:
+            return 0
+        return sum(score is None for score in self.scores)
+
+    def _needed(self, values: tuple[T | None, ...]) -> tuple[T | None, ...]:
+        """Those without which the rollout is out: all, or the last; None where there is none."""
+        return (values[-1:] if self.bridge else values) or (None,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

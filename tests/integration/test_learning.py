@@ -116,9 +116,10 @@ def test_a_mutant_does_not_learn(engine, tmp_path, monkeypatch, advantages, over
 
 
 def test_failed_grades_are_counted_and_the_run_goes_on(engine, tmp_path):
-    """20 % of the contents never get a grade: a rollout with one among its steps is out.
+    """20 % of the contents never get a grade: a step with one is joined to the next one.
 
-    The judge's own count of the contents that it left without a grade is the truth.
+    A rollout whose last step has none is out. The judge's own count of the contents that it left
+    without a grade is the truth.
     """
     steps = 2
     with RuleJudge("division", no_grade_rate=0.2) as server:
@@ -140,9 +141,18 @@ def test_failed_grades_are_counted_and_the_run_goes_on(engine, tmp_path):
         table = parquet.read_table(tmp_path / "run" / "rollouts" / f"step-{step:05d}.parquet")
         judged = [r for r in table.to_pylist() if r["finish_reason"] == "stop"]
         ungraded = [r for r in judged if None in r["grades"]]
-        assert row["judge/missing"] == len(ungraded) > 0
+        out = [r for r in ungraded if r["grades"][-1] is None]
+        assert 0 < row["judge/missing"] == len(out) < len(ungraded)
+        assert row["judge/missing_steps"] == sum(r["grades"].count(None) for r in ungraded)
+        joined = [r for r in ungraded if r["grades"][-1] is not None]
+        assert row["judge/bridged_steps"] == sum(r["grades"].count(None) for r in joined)
         for one in ungraded:
-            assert set(one["advantages"]) == {None}
+            assert one["missing"] == (one["grades"][-1] is None)
+            assert (set(one["advantages"]) == {None}) == one["missing"]
+            for grade, own, following in zip(
+                one["grades"], one["advantages"], one["advantages"][1:], strict=False
+            ):
+                assert grade is not None or own == following
             texts = accumulate(one["segments"])
             ungraded_contents |= {
                 (one["problem_id"], text)

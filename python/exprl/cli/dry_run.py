@@ -61,6 +61,7 @@ def report(cfg: config.Config) -> int:
     console.print(
         f"a step     {cfg.rollout.problems_per_step} problems x {cfg.rollout.group_size} ="
         f" {rollouts} rollouts, {cfg.optim.mini_batches} optimizer step(s)"
+        + (f"; up to {cfg.rollout.redraw} problems more" if cfg.rollout.redraw else "")
     )
     if cfg.lora.rank:
         console.print(f"lora       {_lora(cfg)}")

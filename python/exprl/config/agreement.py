@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def check(cfg: Config) -> None:
     """Raise a ValueError for the first settings that contradict each other."""
     _advantage_fits_reward(cfg)
+    _advantage_settings_are_read(cfg)
     _judge_can_be_asked(cfg)
     _judge_section_holds_no_secret(cfg)
     _step_has_room(cfg)
@@ -34,6 +35,23 @@ def _advantage_fits_reward(cfg: Config) -> None:
             f"advantage.kind = {cfg.advantage.kind!r} does not fit a reward of {scores}"
             f" (reward.source = {cfg.reward.source!r}, judge.view = {cfg.judge.view!r});"
             f" use one of {', '.join(allowed)}"
+        )
+
+
+def _advantage_settings_are_read(cfg: Config) -> None:
+    """A setting that nothing reads is a misunderstanding."""
+    treatments = cfg.treatments.values()
+    if cfg.advantage.last == "verifier" and not any(t.per_segment for t in treatments):
+        raise ValueError(
+            "advantage.last = 'verifier' takes the score of the last step from the verifier, and"
+            " this run has no score per step; set reward.source = 'verifier' for a reward by the"
+            " verifier alone"
+        )
+    if cfg.rollout.redraw and cfg.loss.objective != "policy_gradient":
+        raise ValueError(
+            f"rollout.redraw = {cfg.rollout.redraw} replaces problems whose advantages are all 0,"
+            f" and loss.objective = {cfg.loss.objective!r} has no advantages; set rollout.redraw"
+            " to 0"
         )
 
 
@@ -131,7 +149,10 @@ def _answers_are_there(cfg: Config) -> None:
     for part in cfg.data.parts:
         treatment = cfg.treatment(part.domain)
         if part.columns.domain is None and part.columns.answer is None and treatment.verified:
+            by = f"reward.source = {treatment.source!r}"
+            if treatment.per_segment:
+                by = f"advantage.last = {treatment.last!r}"
             raise ValueError(
-                f"reward.source = {treatment.source!r} needs answers, and {part.path} has none:"
+                f"{by} needs answers, and {part.path} has none:"
                 " set data.columns.answer to the column that holds the final answer"
             )

@@ -123,6 +123,12 @@ class Rollout(Section):
     )
     problems_per_step: int = Field(36, gt=0, description="problems in one training step")
     group_size: int = Field(16, gt=0, description="rollouts sampled for each problem")
+    redraw: int = Field(
+        0,
+        ge=0,
+        description="further problems that a step may sample in place of those whose rollouts all"
+        " have advantage 0 and teach nothing",
+    )
     temperature: float = Field(
         0.8, gt=0.0, description="sampling temperature; log-probs are taken at it too"
     )

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from exprl.advantage import AdvantageKind, Compat, SingleSegment
+from exprl.advantage import STD_FLOOR, AdvantageKind, Compat, Missing, SingleSegment
 from exprl.config.section import STRICT, Section, read_none, refuse_truths
 from exprl.judge.settings import JudgeSettings, View, setting
 from exprl.steps import StepRule
@@ -29,6 +29,8 @@ Confinement = Literal[
     "disk",
     "leftovers",
 ]
+LastScore = Literal["judge", "verifier"]
+"""Who gives the score of the last step."""
 CONFINEMENTS: tuple[Confinement, ...] = get_args(Confinement)
 
 
@@ -50,7 +52,8 @@ class Judge(JudgeSettings):
     )
     max_missing_rate: float = setting(
         0.3,
-        "share of ungraded rollouts of a step that stops the run",
+        "share of a step's rollouts that may be out because a grade is missing (reward.missing);"
+        " the run stops above it",
         ge=0.0,
         le=1.0,
         may_change=True,
@@ -119,6 +122,12 @@ class Reward(Section):
         description="join neighbouring steps so that at most so many are left, which bounds what"
         " judging costs; none = all",
     )
+    missing: Missing = Field(
+        "bridge",
+        description="a step that got no grade is joined to the next graded one (bridge), or takes"
+        " its rollout out (drop); a missing last grade takes it out either way. Rewards of one"
+        " score per rollout do not read this",
+    )
 
 
 class Advantage(Section):
@@ -126,12 +135,28 @@ class Advantage(Section):
 
     kind: AdvantageKind = Field(
         "delta",
-        description="delta, end and group need a score per step; the others one per rollout",
+        description="grpo, dr_grpo, rloo and reinforce need one score per rollout; the others one"
+        " per step",
     )
     single_segment: SingleSegment = Field(
         "zero",
         description="advantage by `delta` of a rollout of one step: 0, its score, or its score"
         " minus the group's mean",
+    )
+    std_floor: float = Field(
+        STD_FLOOR,
+        ge=0.0,
+        description="smallest spread of scores that grpo and step+outcome divide by: below it the"
+        " scores differ by the judge's noise, and are not blown up to full-size advantages. With"
+        " compat = published it is 0",
+    )
+    last: LastScore = Field(
+        "judge",
+        description="who scores the last step, with which `delta` and `end` compare the others:"
+        " the judge, or the verifier with 0 or 1",
+    )
+    outcome_weight: float = Field(
+        1.0, ge=0.0, description="weight of the outcome part of step+outcome"
     )
     compat: Compat | None = Field(
         None, description="published = as the paper's code where it deviates from the paper"
@@ -190,16 +215,31 @@ class Treatment:
     view: View
     rubric: str | None
     advantage: AdvantageKind
+    last: LastScore = "judge"
+    compat: Compat | None = None
 
     @property
     def judged(self) -> bool:
-        """Whether the judge is asked."""
-        return self.source not in ("verifier", "none")
+        """Whether the judge is asked: not for a part of the reward that has no weight."""
+        if self.source == "weighted":
+            return self.verifier_weight < 1.0
+        return self.source in ("judge", "max")
 
     @property
     def verified(self) -> bool:
         """Whether the reward needs the verifier."""
-        return self.source not in ("judge", "none")
+        if self.source == "weighted":
+            return self.verifier_weight > 0.0
+        last = self.per_segment and self.last == "verifier"
+        return self.source in ("verifier", "max") or last
+
+    @property
+    def judges_overlong(self) -> bool:
+        """Whether a rollout is judged whose scores count 0 for its length.
+
+        The published `end` subtracts the judge's last score from those zeros.
+        """
+        return self.advantage == "end" and self.compat == "published"
 
     @property
     def per_segment(self) -> bool:

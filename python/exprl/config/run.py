@@ -60,6 +60,8 @@ class Config(Section):
             view=self.judge.view,
             rubric=self.judge.rubric,
             advantage=self.advantage.kind,
+            last=self.advantage.last,
+            compat=self.advantage.compat,
         )
         own = self.domains.get(domain, Domain())
         return replace(run, **own.model_dump(exclude_none=True))

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from exprl.types import Problem
+
+P = TypeVar("P", bound=Problem)
+FURTHER = 1 << 31
+"""Stream of `draw_further`; those below are the sources'."""
 
 
 def draw_problems(
@@ -37,6 +42,32 @@ def draw_problems(
         due = (((count(step) + i + 0.5) / weight, source) for i in range(len(indices)))
         chosen += [(when, own[index]) for when, index in zip(due, indices, strict=True)]
     return [problem for _, problem in sorted(chosen, key=lambda pair: pair[0])]
+
+
+def draw_further(
+    problems: Sequence[P], taken: Sequence[P], places: Sequence[P], seed: int, step: int
+) -> dict[str, P]:
+    """Further problems for places of a step, each of the source of the problem that it replaces.
+
+    They come in one order for each (seed, step), so more of them are the next of the same row.
+
+    Args:
+        taken: those that the step has sampled so far, which do not come again.
+        places: the problems to replace.
+
+    Returns:
+        The further problem by the id of the one that it replaces; none where a source has no more.
+    """
+    order = make_generator(seed, FURTHER << 32 | step).permutation(len(problems))
+    known = {problem.id for problem in taken}
+    left = [problems[i] for i in order if problems[i].id not in known]
+    found: dict[str, P] = {}
+    for place in {place.id: place for place in places}.values():
+        further = next((p for p in left if p.source == place.source), None)
+        if further is not None:
+            left.remove(further)
+            found[place.id] = further
+    return found
 
 
 def split_count(total: int, weights: Sequence[float]) -> list[int]:

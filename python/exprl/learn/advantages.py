@@ -10,6 +10,9 @@ from exprl import config
 from exprl.advantage import advantages
 from exprl.types import Float64Array, Int64Array, Scored
 
+SILENCE = 0.01
+"""A smaller advantage is the judge's noise: scores that differ by 0.0005 have it under `grpo`."""
+
 
 def segment_advantages(
     scored: Sequence[Scored],
@@ -20,6 +23,7 @@ def segment_advantages(
     """Per rollout one advantage per score [T]; NaN throughout where the rollout is out.
 
     Each domain has its own kind of advantage, and its own mean where the kind takes the batch's.
+    A step that is joined to the next one has the advantage of the two.
     Where nothing is rewarded (self-distillation) there is no advantage: an empty array, or one NaN
     where the rollout failed.
 
@@ -30,7 +34,8 @@ def segment_advantages(
     values = [np.full(int(s.rollout.finish_reason == "failed"), np.nan) for s in scored]
     for domain in dict.fromkeys(s.domain for s in scored if s.rewarded):
         members = [i for i, s in enumerate(scored) if s.rewarded and s.domain == domain]
-        scores, seg_off, group_off = score_arrays([scored[i] for i in members])
+        own = [scored[i] for i in members]
+        scores, seg_off, group_off = score_arrays(own)
         flat = advantages(
             scores,
             seg_off,
@@ -39,10 +44,38 @@ def segment_advantages(
             single_segment=settings.single_segment,
             compat=settings.compat,
             response_width=response_width,
+            std_floor=settings.std_floor,
+            outcome_weight=settings.outcome_weight,
+            missing="bridge" if own[0].bridge else "drop",
+            overlong=[s.overlong for s in own],
         )
-        for i, own in zip(members, np.split(flat, seg_off[1:-1]), strict=True):
-            values[i] = own
+        for i, value in zip(members, np.split(flat, seg_off[1:-1]), strict=True):
+            values[i] = value
     return values
+
+
+def silent_groups(scored: Sequence[Scored], advantages: Sequence[Float64Array]) -> list[list[int]]:
+    """The groups that teach nothing: no rollout has an advantage of `SILENCE` or more.
+
+    A group whose rollouts are all out is one of them.
+
+    Args:
+        scored: rollouts of a step, groups together.
+        advantages: of each, [T].
+
+    Returns:
+        The indices of the rollouts of each such group.
+    """
+    groups: list[list[int]] = []
+    for i, one in enumerate(scored):
+        if i == 0 or one.rollout.problem_id != scored[i - 1].rollout.problem_id:
+            groups.append([])
+        groups[-1].append(i)
+    return [
+        group
+        for group in groups
+        if not any((np.abs(advantages[i]) >= SILENCE).any() for i in group)
+    ]
 
 
 def score_arrays(scored: Sequence[Scored]) -> tuple[Float64Array, Int64Array, Int64Array]:

@@ -77,7 +77,7 @@ def count_since(before: JudgeStats | None, judge: Judge | Judges | None) -> Judg
 def _rewards(scored: Sequence[Scored]) -> dict[str, float]:
     """A rollout's reward is the mean of its scores; the histogram counts the judge's grades."""
     given = [
-        [x for x in s.scores if x is not None]
+        [0.0 if s.overlong else x for x in s.scores if x is not None]
         for s in scored
         if s.scores and not s.missing | s.masked
     ]
@@ -182,6 +182,8 @@ def _updates(updates: Sequence[UpdateStats]) -> dict[str, float]:
 
 def _judge(scored: Sequence[Scored], stats: JudgeStats) -> dict[str, float]:
     return {
+        "judge/missing_steps": sum(s.ungraded_steps for s in scored),
+        "judge/bridged_steps": sum(s.bridged_steps for s in scored),
         "judge/missing": sum(s.ungraded for s in scored),
         "judge/missing_rate": _mean([s.ungraded for s in scored]),
         "judge/missing_length": _mean_length([s for s in scored if s.ungraded]),
@@ -212,8 +214,9 @@ class Clock:
     laps: dict[str, float] = field(default_factory=dict)
 
     def lap(self, name: str) -> None:
-        """What has passed since the last lap belongs to `name`."""
-        self.laps[name] = time.monotonic() - self.start - sum(self.laps.values())
+        """What has passed since the last lap belongs to `name`, in a second round too."""
+        passed = time.monotonic() - self.start - sum(self.laps.values())
+        self.laps[name] = self.laps.get(name, 0.0) + passed
 
     def row(self) -> dict[str, float]:
         """The laps and the whole step as metrics."""

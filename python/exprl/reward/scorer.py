@@ -1,7 +1,8 @@
 """Rollouts, to scores: steps cut, judge and verifier asked, overlong rollouts dealt with.
 
 Judge and verifier work while other rollouts are still being sampled. A score that nobody gave
-stays missing (None): it takes its rollout out of the step, and is counted.
+stays missing (None) and is counted. It takes its rollout out of the step, or its step is joined to
+the next one (reward.missing; exprl.advantage does the joining).
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Scorer:
         problem = self._problems[rollout.problem_id]
         self._rollouts.append((rollout, segments))
         self._correct.append(self._verify(rollout, segments, problem))
-        judged = self._treatments[problem.domain].judged and self._is_judged(rollout)
+        judged = self._is_judged(rollout, self._treatments[problem.domain])
         if self._job and judged and segments:
             self._pushed.append(len(self._rollouts) - 1)
             self._job.push(
@@ -106,9 +107,17 @@ class Scorer:
         if self._job:
             self._job.cancel()
 
-    def _is_judged(self, rollout: Rollout) -> bool:
-        overlong = rollout.finish_reason == "length" and self._reward.overlong != "none"
-        return rollout.finish_reason != "failed" and not overlong
+    def _is_judged(self, rollout: Rollout, treatment: config.Treatment) -> bool:
+        if rollout.finish_reason == "failed" or not treatment.judged:
+            return False
+        return not self._is_overlong(rollout) or self._keeps_scores(treatment)
+
+    def _is_overlong(self, rollout: Rollout) -> bool:
+        return rollout.finish_reason == "length" and self._reward.overlong != "none"
+
+    def _keeps_scores(self, treatment: config.Treatment) -> bool:
+        """Whether an overlong rollout has the judge's scores, which `overlong` says count 0."""
+        return self._reward.overlong == "zero" and treatment.judges_overlong
 
     def _verify(
         self, rollout: Rollout, segments: Sequence[Segment], problem: Problem
@@ -124,7 +133,7 @@ class Scorer:
         treatment = self._treatments[domain]
         verified = self._correct[i]
         correct = None if verified is None else verified.result()
-        overlong = rollout.finish_reason == "length" and self._reward.overlong != "none"
+        overlong = self._is_overlong(rollout)
         grades: tuple[int | None, ...] = ()
         scores: tuple[float | None, ...] = ()
         reasons: tuple[str, ...] = ()
@@ -132,7 +141,7 @@ class Scorer:
             reasons = (UNKNOWN_TOKEN if i in self._unreadable else ENGINE_FAILED,)
         elif treatment.source == "none":
             pass
-        elif overlong:
+        elif overlong and not self._keeps_scores(treatment):
             width = len(segments) if treatment.per_segment else 1
             grades, scores = (None,) * width, (0.0,) * width
         else:
@@ -151,6 +160,8 @@ class Scorer:
             domain=domain,
             per_segment=treatment.per_segment,
             reasons=reasons,
+            bridge=treatment.per_segment and self._reward.missing == "bridge",
+            overlong=overlong and self._reward.overlong == "zero",
         )
 
 
@@ -160,22 +171,30 @@ def combine_scores(
     """The scores of a rollout, from the judge's and the verifier's word.
 
     One that is missing is not replaced by the other, unless it could not change the result: with
-    `max`, a rollout that the verifier calls right has 1 whatever its grade.
+    `max`, a rollout that one of them gives 1 has 1 whatever the other says; with `weighted`, a part
+    of weight 0 is not asked for.
     """
     verified = None if correct is None else float(correct)
     grade = judged[0] if judged else None
-    both = grade is not None and verified is not None
     match treatment.source:
         case "none":
             return ()
+        case "judge" if treatment.per_segment and treatment.last == "verifier":
+            return (*judged[:-1], verified) if judged else ()
         case "judge":
             return judged
         case "verifier":
             return (verified,)
         case "max":
-            known = both or verified == 1.0
-            return (max(grade or 0.0, verified or 0.0) if known else None,)
+            given = [score for score in (verified, grade) if score is not None]
+            return (max(given) if len(given) == 2 or 1.0 in given else None,)
         case "weighted":
             weight = treatment.verifier_weight
-            joined = weight * (verified or 0.0) + (1.0 - weight) * (grade or 0.0)
-            return (joined if both else None,)
+            parts = [(weight, verified), (1.0 - weight, grade)]
+            return (_weighted_sum([part for part in parts if part[0] > 0.0]),)
+
+
+def _weighted_sum(parts: Sequence[tuple[float, float | None]]) -> float | None:
+    """The sum of weight times score; None where a score is missing."""
+    products = [weight * score for weight, score in parts if score is not None]
+    return sum(products) if len(products) == len(parts) else None

@@ -61,6 +61,12 @@ def load_training_problems(
             f"rollout.problems_per_step = {limits.problems_per_step} exceeds the {len(kept)}"
             f" problems of {paths} whose {limit} ({len(problems) - len(kept)} are longer)"
         )
+    if limits.redraw > len(kept) - limits.problems_per_step:
+        raise ConfigError(
+            f"rollout.redraw = {limits.redraw}: a step samples {limits.problems_per_step} of the"
+            f" {len(kept)} problems that fit, so that"
+            f" {len(kept) - limits.problems_per_step} are left to draw; lower it"
+        )
     _check_shares(cfg, kept)
     return kept
 

@@ -53,7 +53,7 @@ pub enum Error {
     /// An outcome kind was given a rollout without exactly one score.
     #[error(
         "rollout {rollout} has {segments} segments; {kind} takes exactly one score per rollout \
-         (delta, end and group take one per segment)"
+         (delta, end, group and the other process kinds take one per segment)"
     )]
     NotOneSegment {
         /// Index of the rollout.
@@ -68,13 +68,30 @@ pub enum Error {
         "compat \"published\" with kind \"group\" needs response_width, the padded width, >= 1"
     )]
     NoResponseWidth,
+    /// A floor or a weight is negative, infinite or NaN.
+    #[error("{name} is {value}; it is a finite number of at least 0")]
+    Number {
+        /// `std_floor` or `outcome_weight`.
+        name: &'static str,
+        /// The number as given.
+        value: f64,
+    },
+    /// `overlong` has neither one entry per rollout nor none.
+    #[error("overlong has {given} entries for {rollouts} rollouts; give one per rollout, or none")]
+    Overlong {
+        /// Its entries.
+        given: usize,
+        /// The rollouts of the batch.
+        rollouts: usize,
+    },
 }
 
 /// How scores become advantages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case", parse_err_ty = Error, parse_err_fn = Kind::unknown)]
 pub enum Kind {
-    /// Outcome: `(s_i - mean) / (std + 1e-6)`, over the group, std with n - 1; 0 for one rollout.
+    /// Outcome: `(s_i - mean) / (max(std, floor) + 1e-6)`, over the group, std with n - 1; 0 for one
+    /// rollout.
     Grpo,
     /// Outcome: `s_i - mean` of the group.
     DrGrpo,
@@ -88,6 +105,17 @@ pub enum Kind {
     End,
     /// Process: `A_t = s_t - b`, `b` the mean over the group's rollouts of their mean score (eq. 6).
     Group,
+    /// Process: like `Group`, with the rollouts of the whole batch.
+    Batch,
+    /// Process: `A_t = s_t`.
+    Raw,
+    /// Process: 1 for each step before the first score below 0.75 (grade 4), -1 for that one, 0 for
+    /// what follows it. After arXiv 2601.18984.
+    FirstError,
+    /// Process: `s_t`, standardised over all steps of the group, plus the weighted `Grpo` of the last
+    /// scores. After arXiv 2605.17291.
+    #[strum(serialize = "step+outcome")]
+    StepOutcome,
 }
 
 impl Kind {
@@ -131,7 +159,8 @@ fn unknown<T: VariantArray + Copy + Into<&'static str>>(what: &'static str, valu
 }
 
 /// Reproduces the published code where it differs from the paper's equations: `delta` gives a
-/// single segment `s_1`, and `group` divides its baseline by the padded response width.
+/// single segment `s_1`, `end` gives the last segment 0, `group` divides its baseline by the padded
+/// response width, and nothing has a floor under its spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Published {
     /// Padded width of the response tensor in tokens; `group` needs it.
@@ -139,7 +168,7 @@ pub struct Published {
 }
 
 /// The whole choice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
     /// The equation.
     pub kind: Kind,
@@ -147,6 +176,10 @@ pub struct Settings {
     pub single_segment: SingleSegment,
     /// `None` is the paper.
     pub published: Option<Published>,
+    /// Smallest spread that `grpo` and `step+outcome` divide by, in scores; `published` has none.
+    pub std_floor: f64,
+    /// For `step+outcome` only: the weight of its outcome part.
+    pub outcome_weight: f64,
 }
 
 /// A batch of R rollouts in groups, each rollout in segments.
@@ -158,21 +191,49 @@ pub struct Batch<'a> {
     pub seg_off: &'a [usize],
     /// `[G + 1]`: group `g` has the rollouts `group_off[g]..group_off[g + 1]`.
     pub group_off: &'a [usize],
+    /// `[R]`, or empty where none is: which rollouts were cut by length. Read by `published` `end`.
+    pub overlong: &'a [bool],
 }
 
 /// One advantage per score, `[S]`; NaN for every segment of a rollout that is out.
 pub fn advantages(batch: Batch<'_>, settings: Settings) -> Result<Vec<f64>, Error> {
     batch.check()?;
+    settings.check()?;
     let mut advantages = vec![f64::NAN; batch.scores.len()];
     match settings.kind {
         kind @ (Kind::Grpo | Kind::DrGrpo | Kind::Rloo | Kind::Reinforce) => {
-            outcome::fill(batch, kind, &mut advantages)?;
+            outcome::fill(batch, kind, settings.floor(), &mut advantages)?;
         }
         Kind::Delta => process::delta(batch, settings, &mut advantages),
-        Kind::End => process::end(batch, &mut advantages),
+        Kind::End => process::end(batch, settings.published.is_some(), &mut advantages),
         Kind::Group => process::group(batch, settings.published, &mut advantages)?,
+        Kind::Batch => process::batch(batch, &mut advantages),
+        Kind::Raw => process::raw(batch, &mut advantages),
+        Kind::FirstError => process::first_error(batch, &mut advantages),
+        Kind::StepOutcome => process::step_outcome(batch, settings, &mut advantages),
     }
     Ok(advantages)
+}
+
+impl Settings {
+    fn check(&self) -> Result<(), Error> {
+        for (name, value) in [
+            ("std_floor", self.std_floor),
+            ("outcome_weight", self.outcome_weight),
+        ] {
+            if !value.is_finite() || value < 0.0 {
+                return Err(Error::Number { name, value });
+            }
+        }
+        Ok(())
+    }
+
+    fn floor(&self) -> f64 {
+        match self.published {
+            Some(_) => 0.0,
+            None => self.std_floor,
+        }
+    }
 }
 
 impl Batch<'_> {
@@ -185,7 +246,13 @@ impl Batch<'_> {
             });
         }
         check_offsets("seg_off", self.seg_off, self.scores.len())?;
-        check_offsets("group_off", self.group_off, self.seg_off.len() - 1)
+        let rollouts = self.seg_off.len() - 1;
+        check_offsets("group_off", self.group_off, rollouts)?;
+        if !self.overlong.is_empty() && self.overlong.len() != rollouts {
+            let given = self.overlong.len();
+            return Err(Error::Overlong { given, rollouts });
+        }
+        Ok(())
     }
 
     fn groups(&self) -> impl Iterator<Item = Range<usize>> {
@@ -224,6 +291,22 @@ fn check_offsets(name: &'static str, offsets: &[usize], end: usize) -> Result<()
         }),
         None => Ok(()),
     }
+}
+
+/// Keeps a division finite where all scores of a group are equal and there is no floor.
+const STD_EPSILON: f64 = 1e-6;
+
+/// What turns a distance from `mean` into standard deviations (n - 1), of at least `floor`; 0 for
+/// fewer than two numbers, which have no spread.
+fn inverse_spread(numbers: impl Iterator<Item = f64> + Clone, mean: f64, floor: f64) -> f64 {
+    let (squares, count) = numbers.fold((0.0, 0_u32), |(squares, count), number| {
+        (squares + (number - mean).powi(2), count + 1)
+    });
+    if count < 2 {
+        return 0.0;
+    }
+    let std = (squares / (f64::from(count) - 1.0)).sqrt();
+    1.0 / (std.max(floor) + STD_EPSILON)
 }
 
 /// The mean, computed as a distance from the first number so that equal numbers have it exactly.

@@ -1,6 +1,11 @@
-//! One score per segment: `delta`, `end`, `group`.
+//! One score per segment: `delta`, `end`, `group`, `batch`, `raw`, `first_error`, `step+outcome`.
 
-use crate::{Batch, Error, Published, Settings, SingleSegment, mean};
+use std::ops::Range;
+
+use crate::{Batch, Error, Published, Settings, SingleSegment, inverse_spread, mean};
+
+/// The score of a grade of 4: what `first_error` asks of a step.
+const RIGHT: f64 = 0.75;
 
 pub(crate) fn delta(batch: Batch<'_>, settings: Settings, advantages: &mut [f64]) {
     let single_segment = match settings.published {
@@ -31,14 +36,22 @@ pub(crate) fn delta(batch: Batch<'_>, settings: Settings, advantages: &mut [f64]
     }
 }
 
-pub(crate) fn end(batch: Batch<'_>, advantages: &mut [f64]) {
-    for segments in batch.valid(0..batch.seg_off.len() - 1) {
-        let last = segments.end - 1;
-        let final_score = batch.scores[last];
-        for index in segments {
-            advantages[index] = batch.scores[index] - final_score;
+/// `published` subtracts the final score from the last segment as well, and takes every score of a
+/// rollout that was cut by length for 0, but not the final score that it subtracts.
+pub(crate) fn end(batch: Batch<'_>, published: bool, advantages: &mut [f64]) {
+    for rollout in 0..batch.seg_off.len() - 1 {
+        let overlong = published && batch.overlong.get(rollout).is_some_and(|&cut| cut);
+        for segments in batch.valid(rollout..rollout + 1) {
+            let last = segments.end - 1;
+            let final_score = batch.scores[last];
+            for index in segments {
+                let score = if overlong { 0.0 } else { batch.scores[index] };
+                advantages[index] = score - final_score;
+            }
+            if !published {
+                advantages[last] = final_score;
+            }
         }
-        advantages[last] = final_score;
     }
 }
 
@@ -54,13 +67,67 @@ pub(crate) fn group(
             .ok_or(Error::NoResponseWidth)?,
     };
     for group in batch.groups() {
-        let means = batch
-            .valid(group.clone())
-            .map(|segments| mean(batch.scores[segments].iter().copied()));
-        let baseline = mean(means) / divisor as f64;
+        let baseline = mean_score(batch, group.clone()) / divisor as f64;
         for index in batch.valid(group).flatten() {
             advantages[index] = batch.scores[index] - baseline;
         }
     }
     Ok(())
+}
+
+pub(crate) fn batch(batch: Batch<'_>, advantages: &mut [f64]) {
+    let all = 0..batch.seg_off.len() - 1;
+    let baseline = mean_score(batch, all.clone());
+    for index in batch.valid(all).flatten() {
+        advantages[index] = batch.scores[index] - baseline;
+    }
+}
+
+pub(crate) fn raw(batch: Batch<'_>, advantages: &mut [f64]) {
+    for index in batch.valid(0..batch.seg_off.len() - 1).flatten() {
+        advantages[index] = batch.scores[index];
+    }
+}
+
+pub(crate) fn first_error(batch: Batch<'_>, advantages: &mut [f64]) {
+    for segments in batch.valid(0..batch.seg_off.len() - 1) {
+        let mut credit = 1.0;
+        for index in segments {
+            if credit > 0.0 && batch.scores[index] < RIGHT {
+                advantages[index] = -1.0;
+                credit = 0.0;
+            } else {
+                advantages[index] = credit;
+            }
+        }
+    }
+}
+
+pub(crate) fn step_outcome(batch: Batch<'_>, settings: Settings, advantages: &mut [f64]) {
+    let floor = settings.floor();
+    for group in batch.groups() {
+        let rollouts = batch.valid(group);
+        let steps = rollouts.clone().flatten().map(|index| batch.scores[index]);
+        let finals = rollouts
+            .clone()
+            .map(|segments| batch.scores[segments.end - 1]);
+        let (step_mean, final_mean) = (mean(steps.clone()), mean(finals.clone()));
+        let step_scale = inverse_spread(steps, step_mean, floor);
+        let final_scale = settings.outcome_weight * inverse_spread(finals, final_mean, floor);
+        for segments in rollouts {
+            let outcome = (batch.scores[segments.end - 1] - final_mean) * final_scale;
+            for index in segments {
+                advantages[index] = (batch.scores[index] - step_mean) * step_scale + outcome;
+            }
+        }
+    }
+}
+
+/// The mean over valid rollouts of the mean of their scores.
+fn mean_score(batch: Batch<'_>, rollouts: Range<usize>) -> f64 {
+    mean(
+        batch
+            .valid(rollouts)
+            .map(|segments| mean(batch.scores[segments].iter().copied())),
+    )
 }

@@ -4,7 +4,7 @@ use exprl_advantage::{Batch, Error, Kind, Published, Settings, SingleSegment, ad
 use proptest::prelude::*;
 
 const OUTCOME_KINDS: [Kind; 4] = [Kind::Grpo, Kind::DrGrpo, Kind::Rloo, Kind::Reinforce];
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 11] = [
     Kind::Grpo,
     Kind::DrGrpo,
     Kind::Rloo,
@@ -12,6 +12,10 @@ const KINDS: [Kind; 7] = [
     Kind::Delta,
     Kind::End,
     Kind::Group,
+    Kind::Batch,
+    Kind::Raw,
+    Kind::FirstError,
+    Kind::StepOutcome,
 ];
 
 /// Groups of rollouts of scores.
@@ -22,10 +26,21 @@ fn settings(kind: Kind) -> Settings {
         kind,
         single_segment: SingleSegment::Zero,
         published: None,
+        std_floor: 0.05,
+        outcome_weight: 1.0,
     }
 }
 
 fn run(groups: &[Vec<Vec<f64>>], settings: Settings) -> Result<Groups, Error> {
+    run_cut(groups, &[], settings)
+}
+
+/// `overlong` says which rollouts were cut by length.
+fn run_cut(
+    groups: &[Vec<Vec<f64>>],
+    overlong: &[bool],
+    settings: Settings,
+) -> Result<Groups, Error> {
     let rollouts: Vec<&Vec<f64>> = groups.iter().flatten().collect();
     let scores: Vec<f64> = rollouts.iter().copied().flatten().copied().collect();
     let seg_off = offsets(rollouts.iter().map(|rollout| rollout.len()));
@@ -34,6 +49,7 @@ fn run(groups: &[Vec<Vec<f64>>], settings: Settings) -> Result<Groups, Error> {
         scores: &scores,
         seg_off: &seg_off,
         group_off: &group_off,
+        overlong,
     };
     let mut values = advantages(batch, settings)?.into_iter();
     let take = |rollout: &Vec<f64>| values.by_ref().take(rollout.len()).collect();
@@ -102,6 +118,16 @@ fn kind_and_groups() -> impl Strategy<Value = (Kind, Groups)> {
     prop::sample::select(&KINDS).prop_flat_map(|kind| (Just(kind), groups_for(kind)))
 }
 
+/// The standard deviation, with n - 1; 0 of fewer than two.
+fn spread(scores: &[f64]) -> f64 {
+    let count = scores.len() as f64;
+    if scores.len() < 2 {
+        return 0.0;
+    }
+    let mean = scores.iter().sum::<f64>() / count;
+    (scores.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / (count - 1.0)).sqrt()
+}
+
 fn is_out(rollout: &[f64]) -> bool {
     rollout.is_empty() || rollout.iter().any(|score| score.is_nan())
 }
@@ -126,6 +152,63 @@ proptest! {
         };
         let before = run(&map(0.0), settings(Kind::Grpo)).unwrap();
         assert_close(&run(&map(share / 2.0), settings(Kind::Grpo)).unwrap(), &before);
+    }
+
+    #[test]
+    fn above_the_floor_grpo_is_what_it_is_without_one(groups in outcome_groups()) {
+        let bare = Settings { std_floor: 0.0, ..settings(Kind::Grpo) };
+        let (found, free) = (run(&groups, settings(Kind::Grpo)).unwrap(), run(&groups, bare).unwrap());
+        for (group, (found, free)) in groups.iter().zip(found.iter().zip(&free)) {
+            let scores: Vec<f64> = group.iter().flatten().copied().filter(|s| !s.is_nan()).collect();
+            if spread(&scores) > 0.0501 {
+                // Equal to the last bit, missing ones included.
+                prop_assert_eq!(format!("{found:?}"), format!("{free:?}"));
+            }
+        }
+    }
+
+    #[test]
+    fn what_differs_by_noise_only_stays_near_zero(
+        score in 0.0..=0.99_f64, noise in prop::collection::vec(0.0..=0.01_f64, 2..17)
+    ) {
+        let group = vec![noise.iter().map(|noise| vec![score + noise]).collect::<Vec<_>>()];
+        let found = run(&group, settings(Kind::Grpo)).unwrap();
+        prop_assert!(found.iter().flatten().flatten().all(|value| value.abs() <= 0.2));
+        // Without the floor the same noise is a preference of full size.
+        let bare = Settings { std_floor: 0.0, ..settings(Kind::Grpo) };
+        let largest = run(&group, bare).unwrap().iter().flatten().flatten()
+            .fold(0.0_f64, |most, value| most.max(value.abs()));
+        let scores: Vec<f64> = group.iter().flatten().flatten().copied().collect();
+        prop_assert!(largest > 0.5 || spread(&scores) < 1e-4);
+    }
+
+    #[test]
+    fn first_error_credits_up_to_the_first_error_and_nothing_after_it(groups in process_groups()) {
+        let found = run(&groups, settings(Kind::FirstError)).unwrap();
+        for (scores, found) in groups.iter().flatten().zip(found.iter().flatten()) {
+            if is_out(scores) {
+                continue;
+            }
+            let error = scores.iter().position(|&score| score < 0.75).unwrap_or(scores.len());
+            prop_assert!(found[..error].iter().all(|&value| value == 1.0));
+            prop_assert!(found.get(error).is_none_or(|&value| value == -1.0));
+            prop_assert!(found.iter().skip(error + 1).all(|&value| value == 0.0));
+        }
+    }
+
+    #[test]
+    fn the_steps_of_step_outcome_sum_to_zero_and_so_do_its_outcomes(groups in process_groups()) {
+        let part = |outcome_weight: f64| {
+            run(&groups, Settings { outcome_weight, ..settings(Kind::StepOutcome) }).unwrap()
+        };
+        let (steps, both) = (part(0.0), part(2.0));
+        for (steps, both) in steps.iter().zip(&both) {
+            let valid = steps.iter().zip(both).filter(|(steps, _)| !is_out(steps));
+            let sum: f64 = valid.clone().flat_map(|(steps, _)| steps).sum();
+            prop_assert!(sum.abs() < 1e-6, "steps: {sum}");
+            let sum: f64 = valid.map(|(steps, both)| both[0] - steps[0]).sum();
+            prop_assert!(sum.abs() < 1e-6, "outcomes: {sum}");
+        }
     }
 
     #[test]
@@ -175,7 +258,11 @@ fn each_kind_follows_its_equation() {
     let process = vec![vec![vec![0.5, 1.0, 0.75], vec![0.25]]];
     // mean 1/2, std sqrt((1/4 + 0 + 1/4) / 2) = 1/2
     let unit = 0.5 / (0.5 + 1e-6);
-    let cases: [(Kind, &Groups, Groups); 7] = [
+    // All steps: mean (1/2 + 1 + 3/4 + 1/4) / 4 = 5/8, squares 1/64 + 9/64 + 1/64 + 9/64 = 5/16.
+    let step = 1.0 / ((5.0_f64 / 16.0 / 3.0).sqrt() + 1e-6);
+    // Last scores 3/4 and 1/4: mean 1/2, squares 1/16 + 1/16 = 1/8.
+    let final_part = 0.25 / ((1.0_f64 / 8.0).sqrt() + 1e-6);
+    let cases: [(Kind, &Groups, Groups); 11] = [
         (
             Kind::Grpo,
             &outcome,
@@ -217,10 +304,95 @@ fn each_kind_follows_its_equation() {
             &process,
             vec![vec![vec![0.0, 0.5, 0.25], vec![-0.25]]],
         ),
+        (
+            Kind::Batch,
+            &process,
+            vec![vec![vec![0.0, 0.5, 0.25], vec![-0.25]]],
+        ),
+        (Kind::Raw, &process, process.clone()),
+        (
+            Kind::FirstError,
+            &process,
+            vec![vec![vec![-1.0, 0.0, 0.0], vec![-1.0]]],
+        ),
+        (
+            Kind::StepOutcome,
+            &process,
+            vec![vec![
+                vec![
+                    -0.125 * step + final_part,
+                    0.375 * step + final_part,
+                    0.125 * step + final_part,
+                ],
+                vec![-0.375 * step - final_part],
+            ]],
+        ),
     ];
     for (kind, groups, expected) in cases {
         assert_close(&run(groups, settings(kind)).unwrap(), &expected);
     }
+}
+
+#[test]
+fn batch_takes_its_mean_over_the_rollouts_of_all_groups() {
+    let groups = [
+        vec![vec![0.5, 1.0, 0.75]],
+        vec![vec![0.25], vec![f64::NAN, 1.0]],
+    ];
+    // (3/4 + 1/4) / 2
+    let out = vec![f64::NAN, f64::NAN];
+    let expected = [vec![vec![0.0, 0.5, 0.25]], vec![vec![-0.25], out]];
+    assert_close(&run(&groups, settings(Kind::Batch)).unwrap(), &expected);
+}
+
+#[test]
+fn a_grade_of_four_is_no_error() {
+    let found = run(
+        &[vec![vec![1.0, 0.75, 0.5, 1.0]]],
+        settings(Kind::FirstError),
+    );
+    assert_close(&found.unwrap(), &[vec![vec![1.0, 1.0, -1.0, 0.0]]]);
+}
+
+#[test]
+fn published_end_subtracts_the_final_score_everywhere() {
+    let groups = [vec![vec![0.5, 1.0, 0.75], vec![0.25]]];
+    let published = Settings {
+        published: Some(Published {
+            response_width: None,
+        }),
+        ..settings(Kind::End)
+    };
+    assert_close(
+        &run(&groups, published).unwrap(),
+        &[vec![vec![-0.25, 0.25, 0.0], vec![0.0]]],
+    );
+    // Cut by length: the scores are 0, the final score that is subtracted is not.
+    assert_close(
+        &run_cut(&groups, &[true, false], published).unwrap(),
+        &[vec![vec![-0.75, -0.75, -0.75], vec![0.0]]],
+    );
+    // The paper's equation does not ask what was cut.
+    assert_close(
+        &run_cut(&groups, &[true, false], settings(Kind::End)).unwrap(),
+        &[vec![vec![-0.25, 0.25, 0.75], vec![0.25]]],
+    );
+}
+
+#[test]
+fn published_has_no_floor_under_the_spread() {
+    let groups = [vec![vec![0.75], vec![0.7501]]];
+    let published = Settings {
+        published: Some(Published {
+            response_width: None,
+        }),
+        ..settings(Kind::Grpo)
+    };
+    let found = run(&groups, published).unwrap();
+    assert!((found[0][1][0] - 0.7).abs() < 0.02, "{found:?}");
+    let floored = run(&groups, settings(Kind::Grpo)).unwrap();
+    // 0.00005 / 0.050001
+    assert!((floored[0][1][0] - 0.001).abs() < 1e-6, "{floored:?}");
 }
 
 #[test]
@@ -296,6 +468,7 @@ fn errors_name_the_place_and_the_value() {
             scores,
             seg_off,
             group_off,
+            overlong: &[],
         };
         advantages(batch, settings(kind)).unwrap_err().to_string()
     };
@@ -322,6 +495,31 @@ fn errors_name_the_place_and_the_value() {
         let found = message(&[0.5, 1.0], seg_off, group_off, Kind::Delta);
         assert!(found.starts_with(start), "{found}");
     }
+    for (name, settings) in [
+        (
+            "std_floor is -0.1",
+            Settings {
+                std_floor: -0.1,
+                ..settings(Kind::Grpo)
+            },
+        ),
+        (
+            "outcome_weight is NaN",
+            Settings {
+                outcome_weight: f64::NAN,
+                ..settings(Kind::StepOutcome)
+            },
+        ),
+    ] {
+        let found = run(&[vec![vec![0.5]]], settings).unwrap_err().to_string();
+        assert!(found.starts_with(name), "{found}");
+    }
+    let one_of_two = run_cut(&[vec![vec![0.5], vec![0.5]]], &[true], settings(Kind::End));
+    let found = one_of_two.unwrap_err().to_string();
+    assert!(
+        found.starts_with("overlong has 1 entries for 2 rollouts"),
+        "{found}"
+    );
     let unknown = "grpoo".parse::<Kind>().unwrap_err().to_string();
     assert!(
         unknown.starts_with("unknown kind \"grpoo\"; choose one of grpo,"),

@@ -15,6 +15,9 @@ use pyo3::prelude::*;
     single_segment = "zero",
     compat = None,
     response_width = None,
+    std_floor = 0.05,
+    outcome_weight = 1.0,
+    overlong: "numpy.typing.NDArray[numpy.bool_] | None" = None,
 ) -> "numpy.typing.NDArray[numpy.float64]")]
 #[expect(clippy::too_many_arguments, reason = "Python names them")]
 #[expect(
@@ -30,6 +33,9 @@ pub fn advantages<'py>(
     single_segment: &str,
     compat: Option<&str>,
     response_width: Option<usize>,
+    std_floor: f64,
+    outcome_weight: f64,
+    overlong: Option<PyReadonlyArray1<'py, bool>>,
 ) -> PyResult<Bound<'py, PyArray1<f64>>> {
     let settings = Settings {
         kind: kind.parse().map_err(|error| value_error(&error))?,
@@ -37,14 +43,18 @@ pub fn advantages<'py>(
             .parse()
             .map_err(|error| value_error(&error))?,
         published: published(compat, response_width)?,
+        std_floor,
+        outcome_weight,
     };
     let scores = scores.as_array().to_vec();
     let seg_off = offsets("seg_off", &seg_off)?;
     let group_off = offsets("group_off", &group_off)?;
+    let overlong = overlong.map_or_else(Vec::new, |cut| cut.as_array().to_vec());
     let batch = Batch {
         scores: &scores,
         seg_off: &seg_off,
         group_off: &group_off,
+        overlong: &overlong,
     };
     let advantages = py
         .detach(|| exprl_advantage::advantages(batch, settings))

@@ -130,6 +130,32 @@ def test_the_name_of_a_domain_chooses_its_verifier(cfg):
             },
             "needs answers, and d has none",
         ),
+        (
+            {
+                "data": {"path": "d", "columns": {"answer": "none"}},
+                "domains": {},
+                "advantage": {"last": "verifier"},
+            },
+            "advantage.last = 'verifier' needs answers, and d has none",
+        ),
+        (
+            {
+                "data": {"path": "d"},
+                "domains": {},
+                "judge": {"kind": "rules", "view": "outcome"},
+                "advantage": {"kind": "grpo", "last": "verifier"},
+            },
+            "this run has no score per step; set reward.source = 'verifier'",
+        ),
+        (
+            {
+                "data": {"path": "d"},
+                "domains": {},
+                "method": "sft",
+                "rollout": {"redraw": 4},
+            },
+            "loss.objective = 'cross_entropy' has no advantages; set rollout.redraw to 0",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(sections, message):

@@ -31,6 +31,25 @@ def test_one_source_is_the_plain_row_of_epochs():
         ]
 
 
+def test_further_problems_are_new_of_the_same_source_and_the_same_every_time():
+    own = problems(6, 4)
+    taken = [own[0], own[1], own[7]]
+    found = mixture.draw_further(own, taken, taken, seed=3, step=5)
+    assert sorted(found) == ["0/0", "0/1", "1/1"]
+    assert [p.source for p in found.values()] == [0, 0, 1]
+    assert len({p.id for p in [*taken, *found.values()]}) == 6
+    assert found == mixture.draw_further(own, taken, taken, seed=3, step=5)
+    others = [mixture.draw_further(own, taken, taken, seed=3, step=step) for step in range(6, 12)]
+    assert any(found != other for other in others)
+
+
+def test_a_source_that_has_no_more_problems_leaves_its_place_as_it_is():
+    own = problems(2, 3)
+    taken = [own[0], own[1], own[2]]
+    assert list(mixture.draw_further(own, taken, taken, seed=0, step=0)) == ["1/0"]
+    assert mixture.draw_further(own, own, own, seed=0, step=0) == {}
+
+
 @given(
     weights=st.lists(st.floats(0.01, 100.0), min_size=1, max_size=5),
     per_step=st.integers(1, 9),

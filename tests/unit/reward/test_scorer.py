@@ -7,7 +7,7 @@ import pytest
 
 from exprl import config
 from exprl.judge import Judge, JudgeSettings, RuleJudge
-from exprl.learn.advantages import score_arrays
+from exprl.learn.advantages import score_arrays, segment_advantages
 from exprl.reward.judges import Judges
 from exprl.reward.scorer import Scorer, combine_scores
 from exprl.steps import Splitter
@@ -34,7 +34,7 @@ def rollout(tokenizer, text, index, finish="stop"):
     )
 
 
-def score(tokenizer, rollouts, *, view="prefix", reward=None, faults=None):
+def score(tokenizer, rollouts, *, view="prefix", reward=None, faults=None, advantage=None):
     problem = Problem("p", Prompt("p", (Message("user", QUESTION),)), "021394r3", "division")
     reward = reward or {}
     process = view != "outcome" and reward.get("source", "judge") == "judge"
@@ -45,7 +45,7 @@ def score(tokenizer, rollouts, *, view="prefix", reward=None, faults=None):
             "domains": {"division": {"verifier": "exact"}},
             "judge": {"kind": "rules", "view": view},
             "reward": reward,
-            "advantage": {"kind": "delta" if process else "grpo"},
+            "advantage": {"kind": "delta" if process else "grpo", **(advantage or {})},
         }
     )
     with contextlib.ExitStack() as stack:
@@ -117,8 +117,69 @@ def test_a_grade_that_never_comes_leaves_the_rollout_out_and_counted(tokenizer):
     assert scored.missing
     assert scored.ungraded
     assert len(scored.reasons) == 7 and "no line `Score: n`" in scored.reasons[0]
+    assert (scored.ungraded_steps, scored.bridged_steps) == (7, 0)
     values, _, _ = score_arrays([scored])
     assert np.isnan(values).all()
+
+
+def test_published_end_keeps_the_last_grade_of_a_rollout_that_was_cut(tokenizer):
+    """The published code subtracts it from scores that count 0."""
+    cut = rollout(tokenizer, "01/5=0r1###10/5=2r0###06/5", 0, finish="length")
+    published = {"kind": "end", "compat": "published"}
+    [kept] = score(tokenizer, [cut], advantage=published)
+    assert (kept.grades, kept.scores, kept.overlong) == ((5, 5, 1), (1.0, 1.0, 0.0), True)
+    right = rollout(tokenizer, "01/5=0r1###10/5=2r0", 0, finish="length")
+    [kept] = score(tokenizer, [right], advantage=published)
+    [values] = advantages_of([kept], published)
+    assert values.tolist() == [-1.0, -1.0]  # 0 - s_T
+    for other, wanted in (
+        ({"kind": "end"}, [0.0, 0.0]),
+        ({"kind": "delta", "compat": "published"}, [0.0, 0.0]),
+    ):
+        [zero] = score(tokenizer, [right], advantage=other)
+        assert (zero.grades, zero.scores) == ((None,) * 2, (0.0,) * 2)
+        assert advantages_of([zero], other)[0].tolist() == wanted
+
+
+@pytest.mark.parametrize("overlong", ["mask", "none"])
+def test_published_end_asks_for_no_grade_that_the_overlong_rule_does_not_need(tokenizer, overlong):
+    cut = rollout(tokenizer, "01/5=0r1###10/5=2r0", 0, finish="length")
+    published = {"kind": "end", "compat": "published"}
+    [scored] = score(tokenizer, [cut], reward={"overlong": overlong}, advantage=published)
+    assert not scored.overlong
+    if overlong == "mask":
+        assert scored.grades == (None,) * 2
+    else:  # judged like any other: 1 - 1
+        assert advantages_of([scored], published)[0].tolist() == [0.0, 0.0]
+
+
+def advantages_of(scored, advantage):
+    return segment_advantages(
+        scored,
+        lambda domain: config.Treatment("exact", "judge", 0.5, "prefix", None, advantage["kind"]),
+        config.Advantage(**advantage),
+        96,
+    )
+
+
+def test_the_verifier_can_give_the_last_score(tokenizer):
+    """It calls the wrong chain with a right box right, where the judge does not."""
+    [judged] = score(tokenizer, [rollout(tokenizer, WRONG_THIRD, 0)])
+    [verified] = score(
+        tokenizer, [rollout(tokenizer, WRONG_THIRD, 0)], advantage={"last": "verifier"}
+    )
+    assert judged.scores == (1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    assert verified.scores == (1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+    assert verified.grades == judged.grades
+
+
+def test_the_verifiers_last_score_stands_in_for_a_last_grade_that_never_came(tokenizer):
+    one = rollout(tokenizer, RIGHT, 0)
+    faults = {"no_grade_rate": 1.0}
+    [scored] = score(tokenizer, [one], faults=faults, advantage={"last": "verifier"})
+    assert scored.scores == (None,) * 6 + (1.0,)
+    assert not scored.missing
+    assert (scored.ungraded_steps, scored.bridged_steps) == (6, 6)
 
 
 def test_a_crashed_rollout_is_missing_and_never_judged(tokenizer):
@@ -156,7 +217,9 @@ JOINED = [
     ("max", 0.25, False, 0.25),
     ("max", None, True, 1.0),  # no grade could change it
     ("max", None, False, None),
-    ("max", 1.0, None, None),
+    ("max", 1.0, None, 1.0),  # nor could the verifier
+    ("max", 0.75, None, None),
+    ("max", None, None, None),
     ("weighted", 0.5, True, 0.7 + 0.15),
     ("weighted", 0.5, False, 0.15),
     ("weighted", None, True, None),
@@ -172,6 +235,27 @@ def test_judge_and_verifier_together(source, judged, correct, expected):
     # A rollout that was never graded has no verdicts at all.
     if judged is None:
         assert combine_scores(treatment, (), correct) == (found,)
+
+
+@pytest.mark.parametrize(
+    ("weight", "judged", "correct", "expected"),
+    [
+        (1.0, None, True, 1.0),
+        (1.0, None, False, 0.0),
+        (1.0, 0.25, None, None),
+        (0.0, 0.25, None, 0.25),
+        (0.0, 0.25, True, 0.25),
+        (0.0, None, True, None),
+        (0.001, 0.25, None, None),
+        (0.999, None, True, None),
+    ],
+)
+def test_a_part_without_weight_is_not_needed(weight, judged, correct, expected):
+    treatment = config.Treatment("math", "weighted", weight, "outcome", None, "grpo")
+    assert combine_scores(treatment, (judged,), correct) == (expected,)
+    # and nobody asks for it
+    assert treatment.judged == (weight < 1.0)
+    assert treatment.verified == (weight > 0.0)
 
 
 def test_execution_and_judge_in_one_run(tokenizer):

@@ -1,0 +1,143 @@
+r"""Do process rewards drive the step delimiters away, and which rule does it?
+
+    python bench/delimiters.py                      # six arms, two seeds
+    python bench/delimiters.py --seeds 0 --steps 24
+    python bench/delimiters.py --report-only
+
+The paper (A.1.1) reports that the number of delimiters falls to 0 under the overlong penalty. Its
+published code differs from the paper's `delta` in one more thing: a rollout of one step gets its
+score as advantage, not 0. Here both rules are set apart: `advantage.compat` x `reward.overlong`.
+
+The miniature's policy always writes its delimiter, so it could not lose it. So the base is trained
+a little further, on chains that double each `###` by the throw of a coin, and the doubled one,
+`######`, is the delimiter of the steps. The rule judge reads both alike: to mark a step or not is
+a choice of form that costs a token. Hard chains are right in 85 % of their steps, so that a whole
+one is right now and then. A rollout has 65 tokens and one more for each mark; the limit of 68 cuts
+those with more than three marks of six, which is a third (11/32).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import _arms
+import torch
+
+EXAMPLES = _arms.REPOSITORY / "examples" / "division"
+sys.path.insert(0, str(EXAMPLES))
+
+from division import DELIMITER, HARD_DIGITS, chain, draw_problem  # noqa: E402
+from make_base import collate  # noqa: E402
+from make_data import split  # noqa: E402
+from tokenizer import build_tokenizer  # noqa: E402
+from transformers import AutoModelForCausalLM  # noqa: E402
+
+MARK = 2 * DELIMITER
+SLIP_RATE = 0.15
+BASE_STEPS, BASE_BATCH, BASE_LR = 400, 64, 1e-3
+LIMIT = 68
+ARMS = {
+    f"{compat or 'paper'} {overlong}": (
+        f"advantage.compat={compat or 'none'}",
+        f"reward.overlong={overlong}",
+    )
+    for overlong in ("zero", "mask", "none")
+    for compat in ("published", None)
+}
+COLUMNS = {
+    "per_rollout": "steps/per_rollout",
+    "single_rate": "steps/single_rate",
+    "overlong_rate": "rollout/overlong_rate",
+    "length": "rollout/length_mean",
+    "right": "reward/correct_rate",
+    "reward": "reward/mean",
+    "entropy": "policy/entropy",
+}
+
+
+def make_base(folder: Path) -> None:
+    """Teach the miniature's base to double a delimiter by the throw of a coin."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    rng = random.Random(0)
+    held_out = {problem for problems in split().values() for problem in problems}
+    tokenizer = build_tokenizer(256)
+    model = AutoModelForCausalLM.from_pretrained(EXAMPLES / "base")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=BASE_LR, weight_decay=0.01)
+    for step in range(BASE_STEPS):
+        examples = []
+        while len(examples) < BASE_BATCH:
+            problem = draw_problem(rng, HARD_DIGITS)
+            if problem not in held_out:
+                steps = chain(problem, rng, SLIP_RATE).split(DELIMITER)
+                marks = [rng.choice((DELIMITER, MARK)) for _ in steps[1:]]
+                text = steps[0] + "".join(m + s for m, s in zip(marks, steps[1:], strict=True))
+                examples.append((problem.prompt, text))
+        ids, labels = collate(tokenizer, examples)
+        loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = BASE_LR * (1.0 - step / BASE_STEPS)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 50 == 0:
+            print(f"base: step {step:4d}  loss {loss.item():.4f}", flush=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "done").touch()
+
+
+def table(found: list[dict[str, Any]]) -> None:
+    """Marks and single steps of the first and of the last four steps of training."""
+    print(f"{'arm':16} seed steps  marks first -> last   T=1 first -> last  overlong  right")
+    for one in sorted(found, key=lambda one: (list(ARMS).index(one["arm"]), one["seed"])):
+        begin, end = (
+            {name: mean(x for x in part if x is not None) for name, part in parts.items()}
+            for parts in ({n: one[n][:1] for n in COLUMNS}, {n: one[n][-4:] for n in COLUMNS})
+        )
+        print(
+            f"{one['arm']:16} {one['seed']:4} {one['steps']:5}"
+            f"  {begin['per_rollout'] - 1:6.2f} -> {end['per_rollout'] - 1:5.2f}    "
+            f"  {begin['single_rate']:5.3f} -> {end['single_rate']:5.3f}"
+            f"     {end['overlong_rate']:5.3f}  {end['right']:5.3f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=_arms.REPOSITORY / "runs" / "delimiters")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--report-only", action="store_true", help="rows of what is done")
+    options = parser.parse_args()
+    os.chdir(_arms.REPOSITORY)
+    out = options.out.resolve()
+    base = out / "base"
+    if not (base / "done").exists():
+        make_base(base)
+    common = (
+        f"model.path={json.dumps(str(base))}",
+        f"reward.delimiter={json.dumps(MARK)}",
+        f"rollout.max_response_tokens={LIMIT}",
+        f"train.steps={options.steps}",
+        "eval.data=none",
+    )
+    arms = {arm: ARMS[arm] for arm in options.arms}
+    runs = _arms.plan(arms, options.seeds, common, out, evaluated=False)
+    if not options.report_only:
+        _arms.work(runs)
+    table(_arms.save("delimiters", _arms.rows("delimiters", runs, COLUMNS)))
+
+
+if __name__ == "__main__":
+    main()
