@@ -1,5 +1,7 @@
 //! The equations, as laws over any batch and as cases computed by hand.
 
+use std::cmp::Ordering;
+
 use exprl_advantage::{Batch, Error, Kind, Published, Settings, SingleSegment, advantages};
 use proptest::prelude::*;
 
@@ -190,9 +192,13 @@ proptest! {
                 continue;
             }
             let error = scores.iter().position(|&score| score < 0.75).unwrap_or(scores.len());
-            prop_assert!(found[..error].iter().all(|&value| value == 1.0));
-            prop_assert!(found.get(error).is_none_or(|&value| value == -1.0));
-            prop_assert!(found.iter().skip(error + 1).all(|&value| value == 0.0));
+            let credit = |step: usize| match step.cmp(&error) {
+                Ordering::Less => 1.0,
+                Ordering::Equal => -1.0,
+                Ordering::Greater => 0.0,
+            };
+            let expected: Vec<f64> = (0..scores.len()).map(credit).collect();
+            prop_assert_eq!(found, &expected);
         }
     }
 
