@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
 
 import exprl
 from exprl.cli import config, evaluate, judge, start, study, train
+from exprl.cli.extras import find_remedy
 from exprl.cli.options import INTERRUPTED, TAKES_OVERRIDES
 from exprl.errors import ConfigError, DataError, ExprlError
 
@@ -89,13 +89,10 @@ def main() -> None:
         print(f"exprl: {error}", file=sys.stderr)
         sys.exit(1)
     except ModuleNotFoundError as error:
-        if find_spec("torch"):  # then what is missing is no extra of ours
+        remedy = find_remedy(error.name)
+        if remedy is None:  # a fault of ours, or of another package
             raise
-        print(
-            f"exprl: {error.name} is not installed, and this command needs it; install exprl with"
-            " the extra `cpu`, `gpu` or `train` (docs/start/install.md)",
-            file=sys.stderr,
-        )
+        print(f"exprl: {remedy}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:  # a full disk, a folder where a file should be
         print(f"exprl: {error}", file=sys.stderr)

@@ -58,6 +58,7 @@ def command(request: Request) -> dict[str, Any]:
         DataError: a source cannot be used, or two have no problem in common.
         JudgeError: not one solution was annotated.
     """
+    plots.require_package()
     if not request.judge.endpoints or not request.judge.model:
         raise ConfigError("name the annotator: --endpoint URL and --model NAME")
     if len(request.sources) not in (1, 2):

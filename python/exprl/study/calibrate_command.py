@@ -109,6 +109,7 @@ def command(request: Request) -> dict[str, Any]:
         ConfigError: no judge is named, or it cannot be used.
         DataError: the solutions cannot be used.
     """
+    plots.require_package()
     every = solutions.read(
         request.source,
         step_rule=request.step_rule,

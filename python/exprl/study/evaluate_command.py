@@ -77,6 +77,8 @@ def command(
         DataError: the problems cannot be used.
         EngineError: vLLM did not start, or its process died.
     """
+    if plot:
+        plots.require_package()
     jobs = plan(names, data_path, samples, config_file, overrides, rollouts)
     most = jobs[0].cfg.eval.samples
     ks = tuple(ks) or choose_ks(most)

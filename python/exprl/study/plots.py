@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,16 @@ from exprl.study.continuations import Continued
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+def require_package() -> None:
+    """Find out before the work that its picture cannot be drawn.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
 
 
 def make_figure(width: float, height: float) -> Figure:
