@@ -57,7 +57,7 @@ def report(cfg: config.Config) -> int:
         f" {len(held_out)} held out"
     )
     for remark in remarks:
-        console.print(f"[yellow]rows[/]       {escape(remark)}")
+        console.print(f"[yellow]rows[/]       {escape(remark)}", soft_wrap=True)
     console.print(
         f"a step     {cfg.rollout.problems_per_step} problems x {cfg.rollout.group_size} ="
         f" {rollouts} rollouts, {cfg.optim.mini_batches} optimizer step(s)"
