@@ -14,6 +14,7 @@ import json
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -87,6 +88,8 @@ def _read_json(text: IO[str], path: Path) -> Iterator[Row]:
     if first == "[":
         values = ((f"row {i}", value) for i, value in enumerate(_parse_json(text.read(), path), 1))
     else:
+        if first == "{" and _find_ending(path) == ".json":
+            _refuse_one_object(text, path)
         values = (
             (f"line {i}", _parse_json(line, path, f"line {i}: "))
             for i, line in enumerate(text, 1)
@@ -96,6 +99,22 @@ def _read_json(text: IO[str], path: Path) -> Iterator[Row]:
         if not isinstance(value, dict):
             raise DataError(f"{path}: {place}: expected an object, found {describe_kind(value)}")
         yield value
+
+
+def _refuse_one_object(text: IO[str], path: Path) -> None:
+    """Refuse a .json file that is one object around the rows, or one of columns."""
+    content = text.read().strip()
+    text.seek(0)
+    try:
+        whole = json.loads(content)
+    except (ValueError, RecursionError):
+        return  # several lines, or broken: its line is named when it is read
+    columns = all(isinstance(v, dict) and all(map(str.isdecimal, v)) for v in whole.values())
+    if whole and ("\n" in content or columns):
+        raise DataError(
+            f"{path}: holds one object with {', '.join(whole)}; write the rows themselves: a list"
+            " of objects, or one object on each line (pandas: orient='records')"
+        )
 
 
 def _parse_json(text: str, path: Path, place: str = "") -> Any:
@@ -114,8 +133,8 @@ def _read_csv(text: IO[str], path: Path) -> Iterator[Row]:
         if twice is not None:
             raise DataError(f"{path}: two columns are called {twice!r}; rename one of them")
         for number, row in enumerate(reader, 1):
-            if None in row:
-                cells = len(names) + len(row[None])
+            cells = len(names) + len(row.get(None, ())) - sum(v is None for v in row.values())
+            if cells != len(names):
                 raise DataError(f"{path}: row {number}: {cells} cells for {len(names)} columns")
             yield row
     except csv.Error as error:
@@ -145,7 +164,7 @@ def _read_folder(folder: Path, settings: config.Source) -> Iterator[Row]:
         return
     try:
         part = folder / split if saved == SAVED[0] else folder
-        rows = datasets.load_from_disk(str(part), keep_in_memory=True)
+        rows = _keep_encoded(datasets.load_from_disk(str(part), keep_in_memory=True))
     except Exception as error:  # `datasets` documents no root error
         raise DataError(f"{folder}: split {split!r}: {_find_reason(error)}") from error
     yield from rows
@@ -223,7 +242,15 @@ def _read_hub(settings: config.Source) -> Iterator[Row]:
             f" can be loaded (data.subset = {settings.subset!r}, data.split = {settings.split!r}):"
             f" {_find_reason(error)}"
         ) from error
-    yield from dataset
+    yield from _keep_encoded(dataset)
+
+
+def _keep_encoded(dataset: Any) -> Any:
+    """The dataset without decoding images and sounds, which nothing reads."""
+    for name, feature in dataset.features.items():
+        if getattr(feature, "decode", False) and type(feature).__name__ != "Json":
+            dataset = dataset.cast_column(name, replace(feature, decode=False))
+    return dataset
 
 
 def _find_reason(error: BaseException) -> str:

@@ -35,6 +35,7 @@ def make_messages(
     Raises:
         DataError: names the place, and what to change.
     """
+    problem = _turn_into_list(problem)
     if isinstance(problem, list) and not is_parts(problem):
         if settings.template != PLAIN_TEMPLATE:
             raise DataError(
@@ -51,6 +52,16 @@ def make_messages(
         return text if name == "problem" else cell(name)
 
     return (Message("user", fill(settings.template, value, ["problem", *names])),)
+
+
+def _turn_into_list(problem: Any) -> Any:
+    """A list of messages also where `datasets` hands it out as `{role: [...], content: [...]}`."""
+    if isinstance(problem, Mapping) and {"role", "content"} == problem.keys():
+        roles, contents = problem["role"], problem["content"]
+        if isinstance(roles, list) and isinstance(contents, list) and len(roles) == len(contents):
+            pairs = zip(roles, contents, strict=True)
+            return [{"role": role, "content": content} for role, content in pairs]
+    return problem
 
 
 def _read_chat(chat: list[Any], place: str) -> tuple[Message, ...]:

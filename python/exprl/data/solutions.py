@@ -9,6 +9,11 @@ from exprl import config
 from exprl.data.cells import is_parts, read_text
 from exprl.errors import DataError
 
+_VOID = re.compile(
+    r"[\s.\u2026\u2013\u2014\-_?*/\\]*|\s*(?:n/a|nan|null|tbd|todo)\s*", re.IGNORECASE
+)
+"""What tables write where there is no solution."""
+
 
 def read_solutions(
     value: Any, settings: config.Source, answer: str | None, place: str, *, code: bool
@@ -26,12 +31,12 @@ def read_solutions(
     column = settings.columns.reference
     if not isinstance(value, list) or is_parts(value):
         text = read_text(value, place, column=column, code=code)
-        return () if text is None else (text,)
+        return () if text is None or (_VOID.fullmatch(text) and not code) else (text,)
     texts = [
         read_text(item, f"{place}: item {i}", numbers=False, code=code)
         for i, item in enumerate(value, 1)
     ]
-    solutions = tuple(text for text in texts if text is not None)
+    solutions = tuple(text for text in texts if text and not _VOID.fullmatch(text))
     if len(solutions) < 2 or settings.reference_list == "alternatives":
         return solutions
     if settings.reference_list == "steps":

@@ -105,3 +105,11 @@ def test_what_datasets_saved_is_read(tmp_path, several):
     columns = config.Columns(answer="more.answer")
     [only] = load_problems(config.Data(path=str(tmp_path / "saved"), columns=columns))
     assert (only.question, only.answer) == ("p", "8")
+
+
+def test_images_that_lie_beside_the_texts_are_not_decoded(tmp_path):
+    rows = [{"problem": "p", "reference": "r", "answer": "7", "image": {"bytes": b"no image"}}]
+    saved = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
+    saved.save_to_disk(tmp_path / "saved")
+    [only] = load_problems(config.Data(path=str(tmp_path / "saved")))
+    assert only.answer == "7"

@@ -209,6 +209,14 @@ def test_a_chat_with_from_and_value_is_refused_with_the_names_to_give(load):
         load([plain(problem=[{"from": "human", "value": "q"}])])
 
 
+def test_a_chat_as_a_list_of_roles_and_one_of_contents_is_a_chat(load):
+    [only] = load([plain(problem={"role": ["system", "user"], "content": ["Be brief.", "Hi"]})])
+    assert [(m.role, m.content) for m in only.prompt.messages] == [
+        ("system", "Be brief."),
+        ("user", "Hi"),
+    ]
+
+
 SVAMP = plain(Body="Ann has {3} pens, and more.", Question="How many, in {braces}?")
 
 
@@ -342,6 +350,12 @@ def test_a_list_of_solutions_names_its_answer_with_any_blanks_and_signs(load):
 def test_a_list_of_solutions_of_something_else_is_refused_by_its_item(load, item):
     with pytest.raises(DataError, match="row 1: column 'reference': item 2: expected text, f"):
         load([plain(reference=["x", item])])
+
+
+@pytest.mark.parametrize("void", ["-", "...", "N/A", " nan", "\u2014", "?", "TBD"])
+def test_a_void_is_no_reference(load, void):
+    assert [load([plain(reference=r)])[0].reference for r in (void, [void])] == [None, None]
+    assert load([plain(reference="It is n/a.")])[0].reference == "It is n/a."
 
 
 GAPS = (plain(), plain(reference=None), plain(reference=" "), plain())
