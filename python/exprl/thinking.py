@@ -21,7 +21,7 @@ def outside_thinking(text: str) -> tuple[str, ...]:
     >>> outside_thinking("42?</think>43")
     ('43',)
     """
-    return tuple(_core.outside_thinking(text))
+    return tuple(_core.outside_thinking(_drop_surrogates(text)))
 
 
 def open_thinking(text: str) -> str | None:
@@ -31,4 +31,9 @@ def open_thinking(text: str) -> str | None:
     '</think>'
     >>> open_thinking("<think>42?</think>43")
     """
-    return _core.open_thinking(text)
+    return _core.open_thinking(_drop_surrogates(text))
+
+
+def _drop_surrogates(text: str) -> str:
+    """A text that UTF-8 can hold; a lone surrogate becomes a question mark."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -17,6 +17,7 @@ from exprl.thinking import open_thinking, outside_thinking
         ("a<think>it never closes", "a", "</think>"),
         ("[THINK]x[/THINK]é◁think▷y", "é", "◁/think▷"),
         ("<think>a<think>b</think>c", "c", None),
+        ("a half of a pair: \ud83d", "a half of a pair: ?", None),
     ],
 )
 def test_the_text_outside_thinking_and_what_it_still_owes(text, outside, owes):

@@ -30,6 +30,7 @@ from exprl.config.reward import (
     Sandbox,
     Treatment,
     VerifierName,
+    Verify,
 )
 from exprl.config.run import Config
 from exprl.config.toml import build, build_judge, json_schema, load, override, read, to_toml
@@ -66,6 +67,7 @@ __all__ = [
     "Treatment",
     "Truncation",
     "VerifierName",
+    "Verify",
     "build",
     "build_judge",
     "differences",

@@ -15,6 +15,7 @@ from exprl.steps import StepRule
 
 RewardSource = Literal["judge", "verifier", "max", "weighted", "none"]
 VerifierName = Literal["math", "science", "choice", "exact", "code"]
+Verify = Literal["strict", "lenient"]
 VERIFIERS: dict[str, VerifierName] = {name: name for name in get_args(VerifierName)}
 """By the name of a domain; every other one has `math`."""
 Condition = Literal["right", "none", "wrong"]
@@ -128,6 +129,12 @@ class Reward(Section):
         " its rollout out (drop); a missing last grade takes it out either way. Rewards of one"
         " score per rollout do not read this",
     )
+    verify: Verify = Field(
+        "strict",
+        description="which final answers the verifier accepts: only those that a rollout marks, in"
+        " \\boxed{}, after #### or by a sentence such as `The answer is 5.` (strict); or also one"
+        " that is found near its end, for base models (lenient)",
+    )
 
 
 class Advantage(Section):
@@ -203,6 +210,7 @@ class Domain(Section):
     view: View | None = Field(None, description="judge.view of the domain")
     rubric: str | None = Field(None, description="judge.rubric of the domain")
     advantage: AdvantageKind | None = Field(None, description="advantage.kind of the domain")
+    verify: Verify | None = Field(None, description="reward.verify of the domain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +225,7 @@ class Treatment:
     advantage: AdvantageKind
     last: LastScore = "judge"
     compat: Compat | None = None
+    verify: Verify = "strict"
 
     @property
     def judged(self) -> bool:

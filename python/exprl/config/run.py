@@ -62,6 +62,7 @@ class Config(Section):
             advantage=self.advantage.kind,
             last=self.advantage.last,
             compat=self.advantage.compat,
+            verify=self.reward.verify,
         )
         own = self.domains.get(domain, Domain())
         return replace(run, **own.model_dump(exclude_none=True))

@@ -106,7 +106,7 @@ def evaluate(
         right = verified.result() if verified else False
         if right is None:
             continue
-        vote = votes.find_vote(text, verifiers.kind(problem.domain))
+        vote = verifiers.find_answer(text, problem.domain)
         tallies[problem.id].add(right, rollout.finish_reason == "length", vote)
         if keep is not None:
             keep(problem, rollout, text, right)

@@ -9,23 +9,13 @@ from fractions import Fraction
 
 from exprl import config
 from exprl.errors import VerifierError
-from exprl.verify import answer, choice, quantity
+from exprl.verify import answer, quantity
+from exprl.verify.reading import normalize
 
 MOST_COMPARISONS = 200
 """Of one problem's answers by math-verify; beyond it only text and plain numbers decide."""
 
 _PLAIN = re.compile(r"[+-]?\d{1,300}(?:\.\d{1,300}|/0*[1-9]\d{0,299})?")
-
-
-def find_vote(text: str, verifier: config.VerifierName) -> str | None:
-    """The answer that a trace votes for, as its verifier finds it; None = it does not vote."""
-    match verifier:
-        case "code":
-            return None
-        case "choice":
-            return choice.find_letter(text)
-        case _:
-            return answer.find_answer(text)
 
 
 def count_votes(votes: Sequence[str], verifier: config.VerifierName) -> tuple[int, ...] | None:
@@ -48,7 +38,7 @@ def count_votes(votes: Sequence[str], verifier: config.VerifierName) -> tuple[in
     known: dict[str, _Group] = {}
     left = MOST_COMPARISONS
     for vote in votes:
-        text = answer.normalize(vote) if verifier == "math" else vote.strip()
+        text = normalize(vote) if verifier == "math" else vote.strip()
         group = known.get(text)
         if group is None:
             value = _number(text) if verifier == "math" else None

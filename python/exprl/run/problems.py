@@ -12,9 +12,9 @@ from exprl.data.problems import load_problems, require_answers, require_referenc
 from exprl.data.references import drop_references, tokenize_solutions
 from exprl.data.remarks import Remark, count_rows, ignore
 from exprl.data.tokenizer import prompt_ids
-from exprl.errors import ConfigError
+from exprl.errors import ConfigError, DataError
 from exprl.types import Problem, ReferenceProblem
-from exprl.verify.verifiers import check_answers
+from exprl.verify.verifiers import check_answers, describe_unreadable
 
 P = TypeVar("P", bound=Problem)
 
@@ -29,20 +29,26 @@ def load_training_problems(
     Args:
         remark: is told which rows are left out, or not used as they stand.
     """
+    left_out: list[str] = []
+
+    def tell(text: str) -> None:
+        left_out.append(text)
+        remark(text)
+
     settings, limits = cfg.data, cfg.rollout
     settings = settings if cfg.needs_references else drop_references(settings)
-    problems = load_problems(settings, remark)
+    problems = load_problems(settings, tell)
     _check_domains(cfg, problems)
     if cfg.needs_references:
         rewarded = cfg.loss.objective == "policy_gradient"
         require_references([p for p in problems if not rewarded or cfg.treatment(p.domain).judged])
     require_answers([p for p in problems if cfg.treatment(p.domain).verified])
-    check_answers(cfg.treatment, problems)
+    problems = drop_unreadable(cfg, problems, tell, evaluated=False)
     if any(part.columns.answer is not None for part in settings.parts):
         unanswered = [p for p in problems if p.answer is None]
         what = "have no final answer, so no rollout of theirs counts as right or wrong"
-        count_rows(what, unanswered, len(problems), remark)
-    kept = drop_long_prompts(problems, tokenizer, cfg.model, limits.max_prompt_tokens, remark)
+        count_rows(what, unanswered, len(problems), tell)
+    kept = drop_long_prompts(problems, tokenizer, cfg.model, limits.max_prompt_tokens, tell)
     limit = f"prompt has at most rollout.max_prompt_tokens = {limits.max_prompt_tokens} tokens"
     if cfg.learns_references:
         pairs = tokenize_solutions(kept, tokenizer, cfg.model)
@@ -50,7 +56,7 @@ def load_training_problems(
         kept = [p for p in kept if len(pairs[p.id][1]) <= limits.max_response_tokens]
         most = f"rollout.max_response_tokens = {limits.max_response_tokens}"
         what = f"are left out: their reference has more tokens than {most}"
-        count_rows(what, long, len(problems), remark)
+        count_rows(what, long, len(problems), tell)
         limit += (
             " and reference at most rollout.max_response_tokens ="
             f" {limits.max_response_tokens} tokens"
@@ -60,6 +66,7 @@ def load_training_problems(
         raise ConfigError(
             f"rollout.problems_per_step = {limits.problems_per_step} exceeds the {len(kept)}"
             f" problems of {paths} whose {limit} ({len(problems) - len(kept)} are longer)"
+            + "".join(f"\n  {text}" for text in left_out)
         )
     if limits.redraw > len(kept) - limits.problems_per_step:
         raise ConfigError(
@@ -90,6 +97,38 @@ def load_held_out(
     check_answers(cfg.treatment, problems)
     limit = cfg.rollout.max_prompt_tokens
     return drop_long_prompts(problems, tokenizer, cfg.model, limit, held_out)
+
+
+def drop_unreadable(
+    cfg: config.Config, problems: list[P], remark: Remark, *, evaluated: bool
+) -> list[P]:
+    """Leave out the rows whose answer cannot be read, where the reward or a measure needs it.
+
+    Elsewhere they stay: the judge grades them, and whether a rollout is right is not known.
+
+    Raises:
+        DataError: the verifier is the reward, or measures, and can read not one answer.
+    """
+    unreadable = check_answers(cfg.treatment, problems)
+    lost = {p.id for p in unreadable if evaluated or cfg.treatment(p.domain).verified}
+    left_out = [p for p in unreadable if p.id in lost]
+    unknown = [p for p in unreadable if p.id not in lost]
+    for rows, what in (
+        (left_out, "are left out: their final answer cannot be read"),
+        (
+            unknown,
+            "have a final answer that cannot be read: no rollout of theirs is right or wrong",
+        ),
+    ):
+        if rows:
+            first = describe_unreadable(cfg.treatment, rows[0])
+            remark(f"{len(rows)} of {len(problems)} rows {what}; the first: {first}")
+    if evaluated and left_out and len(left_out) == len(problems):
+        first = describe_unreadable(cfg.treatment, left_out[0])
+        raise DataError(
+            f"none of the {len(problems)} final answers can be read; the first: {first}"
+        )
+    return [p for p in problems if p.id not in lost]
 
 
 def _check_domains(cfg: config.Config, problems: Sequence[Problem]) -> None:

@@ -307,13 +307,15 @@ def _limit_length(cfg: config.Config) -> int:
 
 def _load_problems(job: Measurement, remark: Remark = ignore) -> list[ReferenceProblem]:
     """With references where the rollouts are kept, beside which they stand; else unread."""
+    from exprl.run.problems import drop_unreadable
+
     settings = job.cfg.eval.data
     assert settings is not None, "targets.make_eval_config sets it"
     problems = load_problems(
         keep_all_rows(settings) if job.rollouts else drop_references(settings), remark
     )
     require_answers(problems)
-    return problems
+    return drop_unreadable(job.cfg, problems, remark, evaluated=True)
 
 
 def _make_row(

@@ -1,13 +1,11 @@
-r"""The letter that a trace chooses.
-
-Nothing is guessed: a trace that names two letters, or none, has not answered.
-"""
+r"""The letter that a trace chooses. A trace that names two letters, or none, has not answered."""
 
 from __future__ import annotations
 
 import re
 
 from exprl.verify.answer import find_answer
+from exprl.verify.marked import Marked, find_marked
 
 LETTERS = "ABCDEFGHIJ"
 TAIL = 2000
@@ -31,9 +29,31 @@ _ANOTHER = re.compile(
     rf"\s*(?:,|/|&|\b(?:and|or)\b)\s*(?:option\s*)?[(\[]?{_LETTER}\b", re.IGNORECASE
 )
 
+_TAKEN_BACK = re.compile(
+    r"\b(?i:no|not|or|and|wait|actually|rather|but|maybe)\b\W*(?i:option\s*)?\(?"
+    rf"{_LETTER}\b(?![\w'])|\?\s*\Z"
+)
+
+
+def find_marked_letter(text: str) -> Marked:
+    r"""The letter that a trace marks as its choice: in the last box, after hashes, by a statement.
+
+    >>> find_marked_letter("**Answer: B**").answer, find_marked_letter("The option is (C).").answer
+    ('B', 'C')
+    >>> find_marked_letter("The answer is A or B.").reason
+    "no one letter: 'A or B'"
+    """
+    marked = find_marked(text, choice=True)
+    if marked.answer is None:
+        return marked
+    letter = read_letter(marked.answer)
+    if letter is None or _TAKEN_BACK.search(marked.answer):
+        return Marked(None, marked.mark, f"no one letter: {marked.answer[:60]!r}")
+    return Marked(letter, marked.mark)
+
 
 def find_letter(text: str) -> str | None:
-    r"""The letter that a trace chooses, or None.
+    r"""The letter that a trace chooses where `verify = "lenient"`, or None.
 
     The last box counts, else the last statement such as `Answer: (C)`, else a last line that is a
     letter and nothing else. `A or B` is no choice.

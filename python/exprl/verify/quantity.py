@@ -39,23 +39,17 @@ _UNITS = frozenset(
 """Words that stand behind a number as its unit. One letter alone could be a variable."""
 
 
-def is_correct(text: str, gold: str) -> bool:
-    r"""Whether a trace ends in the gold answer of a science problem.
+def is_equal(found: str, gold: str) -> bool:
+    r"""Whether two final answers of a science problem are one.
 
     Two numbers are one if they differ by at most 1 % and have the same unit, or one has none; the
     rest is mathematics (`answer.is_equal`).
 
-    >>> is_correct(r"\boxed{4.52 \times 10^{33}\ \mathrm{erg/s}}", "4.5e33")
+    >>> is_equal(r"4.52 \times 10^{33}\ \mathrm{erg/s}", "4.5e33")
     True
-    >>> is_correct(r"\boxed{3\ \mathrm{m}}", r"3\ \mathrm{cm}")
+    >>> is_equal(r"3\ \mathrm{m}", r"3\ \mathrm{cm}")
     False
     """
-    found = answer.find_answer(text)
-    return found is not None and is_equal(found, gold)
-
-
-def is_equal(found: str, gold: str) -> bool:
-    """Whether two final answers are one by the rules of `is_correct`."""
     here, there = _parse(found), _parse(gold)
     if here is None or there is None:
         return answer.is_equal(found, gold)
@@ -63,6 +57,11 @@ def is_equal(found: str, gold: str) -> bool:
     if unit and gold_unit and unit != gold_unit:
         return False
     return abs(value - gold_value) <= TOLERANCE * abs(gold_value)
+
+
+def is_quantity(text: str) -> bool:
+    """Whether the text is one number with at most a unit."""
+    return _parse(text) is not None
 
 
 def _parse(text: str) -> tuple[float, str] | None:

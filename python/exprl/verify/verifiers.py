@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 from exprl import config
 from exprl.errors import ConfigError, DataError, SandboxError, VerifierError
+from exprl.thinking import outside_thinking
 from exprl.types import Problem
 from exprl.verify import answer, choice, code, math, quantity
+from exprl.verify.gold import read_gold
+from exprl.verify.marked import Marked, find_marked
 from exprl.verify.sandbox.sandbox import Sandbox
 
 Treatments = Callable[[str], config.Treatment]
@@ -16,6 +21,24 @@ Treatments = Callable[[str], config.Treatment]
 
 MOST_WORKERS = 16
 """Each may hold a math-verify process of about 130 MB."""
+
+
+SHOWN = 80
+"""Characters of an answer that a message shows."""
+P = TypeVar("P", bound=Problem)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a trace is right, and why.
+
+    correct: None where that is not known.
+    found: the final answer of the trace, where it has one.
+    """
+
+    correct: bool | None
+    reason: str
+    found: str | None = None
 
 
 class Verifiers:
@@ -44,12 +67,23 @@ class Verifiers:
         """End the processes that compare answers."""
         math.close()
 
-    def is_correct(self, text: str, problem: Problem) -> bool | None:
-        """Whether a trace is right; None where that is not known.
+    def find_answer(self, text: str, domain: str) -> str | None:
+        """The final answer of a trace; None where it has none, and for code."""
+        treatment = self._treatment(domain)
+        if treatment.verifier == "code":
+            return None
+        return find_final(text, treatment.verifier, treatment.verify).answer
 
-        It is not known where the row has no answer, where unit tests ask nothing of the program,
-        and where the sandbox could not run it or something killed the process that compares: that
-        is missing, and not wrong.
+    def is_correct(self, text: str, problem: Problem) -> bool | None:
+        """Whether a trace is right; None where that is not known (`examine`)."""
+        return self.examine(text, problem).correct
+
+    def examine(self, text: str, problem: Problem) -> Verdict:
+        """Whether a trace is right, and why.
+
+        It is not known where the row has no answer or one that cannot be read, where unit tests ask
+        nothing of the program, and where the sandbox could not run it or something killed the
+        process that compares: that is missing, and not wrong.
 
         Args:
             text: the whole trace; hostile.
@@ -59,24 +93,60 @@ class Verifiers:
             EngineError: math-verify's process does not start.
         """
         if problem.answer is None:
-            return None
+            return Verdict(None, "no gold answer")
+        treatment = self._treatment(problem.domain)
+        gold = read_gold(problem.answer, treatment.verifier)
+        if gold is None:
+            return Verdict(None, "the gold answer cannot be read")
         try:
-            return self._verify(text, problem, problem.answer)
-        except (SandboxError, VerifierError):
-            return None
+            if treatment.verifier == "code":
+                return self._run(text, problem, gold)
+            return _compare(text, gold, treatment.verifier, treatment.verify)
+        except (SandboxError, VerifierError) as error:
+            return Verdict(None, f"not verified: {error}")
 
-    def _verify(self, text: str, problem: Problem, gold: str) -> bool | None:
-        match self.kind(problem.domain):
-            case "code":
-                if self.sandbox is None:
-                    raise ConfigError(f"problem {problem.id!r}: code cannot be verified unconfined")
-                return code.passes(self.sandbox, text, gold, problem.setup)
-            case "choice":
-                return choice.find_letter(text) == choice.read_letter(gold)
-            case "science":
-                return quantity.is_correct(text, gold)
-            case "exact" | "math" as verifier:
-                return answer.is_correct(text, gold, verifier)
+    def _run(self, text: str, problem: Problem, tests: str) -> Verdict:
+        if self.sandbox is None:
+            raise ConfigError(f"problem {problem.id!r}: code cannot be verified unconfined")
+        passed = code.passes(self.sandbox, text, tests, problem.setup)
+        if passed is None:
+            return Verdict(None, "the tests ask nothing of the program")
+        return Verdict(passed, "passes its tests" if passed else "fails its tests")
+
+
+def find_final(text: str, verifier: config.VerifierName, verify: config.Verify) -> Marked:
+    """The final answer of a trace by the rules of its verifier, strict or lenient."""
+    if verify == "strict":
+        return choice.find_marked_letter(text) if verifier == "choice" else find_marked(text)
+    spoken = "".join(outside_thinking(text))
+    find = choice.find_letter if verifier == "choice" else answer.find_answer
+    found = find(spoken)
+    return Marked(found, reason="" if found is not None else "no marked answer")
+
+
+def _compare(text: str, gold: str, verifier: config.VerifierName, verify: config.Verify) -> Verdict:
+    """The final answer of a trace against a gold answer that can be read."""
+    final = find_final(text, verifier, verify)
+    if final.answer is None:
+        if verifier == "math" and verify == "lenient":
+            spoken = "".join(outside_thinking(text))
+            if answer.equals_tail(spoken, gold):
+                return Verdict(True, "unmarked, and equals the gold answer")
+        return Verdict(False, final.reason)
+    match verifier:
+        case "science":
+            equal = quantity.is_equal(final.answer, gold)
+        case "math":
+            equal = answer.is_equal(final.answer, gold)
+        case _:
+            equal = final.answer.strip() == gold
+    if equal:
+        return Verdict(True, "equals the gold answer", final.answer)
+    return Verdict(False, f"differs: found {_shorten(final.answer)}", final.answer)
+
+
+def _shorten(found: str) -> str:
+    return repr(found if len(found) <= SHOWN else found[:SHOWN] + "...")
 
 
 def needs_sandbox(treatment: Treatments, problems: Sequence[Problem]) -> bool:
@@ -84,25 +154,44 @@ def needs_sandbox(treatment: Treatments, problems: Sequence[Problem]) -> bool:
     return any(p.answer is not None and treatment(p.domain).verifier == "code" for p in problems)
 
 
-def check_answers(treatment: Treatments, problems: Sequence[Problem]) -> None:
+def check_answers(treatment: Treatments, problems: Sequence[P]) -> list[P]:
     """Look at every answer before the run.
 
+    Returns:
+        The rows whose answer cannot be read: what is right there is not known.
+
     Raises:
-        DataError: names the first row whose answer its verifier cannot use.
+        DataError: the unit tests of a row cannot be run, or the verifier is a reward and not one
+            answer can be read.
     """
-    for problem in problems:
-        if problem.answer is None:
-            continue
-        match treatment(problem.domain).verifier:
-            case "code":
-                wrong = code.check(problem.answer, problem.setup)
-            case "choice":
-                is_letter = choice.read_letter(problem.answer) is not None
-                wrong = None if is_letter else f"{problem.answer!r} names no letter A..J"
-            case _:
-                wrong = None
+    answered = [p for p in problems if p.answer is not None]
+    for problem in answered:
+        wrong = (
+            code.check(str(problem.answer), problem.setup)
+            if treatment(problem.domain).verifier == "code"
+            else None
+        )
         if wrong:
             raise DataError(
                 f"row with the id {problem.id!r}, domain {problem.domain!r}: {wrong}; correct the"
                 f" answer, or name another verifier in [domains.{problem.domain}]"
             )
+    unreadable = [
+        p for p in answered if read_gold(str(p.answer), treatment(p.domain).verifier) is None
+    ]
+    rewarded = [p for p in answered if treatment(p.domain).verified]
+    lost = [p for p in unreadable if treatment(p.domain).verified]
+    if lost and len(lost) == len(rewarded):
+        raise DataError(
+            f"{describe_unreadable(treatment, lost[0])}, and so it is with all {len(lost)} rows"
+            " that the verifier is to reward: does data.columns.answer name the final answers?"
+            ' verifier = "exact" in [domains.NAME] compares them as text'
+        )
+    return unreadable
+
+
+def describe_unreadable(treatment: Treatments, problem: Problem) -> str:
+    """One row whose answer cannot be read, with the answer."""
+    kind = treatment(problem.domain).verifier
+    wanted = "names no letter A..J" if kind == "choice" else f"is no answer that {kind!r} can read"
+    return f"row with the id {problem.id!r}: {_shorten(str(problem.answer))} {wanted}"

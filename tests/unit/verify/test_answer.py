@@ -1,4 +1,4 @@
-r"""The sparse verifier: which answers are equal, and that no trace can break it."""
+r"""Which answers are equal, and that no trace can break the verifier."""
 
 import json
 import threading
@@ -7,50 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from exprl.verify.answer import find_answer, is_correct
+from exprl import config
+from exprl.types import Problem, Prompt
+from exprl.verify.answer import find_answer, is_equal
+from exprl.verify.verifiers import Verifiers
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        (r"So \boxed{72}.", "72"),
-        (r"\boxed{71}, or rather \boxed{72}", "72"),
-        (r"\boxed{72} and an unclosed \boxed{73", "72"),
-        (r"\boxed{71 and \boxed{72}", "72"),
-        (r"\boxed{\boxed{72}}", "72"),
-        (r"\boxed {72}", "72"),
-        (r"\boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}"),
-        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
-        (r"} } stray { \boxed{72} {", "72"),
-        (r"\boxed{[0, 1\}}", r"[0, 1\}"),
-        ("#### 71\n#### 72\n", "72"),
-        ("16 - 3 = 13\n#### 13 apples ", "13 apples "),
-        ("####72", "72"),
-        (r"\boxed{72}" + "\n#### 73", "72"),
-    ],
-)
-def test_the_last_whole_box_or_the_last_line_of_hashes_is_the_final_answer(
-    text: str, answer: str
-) -> None:
-    assert find_answer(text) == answer
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "72",
-        r"\boxed{72",
-        r"boxed{72}",
-        "#### Step 2\nthen",
-        "##### 72",
-        "### 72",
-        "####\n",
-        "x#### 1",
-    ],
-)
-def test_a_trace_without_a_marked_answer_has_none(text: str) -> None:
-    assert find_answer(text) is None
+def correct(text: str, gold: str, verify: str = "strict", domain: str = "math") -> bool | None:
+    keys = {"model": {"path": "m"}, "data": {"path": "d"}, "judge": {"kind": "rules"}}
+    cfg = config.build(keys | {"reward": {"verify": verify}})
+    problem = Problem("p", Prompt("p", ()), gold, domain)
+    return Verifiers(cfg.treatment).is_correct(text, problem)
 
 
 @pytest.mark.parametrize(
@@ -66,17 +33,27 @@ def test_a_trace_without_a_marked_answer_has_none(text: str) -> None:
         ("1234", "1,234"),
         (r"\$18", "18"),
         (r"18 \text{ dollars}", "18"),
+        ("18 dollars a week", "18"),
+        ("18", r"18\ \text{square feet}"),
+        ("$18$ dollars", "18"),
+        (r"\text{Area} = 18", "18"),
+        (r"\text{The answer is } 18", "18"),
         ("x = 5", "5"),
         (r"2\sqrt{2}", r"\sqrt{8}"),
         ("2, 1", r"\{1, 2\}"),
+        ("1 and 2", "1, 2"),
+        ("x = 1 \\text{ or } x = 2", "2 or 1"),
         ("1024", "2^{10}"),
         (r"\left( 1,\, 2 \right)", "(1,2)"),
         (r"\text{Paris}", "Paris"),
+        ("PARIS.", "paris"),
+        (r"\text{not prime}", "not prime"),
+        ("x \\neq 3", "x \\neq 3"),
         ("(x+1)^2", "x^2+2x+1"),
     ],
 )
 def test_equal_answers_in_other_words_are_equal(found: str, gold: str) -> None:
-    assert is_correct(rf"so \boxed{{{found}}}", gold, "math")
+    assert is_equal(found, gold)
 
 
 @pytest.mark.parametrize(
@@ -91,46 +68,47 @@ def test_equal_answers_in_other_words_are_equal(found: str, gold: str) -> None:
         ("(2,1)", "(1,2)"),
         ("x+1", "x+2"),
         ("A", "B"),
+        # Nothing but a denial, a bound or a doubt:
+        (r"\neq 72", "72"),
+        (r"\text{not } 72", "72"),
+        ("72 is wrong", "72"),
+        ("72 if it rains", "72"),
+        ("perhaps 72", "72"),
+        ("it isn't 72", "72"),
+        (r"\geq 72", "72"),
+        ("< 72", "72"),
+        (r"\neg 72", "72"),
+        ("x \\neq 4", "x \\neq 3"),
+        # A word is no product of its letters, and no word is left out that matters:
+        ("listen", "silent"),
+        ("on", "No"),
+        ("twice 72", "72"),
+        ("72 minus 2", "72"),
+        ("72 squared", "72"),
+        ("72 million", "72"),
+        ("2 hours 30 minutes", "2"),
+        ("2 pi", "2"),
     ],
 )
 def test_other_answers_are_not(found: str, gold: str) -> None:
-    assert not is_correct(rf"so \boxed{{{found}}}", gold, "math")
+    assert not is_equal(found, gold)
 
 
 @pytest.mark.parametrize(
-    ("text", "correct"),
+    ("text", "answer"),
     [
-        ("She has 13 left and sells 2 a day, 13*2 = 26\nA: 26", True),
-        ("The answer is 26.", True),
-        ("The final answer is $26$", True),
-        ("26 days later she had 5 left. The answer is 5.", False),
-        ("no number at all", False),
-        ("", False),
-        ("  \n", False),
+        (r"\boxed{71}, or rather \boxed{72}", "72"),
+        (r"\boxed{72} and an unclosed \boxed{73", "72"),
+        (r"\boxed{71 and \boxed{72}", "72"),
+        ("16 - 3 = 13\n#### 13 apples ", "13 apples "),
+        (r"\boxed{72", None),
+        ("The answer is 72.", None),
     ],
 )
-def test_without_a_mark_math_verify_looks_for_the_answer(text: str, correct: bool) -> None:
-    assert is_correct(text, "26", "math") is correct
-
-
-@pytest.mark.parametrize(
-    ("found", "correct"),
-    [
-        ("021394r3", True),
-        (" 021394r3\n", True),
-        ("21394r3", False),
-        ("0213943r", False),
-        ("021394r03", False),
-        ("021394 r3", False),
-        ("021394*r*3", False),
-        ("$021394r3$", False),
-        ("", False),
-    ],
-)
-def test_codes_are_equal_as_text_only(found: str, correct: bool) -> None:
-    text = rf"01/5=0r1###\boxed{{{found}}}"
-    assert is_correct(text, "021394r3", "exact") is correct
-    assert not is_correct("021394r3", "021394r3", "exact"), "it must be marked"
+def test_a_reference_is_searched_for_its_last_whole_box_or_its_line_of_hashes(
+    text: str, answer: str | None
+) -> None:
+    assert find_answer(text) == answer
 
 
 HOSTILE = {
@@ -164,9 +142,10 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_trace_is_wrong_within_seconds(name: str) -> None:
-    is_correct(r"\boxed{1/2}", "0.5", "math")  # its process stands
+    assert is_equal("1/2", "0.5")  # its process stands
     start = time.monotonic()
-    assert not is_correct(HOSTILE[name], "72", "math")
+    assert not correct(HOSTILE[name], "72")
+    assert not correct(HOSTILE[name], "72", "lenient")
     # CPU_LIMIT_S plus a new process on a machine that may be busy.
     assert time.monotonic() - start < 20
 
@@ -175,7 +154,7 @@ def test_hostile_traces_are_wrong_on_other_threads_too_and_leave_the_verifier_us
     verdicts: dict[str, bool] = {}
 
     def work(name: str, text: str, gold: str) -> None:
-        verdicts[name] = is_correct(text, gold, "math")
+        verdicts[name] = correct(text, gold)
 
     jobs = [
         ("bomb", r"\boxed{7^{7^{7^7}}}", "72"),
@@ -203,4 +182,4 @@ def test_it_agrees_with_the_labels_of_real_model_answers() -> None:
     for row in rows:
         gold = row["ground_truth"].rsplit("A:", 1)[1].strip()
         for answer in (value for value in row.values() if isinstance(value, dict)):
-            assert is_correct(answer["solution"], gold, "math") is answer["is_correct"]
+            assert correct(answer["solution"], gold) is answer["is_correct"]
