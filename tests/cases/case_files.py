@@ -32,8 +32,6 @@ OPEN: dict[tuple[str, str], set[int]] = {
     ("runs.jsonl", "reasked"): {1},
     ("runs.jsonl", "context"): {2},
     ("runs.jsonl", "context-long"): {3},
-    ("runs.jsonl", "system"): {5},
-    ("runs.jsonl", "end"): {6},
     ("scores.jsonl", "near-equal"): {1, 2, 3, 4, 5},
     ("joined.jsonl", "weighted"): {1, 2},
 }

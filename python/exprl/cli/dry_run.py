@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from exprl import config
+from exprl.cli.dry_run_model import describe_model, warn_of_template
 from exprl.data.references import choose_references
 from exprl.data.tokenizer import load_tokenizer, prompt_ids
 from exprl.errors import ConfigError, EngineError, JudgeError
@@ -65,6 +66,8 @@ def report(cfg: config.Config) -> int:
     )
     if cfg.lora.rank:
         console.print(f"lora       {_lora(cfg)}")
+    for line in describe_model(cfg, tokenizer, problems[0].prompt):
+        console.print(line, markup=False)
     console.print(f"computes   {_computation(cfg)}")
     _show_memory(cfg, [*problems, *held_out], tokenizer, console)
     if cfg.asks_judge:
@@ -78,8 +81,8 @@ def report(cfg: config.Config) -> int:
         console.print(f"sandbox    {line}")
     if cfg.needs_engine and cfg.rollout.engine == "vllm" and not find_spec("vllm"):
         raise EngineError(NO_VLLM)
-    for warning in warnings(cfg):
-        console.print(f"[yellow]warning[/]    {warning}")
+    for warning in (*warnings(cfg), *warn_of_template(cfg, tokenizer, problems[0].prompt)):
+        console.print(f"[yellow]warning[/]    {escape(warning)}")
     console.print("ready: nothing was trained or written")
     return 0
 

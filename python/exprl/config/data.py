@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from exprl.config.placeholders import find_names
-from exprl.config.section import Section, lay_over
+from exprl.config.section import Section, expand_home, lay_over
 
 BOXED = "boxed"
 """An answer_pattern that is no regular expression."""
@@ -83,6 +83,8 @@ class Source(Section):
         " answer, else refused (by_answer)",
     )
     limit: int | None = Field(None, gt=0, description="use only the first n rows")
+
+    _expand_home = field_validator("path")(expand_home)
 
     @field_validator("template")
     @classmethod

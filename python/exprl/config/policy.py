@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from exprl.config.section import Section
+from exprl.config.section import Section, expand_home
 
 Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum"]
 Objective = Literal["policy_gradient", "cross_entropy", "reverse_kl", "sampled_reverse_kl"]
@@ -91,6 +91,8 @@ class Model(Section):
     trust_remote_code: bool = Field(
         False, description="run the Python code that comes with the model"
     )
+
+    _expand_home = field_validator("path", "chat_template")(expand_home)
 
 
 class Lora(Section):

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from exprl.advantage import STD_FLOOR, AdvantageKind, Compat, Missing, SingleSegment
-from exprl.config.section import STRICT, Section, read_none, refuse_truths
+from exprl.config.section import STRICT, Section, expand_home, read_none, refuse_truths
 from exprl.judge.settings import JudgeSettings, View, setting
 from exprl.steps import StepRule
 
@@ -73,6 +73,10 @@ class Judge(JudgeSettings):
     @classmethod
     def _read_none(cls, values: Any) -> Any:
         return read_none(cls, values)
+
+    _expand_home = field_validator("rubric", "rubrics", "ledger", "api_key_file", "ca_file")(
+        expand_home
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -193,6 +197,8 @@ class Sandbox(Section):
         description="kinds of confinement without which a run with code does not start; `exprl"
         " doctor` shows which of them hold",
     )
+
+    _expand_home = field_validator("python")(expand_home)
 
 
 class Domain(Section):

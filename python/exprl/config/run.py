@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from exprl.config import agreement, presets
 from exprl.config.data import Data, Source
 from exprl.config.policy import Lora, Loss, Model, Optim, Rollout, Teacher, Train
 from exprl.config.reward import VERIFIERS, Advantage, Domain, Judge, Reward, Sandbox, Treatment
-from exprl.config.section import Section
+from exprl.config.section import Section, expand_home
 from exprl.config.watch import Alarms, Evaluation, Logging
 
 
@@ -114,6 +114,8 @@ class Config(Section):
     def needs_engine(self) -> bool:
         """Whether anything is sampled."""
         return not self.learns_references or self.eval.data is not None
+
+    _expand_home = field_validator("init_from", "run_dir")(expand_home)
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -31,6 +32,11 @@ def refuse_truths(section: Any, value: Any, info: ValidationInfo) -> Any:
     if isinstance(value, bool) and {int, float} & _kinds(section, info.field_name):
         raise ValueError("expected a number, not true or false")
     return value
+
+
+def expand_home(path: Any) -> Any:
+    """A path with ~ as the home directory, as a shell has it; other values stay."""
+    return os.path.expanduser(path) if isinstance(path, str) else path  # noqa: PTH111
 
 
 class Section(BaseModel):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from exprl import config
+from exprl.data.hub import require_model
 from exprl.errors import ConfigError, DataError
 from exprl.types import Message, Prompt
 
@@ -19,17 +20,26 @@ def load_tokenizer(model: config.Model) -> Any:
     """
     from transformers import AutoTokenizer
 
+    require_model(model.path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             model.path, trust_remote_code=model.trust_remote_code
         )
     except (OSError, ValueError) as error:
+        no_file = Path(model.path).is_dir() and not Path(model.path, "tokenizer.json").exists()
         raise ConfigError(
-            f"model.path = {model.path!r} has no usable tokenizer: {error}"
+            f"model.path = {model.path!r} has no usable tokenizer:"
+            f" {'a tokenizer.json is missing there' if no_file else str(error).strip()}"
         ) from error
     if not tokenizer.is_fast:
         raise ConfigError(
             f"the tokenizer of {model.path!r} has no tokenizer.json; convert it to a fast tokenizer"
+        )
+    added = len(tokenizer.added_tokens_decoder)
+    if len(tokenizer.get_vocab()) <= added:  # transformers made one up from config.json
+        raise ConfigError(
+            f"model.path = {model.path!r} has no tokenizer: a tokenizer.json is missing there; copy"
+            " it from the model that this one was made of"
         )
     if model.chat_template is not None:
         try:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from exprl import config
+from exprl.data.hub import GENERATION_CONFIG, find_file
 from exprl.data.tokenizer import render
 from exprl.errors import ConfigError, DataError
 from exprl.thinking import open_thinking, outside_thinking
@@ -103,19 +103,11 @@ def _named_ends(tokenizer: Any, model: config.Model) -> set[int]:
 
 def _generation_ends(model: config.Model) -> set[int]:
     """eos_token_id of generation_config.json: one number, a list, or nothing."""
-    from transformers.utils import cached_file
-
-    path = cached_file(
-        model.path,
-        "generation_config.json",
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    path = find_file(model.path, GENERATION_CONFIG)
     if path is None:
         return set()
     try:
-        ids = json.loads(Path(path).read_text(encoding="utf-8")).get("eos_token_id")
+        ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     ids = ids if isinstance(ids, list) else [] if ids is None else [ids]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from exprl import config
@@ -44,28 +47,81 @@ def load(settings: config.Model, path: str, dtype: torch.dtype, device: torch.de
         The model in host memory; `place` brings it to the device that it was chosen for.
 
     Raises:
-        ConfigError: there is none at `path`, or `model.attention` cannot run here.
+        ConfigError: there is none at `path`, a tensor is missing or not finite, or
+            `model.attention` cannot run here.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     attention.register()
     kernel = attention.choose(settings.attention, DTYPES[settings.dtype], device)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype,
-            attn_implementation=kernel,
-            attention_dropout=0.0,
-            trust_remote_code=settings.trust_remote_code,
-        )
-    except (OSError, ValueError, ImportError) as error:
+        with quiet_loading():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype,
+                attn_implementation=kernel,
+                attention_dropout=0.0,
+                trust_remote_code=settings.trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ConfigError(f"model.path = {path!r} cannot be loaded: {error}") from error
+    faults = [find_faults(report), *(find_nonfinite(n, p) for n, p in model.named_parameters())]
+    if fault := next(filter(None, faults), None):
+        raise ConfigError(f"model.path = {path!r}: {fault}")
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # dropout would turn the ratio into noise
     return model
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without progress bars and transformers' own report: `find_faults` reads it."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def find_faults(report: Mapping[str, Any]) -> str | None:
+    """What transformers' report of a loading says: it would draw such tensors at random."""
+    missing, shaped = sorted(report["missing_keys"]), sorted(report["mismatched_keys"])
+    if missing:
+        return (
+            f"{len(missing)} of its tensors are in no file, the first of them {missing[0]!r}; fetch"
+            " the model again, or correct its config.json"
+        )
+    if shaped:
+        name, found, wanted = shaped[0]
+        return (
+            f"tensor {name!r} is {tuple(found)} in the file, but {tuple(wanted)} by config.json;"
+            " the two are of different models"
+        )
+    return None
+
+
+@torch.no_grad()
+def find_nonfinite(name: str, values: Tensor) -> str | None:
+    """How many values of a tensor are NaN or infinite; None where all are finite."""
+    # The extremes are NaN if a value is, and cost no second tensor.
+    if not values.is_floating_point() or not values.numel() or _are_finite(values.aminmax()):
+        return None
+    count = int((~values.isfinite()).sum())
+    return (
+        f"tensor {name!r} has {count:,} values that are NaN or infinite; the model is damaged:"
+        " fetch it again, or train on from an earlier checkpoint"
+    )
+
+
+def _are_finite(values: Iterable[Tensor]) -> bool:
+    return all(bool(value.isfinite()) for value in values)
 
 
 def place(model: Any, settings: config.Model, name: str, device: torch.device) -> Any:

@@ -16,8 +16,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import GenerationConfig
 
 from exprl import config
+from exprl.data.hub import GENERATION_CONFIG, find_file
 from exprl.learn.distillation import cross_entropy, reverse_kl
 from exprl.learn.lora import ADAPTER, Adapter
 from exprl.learn.loss import LossInputs, LossStats, LossSums, policy_loss, read, token_logp
@@ -105,6 +107,10 @@ class Policy:
             self.initial = InitialPolicy(initial, self.device, offload=away)
         self.optimizer = Optimizer(optim, self.masters.named, updates)
         self.version = 0
+        self._generation = read_generation_config(model.path)
+        # transformers loads ways of sampling that it then refuses to save.
+        own, kept = self.model.generation_config, ("bos_token_id", "eos_token_id", "pad_token_id")
+        self.model.generation_config = GenerationConfig(**{k: getattr(own, k) for k in kept})
 
     def logp(self, batch: Packed, temperature: float | None = None) -> Tensor:
         """Log-probs [N] of the batch's tokens under the policy as it is now.
@@ -229,6 +235,12 @@ class Policy:
             else:
                 state = self.masters.state_dict(self.model)
             self.model.save_pretrained(folder, state_dict=state)
+        write_generation_config(self._generation, folder)
+
+    def save_settings(self, folder: Path) -> None:
+        """Write the small files of `save_model`, to try that they can be written."""
+        self.model.config.save_pretrained(folder)
+        write_generation_config(self._generation, folder)
 
     def save_optimizer(self, folder: Path) -> None:
         """Write the optimizer's state as optimizer.safetensors."""
@@ -313,6 +325,18 @@ class Policy:
 
     def _tensor(self, array: Any) -> Tensor:
         return to_device(array, self.device)
+
+
+def read_generation_config(path: str) -> str | None:
+    """generation_config.json as it came with the model; None where it has none."""
+    file = find_file(path, GENERATION_CONFIG)
+    return None if file is None else file.read_text(encoding="utf-8")
+
+
+def write_generation_config(text: str | None, folder: Path) -> None:
+    """Carry over what came with the model, as it is."""
+    if text is not None:
+        (folder / GENERATION_CONFIG).write_text(text, encoding="utf-8")
 
 
 @contextmanager

@@ -204,23 +204,36 @@ def _start(model: config.Model, rollout: config.Rollout, weights: str) -> Any:
         from vllm import EngineArgs, LLMEngine
     except ImportError as error:
         raise EngineError(NO_VLLM) from error
-    return LLMEngine.from_engine_args(
-        EngineArgs(
-            model=weights,
-            tokenizer=weights,
-            dtype=model.dtype,
-            trust_remote_code=model.trust_remote_code,
-            max_model_len=max_len,
-            max_num_seqs=rollout.max_num_seqs,
-            gpu_memory_utilization=rollout.gpu_memory_utilization,
-            # The log-probs of the distribution that was sampled from, temperature included.
-            logprobs_mode="processed_logprobs",
-            disable_log_stats=True,
-            use_tqdm_on_load=False,
-            seed=0,
-            **special,
+    try:
+        return LLMEngine.from_engine_args(
+            EngineArgs(
+                model=weights,
+                tokenizer=weights,
+                dtype=model.dtype,
+                trust_remote_code=model.trust_remote_code,
+                max_model_len=max_len,
+                max_num_seqs=rollout.max_num_seqs,
+                gpu_memory_utilization=rollout.gpu_memory_utilization,
+                # The log-probs of the distribution that was sampled from, temperature included.
+                logprobs_mode="processed_logprobs",
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+                seed=0,
+                **special,
+            )
         )
-    )
+    except Exception as error:  # vLLM raises what it likes
+        raise EngineError(
+            f"vLLM did not start on {weights!r} for {max_len} tokens: {_reason(error)}; where"
+            " memory is short, change rollout.gpu_memory_utilization, or lower"
+            " rollout.max_response_tokens or rollout.max_num_seqs"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first lines of an error, which may go on for pages."""
+    said = str(error).strip().splitlines() or [""]
+    return " ".join(f"{type(error).__name__}: {' '.join(said[:4])}".split())[:600]
 
 
 def _quiet() -> None:

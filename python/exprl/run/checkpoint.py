@@ -98,6 +98,31 @@ def _write(partial: Path, state: RunState, policy: Policy, tokenizer: Any) -> No
     (partial / TRAINER / "state.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
+def try_saving(run_dir: Path, policy: Policy, tokenizer: Any) -> None:
+    """Write and delete the small files of a checkpoint, so that the first one does not fail.
+
+    Raises:
+        StorageError: the folder takes no files.
+        ConfigError: transformers refuses to save the model's config or tokenizer.
+    """
+    folder = run_dir / "checkpoints" / ".trial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        policy.save_settings(folder)
+        tokenizer.save_pretrained(folder)
+    except OSError as error:
+        raise StorageError(
+            f"{folder.parent} takes no checkpoints: {error}; make room, mend the folder, or choose"
+            " another run_dir"
+        ) from error
+    except Exception as error:  # it checks more when it saves than when it loads
+        raise ConfigError(
+            f"a checkpoint of this model cannot be saved: {error}; correct the model's files"
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def latest(run_dir: Path) -> Path | None:
     """The newest whole checkpoint; None where there is none."""
     whole = folders(run_dir)

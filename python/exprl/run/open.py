@@ -21,6 +21,7 @@ from exprl.data.references import (
 from exprl.data.tokenizer import load_tokenizer, prompt_ids
 from exprl.errors import ConfigError
 from exprl.learn.memory import Setup, Shapes, fit
+from exprl.learn.model_files import check_model
 from exprl.learn.policy import Policy
 from exprl.reward.judges import Judges, open_judges
 from exprl.rollout.engine import NO_POLICY, Engine, open_engine
@@ -92,6 +93,7 @@ def open_run(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple
         remarks: list[str] = []
         problems = load_training_problems(cfg, tokenizer, remarks.append)
         held_out = load_held_out(cfg, tokenizer, remarks.append)
+        check_model(cfg.model, cfg.rollout, tokenizer)
         check_memory(cfg, [*problems, *held_out], tokenizer)
         verifiers = open_verifiers(cfg, [*problems, *held_out])
         stack.callback(verifiers.close)
@@ -129,6 +131,7 @@ def open_run(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple
         if folder:
             check_base(state, policy, folder, cfg.model.path)
             policy.load_optimizer(folder / checkpoint.TRAINER, state.policy_version)
+        checkpoint.try_saving(run_dir, policy, tokenizer)
         state.base = policy.base()
         if probe:
             probe.score_by_policy(policy)

@@ -163,6 +163,7 @@ def plan(
 def measure(job: Measurement) -> Evaluation:
     """Sample and verify in this process; the JSON form reports every k up to n."""
     from exprl.data.tokenizer import load_tokenizer
+    from exprl.learn.model_files import check_model
     from exprl.rollout.engine import open_engine
     from exprl.run.open import open_verifiers, set_threads
     from exprl.run.problems import drop_long_prompts
@@ -180,6 +181,7 @@ def measure(job: Measurement) -> Evaluation:
             f"none of the {len(problems)} problems has a prompt of at most"
             f" rollout.max_prompt_tokens = {cfg.rollout.max_prompt_tokens} tokens"
         )
+    check_model(cfg.model, cfg.rollout, tokenizer)
     engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=job.target.weights)
     splitter = Splitter(tokenizer.backend_tokenizer.to_str())
     references = {problem.id: problem.judge_reference for problem in kept}

@@ -5,6 +5,7 @@ import multiprocessing
 
 import pytest
 import torch
+from tiny_models import make_weights
 
 from exprl import config
 from exprl.errors import ConfigError, DataError, StorageError
@@ -71,6 +72,46 @@ def test_a_folder_beside_the_checkpoints_is_none_of_them(tiny_qwen3, tmp_path):
     folder = checkpoint.save(tmp_path, RunState(step=1), policy(tiny_qwen3), Tokenizer(), keep=1)
     (tmp_path / "checkpoints" / "step-00001.bak").mkdir()
     assert checkpoint.folders(tmp_path) == [folder]
+
+
+@pytest.mark.parametrize(
+    "came", [{"temperature": 0.6, "top_p": 0.95, "top_k": 20}, {"do_sample": False, "top_k": 9}]
+)
+def test_ways_of_sampling_that_came_with_the_model_are_carried_over_as_they_are(tmp_path, came):
+    """transformers loads such a file, and refuses to save what it loaded."""
+    base = make_weights(tmp_path / "m")
+    text = json.dumps({"eos_token_id": [3, 5], **came})
+    (base / "generation_config.json").write_text(text)
+    one = policy(str(base))
+    checkpoint.try_saving(tmp_path, one, Tokenizer())
+    assert not checkpoint.folders(tmp_path) and not (tmp_path / "checkpoints" / ".trial").exists()
+    folder = checkpoint.save(tmp_path, RunState(step=1), one, Tokenizer(), keep=1)
+    assert (folder / "generation_config.json").read_text() == text
+
+
+def test_ways_of_sampling_in_an_old_config_do_not_hinder_saving(tmp_path):
+    base = make_weights(tmp_path / "m", temperature=0.6, top_p=0.5)
+    checkpoint.save(tmp_path, RunState(step=1), policy(str(base)), Tokenizer(), keep=1)
+
+
+class Unwritable:
+    """A tokenizer that is not written."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def save_pretrained(self, folder):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [(OSError(28, "No space left on device"), StorageError), (ValueError("odd"), ConfigError)],
+)
+def test_what_cannot_be_saved_is_found_before_the_first_step(tmp_path, raised, expected):
+    one = policy(str(make_weights(tmp_path / "m")))
+    with pytest.raises(expected, match=r"checkpoint.*(No space left|odd)"):
+        checkpoint.try_saving(tmp_path, one, Unwritable(raised))
 
 
 def test_a_full_disk_names_the_checkpoint_that_is_still_there(tiny_qwen3, tmp_path):
