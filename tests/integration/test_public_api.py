@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,19 @@ def test_each_step_is_reported_with_its_metrics_and_rollouts(tmp_path, capfd):
         assert len(report.rollouts) == 4
         assert all(scored.grades for scored in report.rollouts)
     assert "step 1/2" not in capfd.readouterr().err
+
+
+def test_rows_that_are_left_out_are_told_at_the_start(tmp_path, capfd):
+    lines = Path("examples/division/train.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines[:3]]
+    rows[1]["reference"] = None
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    overrides = (f"data.path={data}", "data.missing_reference=drop", "train.steps=1")
+    run_training(settings(tmp_path / "run", *overrides))
+    said = " ".join(capfd.readouterr().err.split())
+    assert "1 of 3 rows without a reference are left out" in said
+    assert said.index("first id: 'division-train-01'") < said.index("step 1/1")
 
 
 def test_an_error_of_the_callback_ends_the_run_once_the_step_is_saved(tmp_path, capfd):
