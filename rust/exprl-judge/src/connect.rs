@@ -10,8 +10,6 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::proxy::matcher::Intercept;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -20,6 +18,7 @@ use tower_service::Service;
 use crate::connection;
 use crate::error::Error;
 use crate::policy::Fault;
+use crate::trusted::Trusted;
 
 /// To the server or to its proxy; within it, TLS to a server behind a tunnel.
 type Stream = MaybeHttpsStream<MaybeHttpsStream<TokioIo<TcpStream>>>;
@@ -41,11 +40,15 @@ impl Connector {
         time_limit: Duration,
     ) -> Result<Self, Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
+        let tls = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|error| tls_error(&error))?;
         let tls = match ca_file {
-            Some(path) => tls.with_root_certificates(certificates(path)?),
+            Some(path) => {
+                let trusted = Trusted::read(path, provider)?;
+                tls.dangerous()
+                    .with_custom_certificate_verifier(Arc::new(trusted))
+            }
             None if uses_tls => tls.with_native_roots().map_err(|error| tls_error(&error))?,
             None => tls.with_root_certificates(RootCertStore::empty()),
         };
@@ -104,25 +107,6 @@ impl Connector {
 
 pub(crate) fn is_https(uri: &Uri) -> bool {
     uri.scheme_str() == Some("https")
-}
-
-fn certificates(path: &Path) -> Result<RootCertStore, Error> {
-    let wrong = |reason: String| Error::Setting {
-        field: "ca_file".into(),
-        reason: format!("{}: {reason}", path.display()),
-    };
-    let mut store = RootCertStore::empty();
-    let found = CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
-    for certificate in found {
-        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-        store
-            .add(certificate)
-            .map_err(|error| wrong(error.to_string()))?;
-    }
-    if store.is_empty() {
-        return Err(wrong("it holds no certificate in PEM form".into()));
-    }
-    Ok(store)
 }
 
 fn tls_error(error: &dyn std::fmt::Display) -> Error {

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
 
+use crate::latency::Latencies;
 use crate::prometheus::Page;
 
 /// Gives a macro the table of counts: name, kind and meaning of each.
@@ -19,7 +20,10 @@ macro_rules! counters {
             shared: counter, "Verdicts that an equal request in flight gave.";
             retries: counter, "Requests sent again after a fault.";
             reasks: counter, "Requests that asked again for a missing grade.";
-            hedges: counter, "Requests sent to a second server because the first was late.";
+            over_context: counter,
+                "Requests whose prompt the judge's context does not hold: refused, or not sent.";
+            hedges: counter,
+                "Requests sent once more because the first was late: to a second server, or on a new connection.";
             hedges_won: counter, "Hedges that answered first.";
             rate_limit_pauses: counter,
                 "Pauses of a server after a 429, a 503 with Retry-After, or a limit that is used up.";
@@ -49,10 +53,15 @@ macro_rules! make {
             pub in_flight: u64,
             /// What the tokens cost; `None` without prices.
             pub cost: Option<f64>,
-            /// Median seconds of an answered request, within 5 %.
+            /// Median seconds of an answered request, within 5 %; 0 without one.
             pub latency_p50_s: f64,
+            /// 95th percentile of the same.
+            pub latency_p95_s: f64,
             /// 99th percentile of the same.
             pub latency_p99_s: f64,
+            /// All of them.
+            #[serde(skip)]
+            pub(crate) latencies: Latencies,
         }
 
         /// The counts while they grow.
@@ -79,7 +88,7 @@ macro_rules! make {
                 }
             }
 
-            /// These counts and those of another judge; of latencies the longer.
+            /// These counts and those of another judge, and the latencies of both.
             #[must_use]
             pub fn plus(mut self, other: &Self) -> Self {
                 $(self.$name += other.$name;)+
@@ -88,12 +97,12 @@ macro_rules! make {
                 }
                 self.in_flight += other.in_flight;
                 self.cost = self.cost.zip(other.cost).map(|(one, more)| one + more);
-                self.latency_p50_s = self.latency_p50_s.max(other.latency_p50_s);
-                self.latency_p99_s = self.latency_p99_s.max(other.latency_p99_s);
-                self
+                let latencies = self.latencies.plus(&other.latencies);
+                self.with_latencies(latencies)
             }
 
-            /// What was counted since an earlier look; gauges and latencies stay as they are now.
+            /// What was counted since an earlier look, and the latencies since then; gauges stay as they
+            /// are now.
             #[must_use]
             pub fn since(mut self, before: &Self) -> Self {
                 $(if stringify!($kind) == "counter" {
@@ -103,7 +112,21 @@ macro_rules! make {
                     *count = count.saturating_sub(then);
                 }
                 self.cost = self.cost.zip(before.cost).map(|(now, then)| now - then);
-                self
+                let latencies = self.latencies.since(&before.latencies);
+                self.with_latencies(latencies)
+            }
+
+            /// The same counts beside these latencies.
+            #[must_use]
+            pub(crate) fn with_latencies(self, latencies: Latencies) -> Self {
+                let [p50, p95, p99] = [0.5, 0.95, 0.99].map(|q| latencies.quantile(q));
+                Self {
+                    latency_p50_s: p50,
+                    latency_p95_s: p95,
+                    latency_p99_s: p99,
+                    latencies,
+                    ..self
+                }
             }
         }
     };
@@ -113,35 +136,48 @@ counters!(make);
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    fn stats() -> Stats {
-        Stats {
+    use super::*;
+    use crate::latency::LatencyLog;
+
+    /// Answered after so many milliseconds, three each.
+    fn stats(latencies_ms: &[u64]) -> Stats {
+        let log = LatencyLog::default();
+        for &ms in latencies_ms {
+            (0..3).for_each(|_| log.note(Duration::from_millis(ms)));
+        }
+        let counts = Stats {
             retries: 3,
             ledger_replies: 10,
             statuses: [1, 0, 0, 0, 0, 0, 0, 2],
             in_flight: 4,
             cost: Some(1.5),
-            latency_p50_s: 0.25,
-            latency_p99_s: 2.0,
             ..Stats::default()
-        }
+        };
+        counts.with_latencies(log.read())
+    }
+
+    /// Within the width of a bucket.
+    fn close(seconds: f64, expected: f64) -> bool {
+        (seconds / expected - 1.0).abs() < 0.06
     }
 
     #[test]
-    fn two_judges_add_up_and_the_slower_one_gives_the_latency() {
-        let fast = Stats {
-            latency_p50_s: 0.125,
-            ..stats()
-        };
-        let both = stats().plus(&fast);
+    fn two_judges_add_up_and_so_do_their_latencies() {
+        let both = stats(&[100, 200]).plus(&stats(&[300, 400, 500]));
         assert_eq!(
             (both.retries, both.ledger_replies, both.in_flight),
             (6, 20, 8)
         );
         assert_eq!(both.statuses, [2, 0, 0, 0, 0, 0, 0, 4]);
-        assert_eq!((both.cost, both.latency_p50_s), (Some(3.0), 0.25));
-        let without = Stats { cost: None, ..fast };
+        assert_eq!(both.cost, Some(3.0));
+        assert!(close(both.latency_p50_s, 0.3), "{both:?}");
+        assert!(close(both.latency_p99_s, 0.5), "{both:?}");
+        let without = Stats {
+            cost: None,
+            ..stats(&[])
+        };
         assert_eq!(both.plus(&without).cost, None);
     }
 
@@ -151,22 +187,25 @@ mod tests {
             retries: 2,
             statuses: [1, 0, 0, 0, 0, 0, 0, 0],
             cost: Some(1.0),
-            latency_p50_s: 9.0,
-            ..stats()
+            ..stats(&[100, 200])
         };
-        let step = stats().since(&before);
+        let step = stats(&[100, 200, 1000, 2000]).since(&before);
         assert_eq!(
             (step.retries, step.ledger_replies, step.in_flight),
             (1, 10, 4)
         );
         assert_eq!(step.statuses, [0, 0, 0, 0, 0, 0, 0, 2]);
-        assert_eq!((step.cost, step.latency_p50_s), (Some(0.5), 0.25));
+        assert_eq!(step.cost, Some(0.5));
+        assert!(close(step.latency_p50_s, 1.0), "{step:?}");
+        assert!(close(step.latency_p95_s, 2.0), "{step:?}");
+        let idle = stats(&[100]).since(&stats(&[100]));
+        assert!(idle.latency_p50_s.abs() < 1e-12);
     }
 
     #[test]
     fn every_count_is_on_the_page() {
         let mut page = Page::default();
-        stats().write(&mut page);
+        stats(&[]).write(&mut page);
         let page = page.finish();
         assert!(
             page.contains(

@@ -6,8 +6,10 @@
 
 mod attempt;
 mod call;
+mod context;
 mod flights;
 mod hedge;
+mod hope;
 mod jobs;
 mod queues;
 mod replies;
@@ -20,7 +22,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use exprl_rubric::FenceKey;
+use exprl_rubric::{FenceKey, View};
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -34,7 +36,7 @@ use crate::schedule::Pass;
 use crate::settings::{Settings, seconds};
 use crate::types::{Item, Verdict};
 
-use call::Call;
+use call::{Call, Prefixes};
 use flights::Flights;
 use jobs::Jobs;
 use queues::{Leave, Queues};
@@ -49,7 +51,7 @@ pub(crate) struct Dispatcher {
     room: Room,
     flights: Flights,
     queues: Mutex<Queues>,
-    servers: Servers,
+    servers: Arc<Servers>,
     retries: Retries,
     replies: Replies,
     jobs: Jobs,
@@ -60,7 +62,7 @@ pub(crate) struct Dispatcher {
 impl Dispatcher {
     pub(crate) fn new(settings: &Settings, handle: Handle) -> Result<Arc<Self>, Error> {
         settings.check()?;
-        let servers = Servers::new(settings)?;
+        let servers = Arc::new(Servers::new(settings)?);
         let replies = Replies::new(settings)?;
         let fence = match &settings.ledger {
             Some(dir) => ledger::fence_key(dir)?,
@@ -108,6 +110,7 @@ impl Dispatcher {
     /// Starts a job's clock.
     pub(crate) fn open(self: &Arc<Self>) -> Arc<JobState> {
         let job = self.jobs.open();
+        self.queues().hope.renew();
         let (dispatcher, watched) = (Arc::downgrade(self), Arc::downgrade(&job));
         let deadline = job.deadline;
         // Ends at the deadline, or does nothing there if the job is gone by then.
@@ -167,7 +170,15 @@ impl Dispatcher {
         let tickets = job.admit(&item.id, requests.len())?;
         let room = Arc::new(room);
         let requests = requests.into_iter().zip(tickets);
-        let calls = requests.map(|(request, ticket)| Call::new(request, ticket, room.clone()));
+        let prefixes = Prefixes::default();
+        let calls = requests.map(|(request, ticket)| {
+            let call = Call::new(request, ticket, room.clone());
+            // A step alone says nothing about the next one's length.
+            match self.composer.view() {
+                View::Step => call,
+                View::Outcome | View::Prefix => call.among(&prefixes),
+            }
+        });
         self.enqueue(affinity, calls.collect());
         Ok(())
     }
@@ -205,6 +216,14 @@ impl Dispatcher {
         let Some(job) = leaving.first().map(|call| call.ticket.job.clone()) else {
             return;
         };
+        let hopeless = self.queues().hope.lost().cloned();
+        if let Some(fault) = hopeless {
+            for mut call in leaving {
+                call.last_fault = Some(fault.clone());
+                self.finish(call);
+            }
+            return;
+        }
         let view = self.composer.view();
         self.queues().push(affinity, leaving, view, Instant::now());
         // The job may have stopped after it was asked and before its requests were queued.
@@ -249,8 +268,8 @@ impl Dispatcher {
     fn departure(self: &Arc<Self>, leave: Leave) -> Option<(Pass, Call)> {
         match leave {
             Leave::Now(pass, call) => {
-                if self.servers.wants_capacities() {
-                    self.ask_for_capacities();
+                if self.servers.are_unasked() {
+                    self.ask_servers();
                 }
                 Some((pass, call))
             }
@@ -262,18 +281,23 @@ impl Dispatcher {
         }
     }
 
-    /// Asks every server once for its KV cache. Until it has answered, and if it does not tell, only the
-    /// window bounds what is in flight there.
-    fn ask_for_capacities(self: &Arc<Self>) {
+    /// Asks every server once for its context and its KV cache. Until it has answered, and if it does not
+    /// tell, every prompt is sent, and only the window bounds what is in flight there.
+    fn ask_servers(self: &Arc<Self>) {
         for lane in 0..self.servers.all.len() {
-            let dispatcher = Arc::downgrade(self);
-            // Ends with the answer, or with the transport's timeouts.
+            let (dispatcher, servers) = (Arc::downgrade(self), self.servers.clone());
+            // Ends with the answers, or with the transport's timeouts. A judge that is closed meanwhile is
+            // not held open: its ledger must be free.
             self.handle.spawn(async move {
-                let dispatcher = dispatcher.upgrade()?;
-                let tokens = dispatcher.servers.capacity(lane).await?;
-                let server = dispatcher.servers.name(lane);
+                let server = servers.name(lane);
+                if let Some(tokens) = servers.context(lane).await {
+                    tracing::info!(%server, tokens, "the judge's context is known");
+                    dispatcher.upgrade()?.queues().context.told(lane, tokens);
+                }
+                let tokens = servers.capacity(lane).await?;
                 tracing::info!(%server, tokens, "the judge server's KV cache is known");
                 dispatcher
+                    .upgrade()?
                     .queues()
                     .schedule
                     .set_capacity(lane, Some(tokens));

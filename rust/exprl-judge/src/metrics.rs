@@ -7,16 +7,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::counters::{Counters, Stats};
+use crate::latency::LatencyLog;
 use crate::prometheus::Page;
 use crate::reply::Usage;
 use crate::schedule::LaneState;
 use crate::settings::Prices;
 use crate::types::Status;
-
-/// A latency histogram whose buckets grow by 10 %: from 0.1 ms to beyond an hour.
-const BUCKETS: usize = 190;
-const SMALLEST_S: f64 = 1e-4;
-const GROWTH: f64 = 1.1;
 
 /// Upper bounds of the histograms that Prometheus sees, in seconds.
 const BOUNDS_S: [f64; 16] = [
@@ -26,7 +22,7 @@ const BOUNDS_S: [f64; 16] = [
 pub(crate) struct Metrics {
     pub(crate) counters: Counters,
     statuses: [AtomicU64; 8],
-    latencies: [AtomicU64; BUCKETS],
+    latencies: LatencyLog,
     prices: Option<Prices>,
     pub(crate) servers: Vec<ServerMetrics>,
 }
@@ -93,7 +89,7 @@ impl Metrics {
         Self {
             counters: Counters::default(),
             statuses: Default::default(),
-            latencies: std::array::from_fn(|_| AtomicU64::default()),
+            latencies: LatencyLog::default(),
             prices,
             servers: (0..servers).map(|_| ServerMetrics::default()).collect(),
         }
@@ -113,21 +109,18 @@ impl Metrics {
     }
 
     pub(crate) fn answered_in(&self, latency: Duration) {
-        let steps = (latency.as_secs_f64() / SMALLEST_S).max(1.0).log(GROWTH);
-        count(&self.latencies[(steps as usize).min(BUCKETS - 1)]);
+        self.latencies.note(latency);
     }
 
     pub(crate) fn snapshot(&self, in_flight: usize) -> Stats {
-        let latencies: Vec<u64> = self.latencies.iter().map(|n| n.load(Relaxed)).collect();
         let counts = self.counters.read();
-        Stats {
+        let counts = Stats {
             statuses: std::array::from_fn(|i| self.statuses[i].load(Relaxed)),
             in_flight: in_flight as u64,
             cost: self.prices.map(|prices| prices.cost(&counts)),
-            latency_p50_s: quantile(&latencies, 0.5),
-            latency_p99_s: quantile(&latencies, 0.99),
             ..counts
-        }
+        };
+        counts.with_latencies(self.latencies.read())
     }
 
     /// The page for Prometheus; `lanes` are the servers' names and queues.
@@ -244,18 +237,6 @@ impl Prices {
             .map(|&(count, price)| count as f64 * price / 1e6);
         costs.sum()
     }
-}
-
-/// The middle of the bucket that holds the quantile; 0 before the first answer.
-fn quantile(counts: &[u64], q: f64) -> f64 {
-    let total: u64 = counts.iter().sum();
-    let rank = (q * total as f64).ceil().max(1.0) as u64;
-    let mut seen = 0;
-    let bucket = counts.iter().position(|n| {
-        seen += n;
-        seen >= rank
-    });
-    bucket.map_or(0.0, |i| SMALLEST_S * GROWTH.powf(i as f64 + 0.5))
 }
 
 #[cfg(test)]

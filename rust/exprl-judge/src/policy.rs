@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-/// The code of a 429 that no waiting cures (`OpenAI`); messages begin with their code.
-pub(crate) const QUOTA: &str = "insufficient_quota";
+use crate::refusal::{Complaint, QUOTA};
+
 /// A pause after a 429 that names no time.
 const DEFAULT_PAUSE: Duration = Duration::from_secs(1);
 /// A server that asks to be asked again at once, or at a time that has passed, gets so long.
@@ -29,6 +29,12 @@ pub(crate) enum Fault {
         code: u16,
         retry_after: Option<Duration>,
         message: String,
+    },
+    /// It was not sent: the judge's context cannot hold it.
+    TooLong {
+        complaint: Complaint,
+        /// Of a reply.
+        max_tokens: u64,
     },
 }
 
@@ -70,7 +76,7 @@ impl Fault {
                 code: 408 | 425 | 500 | 502..=599,
                 ..
             } => Action::Elsewhere,
-            Self::Status { .. } => Action::GiveUp,
+            Self::Status { .. } | Self::TooLong { .. } => Action::GiveUp,
         }
     }
 
@@ -87,42 +93,72 @@ impl Fault {
             Self::Broken(_) => "broken".into(),
             Self::Timeout(..) => "timeout".into(),
             Self::Status { code, .. } => code.to_string().into(),
+            Self::TooLong { .. } => "too long".into(),
+        }
+    }
+
+    /// What a refusal is about; `None` for other faults.
+    pub(crate) fn complaint(&self) -> Option<Complaint> {
+        match self {
+            Self::Status { code, message, .. } => Some(Complaint::read(*code, message)),
+            Self::TooLong { complaint, .. } => Some(*complaint),
+            _ => None,
         }
     }
 
     /// One line for the user: what happened and, where it is known, what to change.
     pub(crate) fn explain(&self) -> String {
         match self {
-            Self::Connect(cause) => format!("no connection: {cause}"),
+            Self::Connect(cause) => format!("no connection: {cause}{}", way_in(cause)),
             Self::Stale => "the server closed a reused connection".into(),
             Self::Broken(cause) => format!("broken reply: {cause:.400}"),
             Self::Timeout(what, limit) => {
                 format!("{what} took more than {} s", limit.as_secs_f64())
             }
             Self::Status { code, message, .. } => {
-                format!("HTTP {code}: {message}{}", remedy(*code, message))
+                let remedy = Complaint::read(*code, message).remedy();
+                format!("HTTP {code}: {message}{remedy}")
             }
+            Self::TooLong {
+                complaint,
+                max_tokens,
+            } => too_long(*complaint, *max_tokens),
         }
     }
 }
 
-fn remedy(code: u16, message: &str) -> &'static str {
-    let message = message.to_ascii_lowercase();
-    match code {
-        300..=399 => "; redirects are not followed: give the final URL as the endpoint",
-        400 | 413 | 422
-            if message.contains("context") || message.contains("maximum") || code == 413 =>
-        {
-            "; shorten the trace, lower max_tokens or serve the judge with a longer context"
-        }
-        400 | 422 => "; the server refuses a field of the request: check model, readout and extra",
-        401 | 403 => "; check the API key",
-        407 => "; check the user and the password in the environment's proxy URL",
-        402 => "; the key has no credit left",
-        429 if message.starts_with(QUOTA) => "; the key has no credit left",
-        404 | 405 => "; check that the endpoint ends in /v1 and that the server has this model",
-        _ => "",
+/// What to do about a failed connection, where its cause tells.
+fn way_in(cause: &str) -> &'static str {
+    let says = |words: &str| cause.contains(words);
+    if says("UnknownIssuer") {
+        "; name the server's certificate, or its authority's, as judge.ca_file (--ca-file)"
+    } else if says("NotValidForName") || says("not valid for name") {
+        "; name the server in the endpoint as its certificate does"
+    } else if says("Expired") || says("expired") {
+        "; the server needs a new certificate"
+    } else if says("InvalidContentType") || says("corrupt message") {
+        "; does the endpoint speak http instead of https?"
+    } else if says("refused") || says("lookup") || says("not within") {
+        "; check that the judge's server runs there (endpoints)"
+    } else {
+        ""
     }
+}
+
+/// One message for all prompts that were not sent.
+fn too_long(complaint: Complaint, max_tokens: u64) -> String {
+    let (room, reply) = match complaint {
+        Complaint::Context { limit, with_reply } => (
+            limit.map_or(String::new(), |tokens| format!(" of {tokens} tokens")),
+            with_reply.then_some(max_tokens),
+        ),
+        _ => (String::new(), None),
+    };
+    let reply = reply.map_or(String::new(), |tokens| {
+        format!(" with a reply of judge.max_tokens = {tokens}")
+    });
+    let remedy = complaint.remedy();
+    format!("not sent: the prompt{reply} does not fit the judge's context{room}{remedy}")
 }
 
 /// Decorrelated jitter: uniform in [base, 3 x previous], capped ("Exponential Backoff and Jitter",

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use exprl_rubric::{CONTEXT, Checklist, Checklists, FenceKey, Head, Rubric, View};
+pub(crate) use frame::ReplyLimit;
 use frame::{Frame, Framed, Frames, ask_again};
 
 use crate::error::Error;
@@ -42,8 +43,8 @@ pub(crate) struct Composer {
     rubric: Option<Arc<Framed>>,
     builtin: Mutex<HashMap<String, Arc<Framed>>>,
     frames: Frames,
-    /// JSON after the begun reply of a re-ask.
-    pub(crate) ask_again: Bytes,
+    /// JSON after the begun reply of a re-ask, by the name of its limit.
+    pub(crate) ask_again: [Bytes; 2],
 }
 
 impl Composer {
@@ -57,7 +58,7 @@ impl Composer {
             rubric: settings.read_rubric()?.map(|rubric| frames.around(rubric)),
             builtin: Mutex::default(),
             frames,
-            ask_again: ask_again(settings),
+            ask_again: ReplyLimit::ALL.map(|name| ask_again(settings, name)),
         })
     }
 
@@ -324,7 +325,7 @@ mod tests {
         let composer = composer(View::Outcome);
         let body = &composer.render(&item(&["trace"])).unwrap().requests[0].body;
         let again = body
-            .continued("It is \"fine\".\n", &composer.ask_again)
+            .continued("It is \"fine\".\n", &composer.ask_again[0])
             .text();
         let again: Value = serde_json::from_str(&again).unwrap();
         assert_eq!(again["messages"][0]["content"], content(body));
@@ -336,12 +337,26 @@ mod tests {
             again["structured_outputs"]["choice"],
             json!(["1", "2", "3", "4", "5"])
         );
-        let thinking = body.continued("<think>hm", &composer.ask_again).text();
+        let thinking = body.continued("<think>hm", &composer.ask_again[0]).text();
         let thinking: Value = serde_json::from_str(&thinking).unwrap();
         assert_eq!(
             thinking["messages"][1]["content"],
             "<think>hm\n</think>\n\nScore:"
         );
+    }
+
+    #[test]
+    fn the_limit_of_a_reply_has_another_name_where_a_server_wants_it() {
+        let composer = composer(View::Outcome);
+        let body = &composer.render(&item(&["trace"])).unwrap().requests[0].body;
+        let parsed = |body: Body| serde_json::from_str::<Value>(&body.text()).unwrap();
+        let renamed = parsed(body.renamed());
+        let again = parsed(body.continued("It is fine.", &composer.ask_again[1]));
+        for (body, limit) in [(renamed, 2048), (again, 4)] {
+            assert_eq!(body["max_completion_tokens"], limit);
+            assert!(body.get("max_tokens").is_none());
+            assert_eq!(body["temperature"], 0.0);
+        }
     }
 
     #[test]

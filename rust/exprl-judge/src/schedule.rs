@@ -114,6 +114,19 @@ impl<R> Schedule<R> {
         })
     }
 
+    /// A place for a second copy of a request that hangs, on its own lane: beside the window, in which
+    /// what hangs may take the last place.
+    pub(crate) fn again(&mut self, lane: usize, now: Instant) -> Option<Pass> {
+        if self.lanes[lane].is_paused(now) {
+            return None;
+        }
+        self.lanes[lane].in_flight += 1;
+        Some(Pass {
+            lane,
+            rollout: None,
+        })
+    }
+
     /// What left with this pass came back.
     pub fn finish(&mut self, pass: Pass) {
         let lane = &mut self.lanes[pass.lane];

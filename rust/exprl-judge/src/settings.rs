@@ -117,7 +117,8 @@ settings! {
     /// Tokens per minute, prompts and replies, over all servers, at most. They are estimated when a
     /// request leaves, and corrected by the usage that the server reports.
     tpm: Option<u64> = None;
-    /// Share of requests that may be sent to a second server when the first is late, at most.
+    /// Share of requests that may be sent to a second server when the first is late, at most. A request
+    /// that hangs is also sent to the same server again. 0 switches both off.
     hedge: f64 = 0.02;
     /// What a million prompt, cached and completion tokens cost, in any currency (as a flag:
     /// `0.3,0.03,1.2`). Left out, no cost is reported.
@@ -143,7 +144,7 @@ settings! {
     /// left then ends as `timeout`.
     deadline_s: f64 = 3600.0;
     /// When every server has failed again and again and none has answered for so many seconds, what waits
-    /// ends as `http_error`.
+    /// ends as `http_error`. Servers that have never answered are given up after a few failures.
     outage_s: f64 = 60.0;
     /// Bytes of text that wait to be sent, before more has to wait. What is in flight does not count.
     queue_bytes: usize = 20 << 20;
@@ -158,7 +159,8 @@ settings! {
     api_key_env: Option<String> = None;
     /// File that holds the API key.
     api_key_file: Option<PathBuf> = None;
-    /// PEM file of certificates that https servers are checked with, instead of the system's.
+    /// PEM file of certificates that https servers are checked with, instead of the system's. It may hold
+    /// a server's own certificate, such as one that it has signed itself.
     ca_file: Option<PathBuf> = None;
 }
 

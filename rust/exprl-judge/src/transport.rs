@@ -22,8 +22,9 @@ use crate::connect::{Connection, Connector, chain, is_https};
 use crate::connection::{Pieces, pieces};
 use crate::error::Error;
 use crate::hints;
-use crate::policy::{Fault, QUOTA};
+use crate::policy::Fault;
 use crate::proxy::proxy_for;
+use crate::refusal::QUOTA;
 use crate::reply::words_of_error;
 use crate::request::Body;
 use crate::settings::{Settings, seconds};
@@ -48,6 +49,8 @@ pub(crate) struct Server {
     /// Of every request. They hold the secrets, which go to the socket and nowhere else.
     headers: HeaderMap,
     secrets: Vec<Secret>,
+    /// A connection to it was made once.
+    reached: AtomicBool,
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -93,8 +96,14 @@ impl Server {
             secrets: key.cloned().into_iter().chain(password).collect(),
             proxy,
             uri,
+            reached: AtomicBool::new(false),
             idle: Mutex::default(),
         })
+    }
+
+    /// Whether a connection to it has ever been made.
+    pub(crate) fn was_reached(&self) -> bool {
+        self.reached.load(Ordering::Relaxed)
     }
 
     fn uses_tls(&self) -> bool {
@@ -227,16 +236,27 @@ impl Transport {
         }
     }
 
-    /// Fetches a page that stands beside `/v1`, such as `/metrics`, without the key. `None` if the
-    /// server has no such page.
-    pub(crate) async fn get(&self, server: &Server, page: &str) -> Option<Bytes> {
+    /// The list of the server's models. `None` if the server has none, or none for this key.
+    pub(crate) async fn models(&self, server: &Server) -> Option<Bytes> {
+        let base = server.uri.path().strip_suffix("/chat/completions")?;
+        let page = format!("{base}/models");
+        self.get(server, &page, server.headers.clone()).await
+    }
+
+    /// The page `/metrics` beside `/v1`, without the key. `None` if the server has no such page.
+    pub(crate) async fn metrics(&self, server: &Server) -> Option<Bytes> {
         let base = server.uri.path().strip_suffix("/v1/chat/completions")?;
+        let mut headers = server.headers.clone();
+        headers.remove(AUTHORIZATION);
+        self.get(server, &format!("{base}/metrics"), headers).await
+    }
+
+    async fn get(&self, server: &Server, page: &str, headers: HeaderMap) -> Option<Bytes> {
         let mut target = server.target.clone().into_parts();
-        target.path_and_query = format!("{base}{page}").parse().ok();
+        target.path_and_query = page.parse().ok();
         let mut request = Request::new(Pieces::default());
         *request.uri_mut() = Uri::from_parts(target).ok()?;
-        *request.headers_mut() = server.headers.clone();
-        request.headers_mut().remove(AUTHORIZATION);
+        *request.headers_mut() = headers;
         request.headers_mut().remove(CONTENT_TYPE);
         request
             .headers_mut()
@@ -250,7 +270,9 @@ impl Transport {
 
     async fn connect(&self, server: &Server) -> Result<Connection, Fault> {
         let proxy = server.proxy.as_ref();
-        self.connector.connect(&server.uri, proxy).await
+        let connection = self.connector.connect(&server.uri, proxy).await?;
+        server.reached.store(true, Ordering::Relaxed);
+        Ok(connection)
     }
 
     /// The rest of a reply.

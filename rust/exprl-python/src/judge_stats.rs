@@ -25,9 +25,12 @@ macro_rules! make {
             /// What the tokens cost; None without prices.
             #[pyo3(get)]
             cost: Option<f64>,
-            /// Median seconds of an answered request, within 5 %.
+            /// Median seconds of an answered request, within 5 %; 0 without one.
             #[pyo3(get)]
             latency_p50_s: f64,
+            /// 95th percentile of the same, within 5 %.
+            #[pyo3(get)]
+            latency_p95_s: f64,
             /// 99th percentile of the same, within 5 %.
             #[pyo3(get)]
             latency_p99_s: f64,
@@ -43,6 +46,7 @@ macro_rules! make {
                     in_flight: stats.in_flight,
                     cost: stats.cost,
                     latency_p50_s: stats.latency_p50_s,
+                    latency_p95_s: stats.latency_p95_s,
                     latency_p99_s: stats.latency_p99_s,
                     stats,
                 }
@@ -55,12 +59,12 @@ exprl_judge::counters!(make);
 
 #[pymethods]
 impl JudgeStats {
-    /// These counts and those of another judge; of latencies the longer.
+    /// These counts and those of another judge, and the latencies of both.
     fn plus(&self, other: &Self) -> Self {
         self.stats.clone().plus(&other.stats).into()
     }
 
-    /// What was counted since an earlier look; gauges and latencies stay as they are now.
+    /// What was counted since an earlier look, and the latencies since then; gauges stay as they are now.
     fn since(&self, before: &Self) -> Self {
         self.stats.clone().since(&before.stats).into()
     }

@@ -8,6 +8,8 @@ use super::call::Call;
 use super::queues::Failure;
 use crate::metrics::count;
 use crate::policy::{Action, Fault, backoff};
+use crate::refusal::Complaint;
+use crate::request::ReplyLimit;
 use crate::schedule::Pass;
 
 /// What the attempt leaves to do.
@@ -42,6 +44,11 @@ impl Dispatcher {
 
     /// All exchanges that a request has in its place; `None` if its job stopped first.
     async fn attempts(self: &Arc<Self>, lane: &mut usize, call: &mut Call) -> Option<Next> {
+        if let Some(fault) = call.withheld.take() {
+            count(&self.metrics.counters.over_context);
+            call.last_fault = Some(fault);
+            return Some(Next::Done);
+        }
         let job = call.ticket.job.clone();
         loop {
             let next = tokio::select! {
@@ -65,11 +72,16 @@ impl Dispatcher {
         call.sent += 1;
         call.first_sent.get_or_insert(started);
         call.last_server = Some(self.servers.name(*lane).clone());
-        let again = call
-            .reply
-            .as_ref()
-            .map(|reply| call.body.continued(&reply.text, &self.composer.ask_again));
-        let body = again.as_ref().unwrap_or(&call.body);
+        let name = self.servers.reply_limit(*lane);
+        call.renamed = name == ReplyLimit::MaxCompletionTokens;
+        let changed = match &call.reply {
+            Some(reply) => {
+                let ask_again = &self.composer.ask_again[name as usize];
+                Some(call.body.continued(&reply.text, ask_again))
+            }
+            None => call.renamed.then(|| call.body.renamed()),
+        };
+        let body = changed.as_ref().unwrap_or(&call.body);
         let (bytes, _) = body.sizes();
         let (from, answer) = self.exchange(*lane, &mut call.sent, body).await;
         *lane = from;
@@ -111,7 +123,7 @@ impl Dispatcher {
                 count(&self.metrics.counters.retries);
                 Next::Again
             }
-            Action::GiveUp => Next::Done,
+            Action::GiveUp => self.refused(lane, call),
             Action::Pause(_) => {
                 count(&self.metrics.counters.retries);
                 Next::Later {
@@ -135,11 +147,45 @@ impl Dispatcher {
         }
     }
 
+    /// Decides about a request that its server refuses.
+    fn refused(self: &Arc<Self>, lane: usize, call: &mut Call) -> Next {
+        let Some(fault) = &call.last_fault else {
+            return Next::Done;
+        };
+        match fault.complaint() {
+            // Once for each server: with the other name it is another request.
+            Some(Complaint::NameOfMaxTokens) if !call.renamed => {
+                self.servers.rename_reply_limit(lane);
+                count(&self.metrics.counters.retries);
+                return Next::Again;
+            }
+            Some(Complaint::Context { limit, with_reply }) if call.reply.is_none() => {
+                let elsewhere = self.queues().context.refused(lane, limit, with_reply);
+                call.failed += 1;
+                if elsewhere && self.retries.allow_repeat(call.failed) {
+                    count(&self.metrics.counters.retries);
+                    return Next::Later {
+                        wait: Duration::ZERO,
+                        elsewhere,
+                    };
+                }
+                count(&self.metrics.counters.over_context);
+                call.prefixes.refused(call.body.sizes().0);
+            }
+            _ => {
+                if self.queues().hope.refused(lane, fault) {
+                    self.give_up_waiting();
+                }
+            }
+        }
+        Next::Done
+    }
+
     /// What a fault says about its server: in doubt, to be paused, or alive.
     pub(super) fn note_fault(self: &Arc<Self>, lane: usize, fault: &Fault) {
         tracing::debug!(server = %self.servers.name(lane), fault = %fault.explain(), "judge request failed");
         if fault.blames_server() {
-            self.server_failed(lane);
+            self.server_failed(lane, fault);
         } else if let Action::Pause(pause) = fault.action() {
             self.queues().heard(lane, Instant::now());
             self.pause(lane, pause);
@@ -173,8 +219,10 @@ impl Dispatcher {
         });
     }
 
-    fn server_failed(self: &Arc<Self>, lane: usize) {
-        let Failure { rest, outage } = self.queues().failed(lane, Instant::now());
+    fn server_failed(self: &Arc<Self>, lane: usize, fault: &Fault) {
+        let reached = self.servers.all[lane].was_reached();
+        let failure = self.queues().failed(lane, fault, reached, Instant::now());
+        let Failure { rest, outage } = failure;
         if outage {
             self.give_up_waiting();
         }

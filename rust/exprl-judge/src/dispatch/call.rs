@@ -1,6 +1,7 @@
 //! One request on its way. It is owned by the queue or by the task that sends it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -11,6 +12,28 @@ use crate::policy::Fault;
 use crate::reply::Reply;
 use crate::request::{Body, Rendered};
 use crate::types::{Status, Verdict};
+
+/// What the prefixes of one rollout know of each other.
+#[derive(Clone)]
+pub(super) struct Prefixes(Arc<AtomicUsize>);
+
+impl Default for Prefixes {
+    fn default() -> Self {
+        Self(Arc::new(AtomicUsize::new(usize::MAX)))
+    }
+}
+
+impl Prefixes {
+    /// A prompt of so many bytes was refused as too long.
+    pub(super) fn refused(&self, bytes: usize) {
+        self.0.fetch_min(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of the shortest one that was refused.
+    pub(super) fn refused_from(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 pub(super) struct Call {
     pub(super) ticket: Ticket,
@@ -24,6 +47,11 @@ pub(super) struct Call {
     pub(super) failed: u32,
     /// The one repeat that a stale connection allows has been used.
     pub(super) resent: bool,
+    /// It was sent with `max_completion_tokens` last.
+    pub(super) renamed: bool,
+    /// Why it is not sent at all.
+    pub(super) withheld: Option<Fault>,
+    pub(super) prefixes: Prefixes,
     pub(super) backoff: Duration,
     pub(super) first_sent: Option<Instant>,
     pub(super) last_fault: Option<Fault>,
@@ -44,6 +72,9 @@ impl Call {
             sent: 0,
             failed: 0,
             resent: false,
+            renamed: false,
+            withheld: None,
+            prefixes: Prefixes::default(),
             backoff: Duration::ZERO,
             first_sent: None,
             last_fault: None,
@@ -51,6 +82,12 @@ impl Call {
             reply: None,
             room: Some(room),
         }
+    }
+
+    /// One of a rollout's prefixes, which grow: where one is too long, the longer ones are.
+    pub(super) fn among(mut self, prefixes: &Prefixes) -> Self {
+        self.prefixes = prefixes.clone();
+        self
     }
 
     /// The verdict of a request that no server has replied to.

@@ -1,4 +1,4 @@
-//! One exchange, or two when the first server is late: the first answer wins.
+//! One exchange, or two when the first is late: the first answer wins.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,6 +16,9 @@ use crate::transport::Answer;
 
 /// As long as too few answers of a server are known, lateness is asked for again after this time.
 const UNKNOWN: Duration = Duration::from_secs(1);
+
+/// A request that takes so many times as long as a late one hangs: the same server gets it once more.
+const HANGS: u32 = 4;
 
 /// A request on the wire. Dropped before it has ended, it was cancelled: its socket is closed.
 struct Wire<'a> {
@@ -45,7 +48,8 @@ impl Drop for Spare<'_> {
 }
 
 impl Dispatcher {
-    /// Sends a request to a server, and to a second one if no byte has come when it is late.
+    /// Sends a request to a server, and to a second one if no byte has come when it is late. Where no
+    /// other server is free, a request that hangs goes to the same one again, on a new connection.
     /// Gives the outcome and the server that it came from.
     pub(super) async fn exchange(
         self: &Arc<Self>,
@@ -54,11 +58,12 @@ impl Dispatcher {
         body: &Body,
     ) -> (usize, Result<Answer, Fault>) {
         let begun = AtomicBool::new(false);
-        if self.servers.all.len() == 1 || !self.retries.hedging() {
+        if !self.retries.hedging() {
             return (lane, self.send(lane, body, &begun).await);
         }
         let mut first = pin!(self.send(lane, body, &begun));
         // Late again and again, until a place for a hedge is free or the answer begins.
+        let started = Instant::now();
         let (spare, patience) = loop {
             let patience = self.queues().patience(lane);
             tokio::select! {
@@ -68,7 +73,9 @@ impl Dispatcher {
             if begun.load(Ordering::Relaxed) {
                 return (lane, first.await);
             }
-            if let (Some(patience), Some(spare)) = (patience, self.spare(lane)) {
+            let Some(patience) = patience else { continue };
+            let hangs = started.elapsed() >= HANGS * patience;
+            if let Some(spare) = self.spare(lane, hangs) {
                 break (spare, patience);
             }
         };
@@ -132,11 +139,20 @@ impl Dispatcher {
         exchange.instrument(span)
     }
 
-    /// A place for a hedge, if the budget has one and another server has room.
-    fn spare(self: &Arc<Self>, lane: usize) -> Option<Spare<'_>> {
+    /// A place for a hedge, if the budget has one and another server has room; at the same server if the
+    /// request `hangs` there. That one is a repeat, for which there is a reserve.
+    fn spare(self: &Arc<Self>, lane: usize, hangs: bool) -> Option<Spare<'_>> {
         let mut queues = self.queues();
-        let pass = queues.schedule.spare(lane, Instant::now())?;
-        if !self.retries.allow_hedge() {
+        let now = Instant::now();
+        let (pass, allowed) = match queues.schedule.spare(lane, now) {
+            Some(pass) => (pass, self.retries.allow_hedge()),
+            None if hangs => {
+                let pass = queues.schedule.again(lane, now)?;
+                (pass, self.retries.allow_again())
+            }
+            None => return None,
+        };
+        if !allowed {
             queues.schedule.finish(pass);
             return None;
         }

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use exprl_rubric::View;
 
 use super::call::Call;
+use super::context::Context;
+use super::hope::Hope;
 use crate::estimate::{Lateness, TokenEstimate};
 use crate::limits::Limits;
 use crate::policy::{Breaker, Fault};
@@ -18,6 +20,8 @@ pub(super) struct Queues {
     lateness: Vec<Lateness>,
     limits: Limits,
     estimate: TokenEstimate,
+    pub(super) context: Context,
+    pub(super) hope: Hope,
     /// When the limits let the next request leave, if somebody waits for that.
     limited_until: Option<Instant>,
     /// When a server last answered, or the first request left.
@@ -59,6 +63,8 @@ impl Queues {
             lateness: (0..servers).map(|_| Lateness::default()).collect(),
             limits: Limits::new(settings.rpm, settings.tpm),
             estimate: TokenEstimate::new(settings.max_tokens),
+            context: Context::new(servers, settings.max_tokens),
+            hope: Hope::new(servers),
             limited_until: None,
             last_answer: None,
             outage: seconds(settings.outage_s),
@@ -97,7 +103,13 @@ impl Queues {
         };
         call.room = None;
         self.last_answer.get_or_insert(now);
-        self.reserve(&mut call, now);
+        if call.reply.is_none() {
+            let refused_from = call.prefixes.refused_from();
+            call.withheld = self.context.withholds(&call.body, refused_from);
+        }
+        if call.withheld.is_none() {
+            self.reserve(&mut call, now);
+        }
         Leave::Now(pass, call)
     }
 
@@ -127,6 +139,8 @@ impl Queues {
     ) {
         self.lateness[lane].note(first_byte);
         self.estimate.learn(bytes, usage);
+        self.context.counted(bytes, usage.prompt);
+        self.hope.answered();
         if usage.prompt > 0 {
             self.limits
                 .correct(reserved, usage.prompt + usage.completion);
@@ -135,13 +149,22 @@ impl Queues {
         self.heard(lane, now);
     }
 
-    /// The server has failed a request.
-    pub(super) fn failed(&mut self, lane: usize, now: Instant) -> Failure {
+    /// The server has failed a request; `reached`: a connection to it was made once.
+    pub(super) fn failed(
+        &mut self,
+        lane: usize,
+        fault: &Fault,
+        reached: bool,
+        now: Instant,
+    ) -> Failure {
         // What left before the breaker opened says nothing new.
         let resting = self.schedule.is_paused(lane, now);
         let rest = (!resting).then(|| self.breakers[lane].failed()).flatten();
         if let Some(rest) = rest {
             self.schedule.pause(lane, now + rest, now, true);
+            if !reached {
+                self.hope.unreachable(lane, fault);
+            }
         }
         Failure {
             rest,
@@ -153,14 +176,21 @@ impl Queues {
     pub(super) fn give_up(&mut self) -> Vec<Call> {
         let mut calls = self.schedule.drain(|_| true);
         for call in &mut calls {
-            let reason = format!("no server has answered for {} s", self.outage.as_secs_f64());
-            call.last_fault.get_or_insert(Fault::Connect(reason));
+            let silence = || {
+                let seconds = self.outage.as_secs_f64();
+                Fault::Connect(format!("no server has answered for {seconds} s"))
+            };
+            call.last_fault
+                .get_or_insert_with(|| self.hope.lost().cloned().unwrap_or_else(silence));
         }
         calls
     }
 
-    /// Every server is left alone, and none has answered for too long.
+    /// Every server is left alone, and none has answered for too long; or none ever will.
     pub(super) fn is_outage(&self, now: Instant) -> bool {
+        if self.hope.lost().is_some() {
+            return true;
+        }
         let silent = self
             .last_answer
             .is_some_and(|last| now - last > self.outage);
@@ -209,7 +239,10 @@ mod tests {
 
     /// Lets every breaker open.
     fn fail_all(queues: &mut Queues, now: Instant) -> Vec<Failure> {
-        (0..10).map(|i| queues.failed(i % 2, now)).collect()
+        let fault = Fault::Connect("refused".into());
+        (0..10)
+            .map(|i| queues.failed(i % 2, &fault, true, now))
+            .collect()
     }
 
     #[test]
@@ -247,6 +280,20 @@ mod tests {
         push(&mut queues, much_later);
         fail_all(&mut queues, much_later);
         assert!(!queues.is_outage(much_later));
+    }
+
+    #[test]
+    fn servers_that_were_never_reached_are_not_waited_for() {
+        let mut queues = queues(|settings| settings.outage_s = 3600.0);
+        let now = Instant::now();
+        push(&mut queues, now);
+        assert!(matches!(queues.leave(now), Leave::Now(..)));
+        push(&mut queues, now);
+        let fault = Fault::Connect("refused".into());
+        let last = (0..10).map(|i| queues.failed(i % 2, &fault, false, now));
+        assert!(last.last().unwrap().outage);
+        let error = queues.give_up().remove(0).unanswered().error.unwrap();
+        assert!(error.contains("refused"), "{error}");
     }
 
     #[test]

@@ -33,6 +33,11 @@ impl Retries {
         failed < self.attempts && self.budget.withdraw()
     }
 
+    /// Takes one repeat out of the budget, for a request that has not failed and does not end.
+    pub(super) fn allow_again(&self) -> bool {
+        self.budget.withdraw()
+    }
+
     pub(super) fn hedging(&self) -> bool {
         self.hedges.is_some()
     }

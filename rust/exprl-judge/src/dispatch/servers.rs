@@ -5,15 +5,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
 use crate::policy::Fault;
-use crate::request::{Body, front};
+use crate::request::{Body, ReplyLimit, front};
 use crate::settings::Settings;
 use crate::transport::{Answer, Server, Transport};
 
 pub(super) struct Servers {
     transport: Transport,
     pub(super) all: Vec<Server>,
-    /// They are asked for the size of their KV cache when the first request leaves.
-    ask_capacity: AtomicBool,
+    model: String,
+    /// They are asked what they hold when the first request leaves.
+    unasked: AtomicBool,
+    /// The size of their KV cache is a setting.
+    knows_capacity: bool,
+    /// Those that take `max_completion_tokens` in place of `max_tokens`.
+    other_name: Vec<AtomicBool>,
 }
 
 impl Servers {
@@ -21,8 +26,11 @@ impl Servers {
         let (transport, all) = Transport::new(settings)?;
         Ok(Self {
             transport,
+            model: settings.model.clone(),
+            unasked: AtomicBool::new(true),
+            knows_capacity: settings.kv_tokens.is_some(),
+            other_name: all.iter().map(|_| AtomicBool::default()).collect(),
             all,
-            ask_capacity: AtomicBool::new(settings.kv_tokens.is_none()),
         })
     }
 
@@ -47,16 +55,46 @@ impl Servers {
         self.transport.post(&self.all[lane], body, begun).await
     }
 
-    /// Whether the servers should be asked for their capacity; true once.
-    pub(super) fn wants_capacities(&self) -> bool {
-        self.ask_capacity.swap(false, Ordering::Relaxed)
+    /// Whether the servers should be asked what they hold; true once.
+    pub(super) fn are_unasked(&self) -> bool {
+        self.unasked.swap(false, Ordering::Relaxed)
+    }
+
+    /// How many tokens the model's context holds at a server, as vLLM tells it on `/v1/models`.
+    pub(super) async fn context(&self, lane: usize) -> Option<u64> {
+        let list = self.transport.models(&self.all[lane]).await?;
+        context_of(&self.model, &list)
     }
 
     /// How many tokens a server's KV cache holds, as vLLM tells it on `/metrics`.
     pub(super) async fn capacity(&self, lane: usize) -> Option<u64> {
-        let page = self.transport.get(&self.all[lane], "/metrics").await?;
+        if self.knows_capacity {
+            return None;
+        }
+        let page = self.transport.metrics(&self.all[lane]).await?;
         kv_tokens(&String::from_utf8_lossy(&page))
     }
+
+    /// What a server calls the limit of a reply.
+    pub(super) fn reply_limit(&self, lane: usize) -> ReplyLimit {
+        match self.other_name[lane].load(Ordering::Relaxed) {
+            false => ReplyLimit::MaxTokens,
+            true => ReplyLimit::MaxCompletionTokens,
+        }
+    }
+
+    /// The server has refused `max_tokens` and asked for the other name.
+    pub(super) fn rename_reply_limit(&self, lane: usize) {
+        self.other_name[lane].store(true, Ordering::Relaxed);
+    }
+}
+
+/// `max_model_len` of a model in the list that a server gives.
+fn context_of(model: &str, list: &[u8]) -> Option<u64> {
+    let list: serde_json::Value = serde_json::from_slice(list).ok()?;
+    let mut models = list["data"].as_array()?.iter();
+    let ours = models.find(|entry| entry["id"] == model)?;
+    ours["max_model_len"].as_u64().filter(|&tokens| tokens > 0)
 }
 
 /// Reads `vllm:cache_config_info` (vLLM 0.10 to 0.32): the size in tokens of each engine, or blocks
@@ -80,6 +118,25 @@ fn kv_tokens(metrics: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_list_of_models_tells_the_context_of_ours() {
+        let list = br#"{"data": [{"id": "other", "max_model_len": 9}, {"id": "ours", "max_model_len": 4096}]}"#;
+        assert_eq!(context_of("ours", list), Some(4096));
+        for (model, list) in [
+            ("theirs", &list[..]),
+            ("ours", br#"{"data": [{"id": "ours"}]}"#),
+            (
+                "ours",
+                br#"{"data": [{"id": "ours", "max_model_len": null}]}"#,
+            ),
+            ("ours", br#"{"data": [{"id": "ours", "max_model_len": 0}]}"#),
+            ("ours", br#"{"models": []}"#),
+            ("ours", b"not found"),
+        ] {
+            assert_eq!(context_of(model, list), None);
+        }
+    }
 
     #[test]
     fn vllm_tells_the_size_of_its_cache() {

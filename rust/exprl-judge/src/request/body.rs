@@ -69,6 +69,14 @@ impl Body {
         *hasher.update(open).update(blocks).finalize().as_bytes()
     }
 
+    /// The same request to a server that calls the limit of a reply `max_completion_tokens`.
+    pub(crate) fn renamed(&self) -> Self {
+        Self {
+            end: Some(self.frame.renamed_end.clone()),
+            ..self.clone()
+        }
+    }
+
     /// The same conversation, with the judge's reply begun: it goes on after `Score:`.
     pub(crate) fn continued(&self, reply: &str, ask_again: &Bytes) -> Self {
         // An open thinking block would swallow the grade.

@@ -16,10 +16,24 @@ pub(super) struct Frame {
     pub(super) open: Bytes,
     /// What is asked, then JSON.
     pub(super) end: Bytes,
-    /// Where in it the JSON begins.
+    /// The same with `max_completion_tokens` in place of `max_tokens`.
+    pub(super) renamed_end: Bytes,
+    /// Where in `end` the JSON begins.
     pub(super) json: usize,
     /// Hash of both, and of all that a key holds beside the item.
     pub(super) hash: Key,
+}
+
+/// What a server calls the limit of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReplyLimit {
+    MaxTokens,
+    /// `OpenAI`'s models that think take no other name.
+    MaxCompletionTokens,
+}
+
+impl ReplyLimit {
+    pub(super) const ALL: [Self; 2] = [Self::MaxTokens, Self::MaxCompletionTokens];
 }
 
 /// A rubric, and its frames by `has_reference + 2 * has_checklist`.
@@ -32,8 +46,8 @@ pub(super) struct Framed {
 pub(super) struct Frames {
     /// JSON before the rubric.
     open: Vec<u8>,
-    /// JSON after what is asked.
-    close: Vec<u8>,
+    /// JSON after what is asked, by the name of the reply's limit.
+    close: [Vec<u8>; 2],
     /// The same without what says how the reply travels, for the keys.
     close_of_key: Vec<u8>,
     /// Hash state over all that a key holds beside the frame's texts and the item.
@@ -62,14 +76,14 @@ impl Frames {
             fields.insert("logprobs".into(), json!(true));
             fields.insert("top_logprobs".into(), json!(20));
         }
-        let close_of_key = end_of_body(&fields);
+        let close_of_key = end_of_body(&fields, ReplyLimit::MaxTokens);
         if settings.stream {
             fields.insert("stream".into(), json!(true));
             fields.insert("stream_options".into(), json!({"include_usage": true}));
         }
         Self {
             open,
-            close: end_of_body(&fields),
+            close: ReplyLimit::ALL.map(|name| end_of_body(&fields, name)),
             close_of_key,
             hasher,
         }
@@ -78,7 +92,7 @@ impl Frames {
     pub(super) fn frame(&self, head: &str, instruction: &str) -> Arc<Frame> {
         let mut open = self.open.clone();
         escape_into(&mut open, head);
-        let mut end = escape(instruction);
+        let end = escape(instruction);
         let json = end.len();
         let mut hasher = self.hasher.clone();
         for text in [&open, &end, &self.close_of_key] {
@@ -86,10 +100,14 @@ impl Frames {
                 .update(&(text.len() as u64).to_le_bytes())
                 .update(text);
         }
-        end.extend_from_slice(&self.close);
+        let [end, renamed_end] = self
+            .close
+            .each_ref()
+            .map(|close| [&end[..], close].concat());
         Arc::new(Frame {
             open: open.into(),
             end: end.into(),
+            renamed_end: renamed_end.into(),
             json,
             hash: *hasher.finalize().as_bytes(),
         })
@@ -107,7 +125,7 @@ impl Frames {
 
 /// JSON after the begun reply of a re-ask. The names are vLLM's (chat completion protocol, 0.32): the
 /// last message is continued, not closed.
-pub(super) fn ask_again(settings: &Settings) -> Bytes {
+pub(super) fn ask_again(settings: &Settings, name: ReplyLimit) -> Bytes {
     let mut fields = sampling(settings);
     fields.insert("max_tokens".into(), json!(4));
     fields.insert("add_generation_prompt".into(), json!(false));
@@ -116,7 +134,7 @@ pub(super) fn ask_again(settings: &Settings) -> Bytes {
         "structured_outputs".into(),
         json!({"choice": ["1", "2", "3", "4", "5"]}),
     );
-    end_of_body(&fields).into()
+    end_of_body(&fields, name).into()
 }
 
 fn sampling(settings: &Settings) -> Map<String, Value> {
@@ -127,7 +145,13 @@ fn sampling(settings: &Settings) -> Map<String, Value> {
 }
 
 /// Closes the message, the list and the object around `fields`.
-fn end_of_body(fields: &Map<String, Value>) -> Vec<u8> {
-    let fields = Value::Object(fields.clone()).to_string();
+fn end_of_body(fields: &Map<String, Value>, name: ReplyLimit) -> Vec<u8> {
+    let mut fields = fields.clone();
+    if name == ReplyLimit::MaxCompletionTokens
+        && let Some(limit) = fields.remove("max_tokens")
+    {
+        fields.insert("max_completion_tokens".into(), limit);
+    }
+    let fields = Value::Object(fields).to_string();
     format!("\"}}],{}", &fields[1..]).into()
 }

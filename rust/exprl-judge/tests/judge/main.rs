@@ -1,8 +1,10 @@
 //! The dispatcher against real servers in this process.
 
 mod blocking;
+mod context;
 mod dispatch;
 mod faults;
+mod hopeless;
 mod limits;
 mod streaming;
 mod support;

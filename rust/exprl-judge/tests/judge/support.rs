@@ -73,12 +73,35 @@ pub struct Server {
 impl Server {
     /// `script` gets the number of the request, from 0, and the request.
     pub async fn start(script: impl Fn(usize, &Seen) -> Answer + Send + Sync + 'static) -> Self {
-        Self::with_metrics("", script).await
+        Self::with_pages(Pages::default(), script).await
     }
 
     /// The same, with a page under `/metrics`.
     pub async fn with_metrics(
         metrics: &'static str,
+        script: impl Fn(usize, &Seen) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let pages = Pages {
+            metrics,
+            ..Pages::default()
+        };
+        Self::with_pages(pages, script).await
+    }
+
+    /// The same, with a list of models that tells the context of `judge`.
+    pub async fn with_context(
+        tokens: usize,
+        script: impl Fn(usize, &Seen) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let pages = Pages {
+            context: Some(tokens),
+            ..Pages::default()
+        };
+        Self::with_pages(pages, script).await
+    }
+
+    async fn with_pages(
+        pages: Pages,
         script: impl Fn(usize, &Seen) -> Answer + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -93,7 +116,7 @@ impl Server {
                 let (log, count, script) = (log.clone(), count.clone(), script.clone());
                 tokio::spawn(async move {
                     count.fetch_add(1, Ordering::SeqCst);
-                    let _ = serve(stream, metrics, &log, &*script).await;
+                    let _ = serve(stream, pages, &log, &*script).await;
                     count.fetch_sub(1, Ordering::SeqCst);
                 });
             }
@@ -126,9 +149,16 @@ impl Drop for Server {
     }
 }
 
+/// What stands beside the completions.
+#[derive(Clone, Copy, Default)]
+struct Pages {
+    metrics: &'static str,
+    context: Option<usize>,
+}
+
 async fn serve(
     stream: TcpStream,
-    metrics: &str,
+    pages: Pages,
     log: &Mutex<Vec<Seen>>,
     script: &Script,
 ) -> std::io::Result<()> {
@@ -138,10 +168,17 @@ async fn serve(
             return Ok(());
         };
         if head.starts_with("get ") {
-            // The question for the size of a KV cache.
-            assert!(head.starts_with("get /metrics ") && !head.contains("authorization"));
-            let status = if metrics.is_empty() { 404 } else { 200 };
-            reply(&mut stream, status, "", metrics.as_bytes()).await?;
+            let page = if head.starts_with("get /v1/models ") {
+                pages.context.map(|tokens| {
+                    json!({"data": [{"id": "judge", "max_model_len": tokens}]}).to_string()
+                })
+            } else {
+                // The question for the size of a KV cache.
+                assert!(head.starts_with("get /metrics ") && !head.contains("authorization"));
+                (!pages.metrics.is_empty()).then(|| pages.metrics.to_owned())
+            };
+            let status = if page.is_some() { 200 } else { 404 };
+            reply(&mut stream, status, "", page.unwrap_or_default().as_bytes()).await?;
             continue;
         }
         let seen = Seen {
