@@ -25,6 +25,7 @@ __all__ = [
     "judge_settings",
     "open_thinking",
     "outside_thinking",
+    "rubric_command",
     "split_text",
     "text_signs",
 ]
@@ -132,7 +133,7 @@ class JudgeStats:
     @property
     def hedges(self, /) -> int:
         """
-        Requests sent to a second server because the first was late.
+        Requests sent once more because the first was late: to a second server, or on a new connection.
         """
     @property
     def hedges_won(self, /) -> int:
@@ -147,7 +148,12 @@ class JudgeStats:
     @property
     def latency_p50_s(self, /) -> float:
         """
-        Median seconds of an answered request, within 5 %.
+        Median seconds of an answered request, within 5 %; 0 without one.
+        """
+    @property
+    def latency_p95_s(self, /) -> float:
+        """
+        95th percentile of the same, within 5 %.
         """
     @property
     def latency_p99_s(self, /) -> float:
@@ -169,9 +175,14 @@ class JudgeStats:
         """
         Distinct replies in the ledger.
         """
+    @property
+    def over_context(self, /) -> int:
+        """
+        Requests whose prompt the judge's context does not hold: refused, or not sent.
+        """
     def plus(self, /, other: JudgeStats) -> JudgeStats:
         """
-        These counts and those of another judge; of latencies the longer.
+        These counts and those of another judge, and the latencies of both.
         """
     @property
     def prompt_tokens(self, /) -> int:
@@ -210,7 +221,7 @@ class JudgeStats:
         """
     def since(self, /, before: JudgeStats) -> JudgeStats:
         """
-        What was counted since an earlier look; gauges and latencies stay as they are now.
+        What was counted since an earlier look, and the latencies since then; gauges stay as they are now.
         """
     @property
     def statuses(self, /) -> dict[str, int]:
@@ -332,6 +343,11 @@ def open_thinking(text: str) -> str | None:
 def outside_thinking(text: str) -> list[str]:
     """
     The parts of a text outside thinking blocks; see `exprl.thinking`.
+    """
+
+def rubric_command(arguments: SupportsGetItem[int, str]) -> int:
+    """
+    Runs `exprl-judge rubric` as `exprl rubric build`; returns its exit code.
     """
 
 def split_text(

@@ -44,11 +44,17 @@ def tokenizer():
 
 
 @pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
+def certificate(make_certificate):
     """Paths of a self-signed certificate and of its key, in PEM form.
 
     It is that of 127.0.0.1 and of judge.example.
     """
+    return make_certificate("127.0.0.1", "judge.example")
+
+
+@pytest.fixture(scope="session")
+def make_certificate(tmp_path_factory):
+    """Makes a self-signed certificate for servers of these names; gives its path and its key's."""
     import datetime
     import ipaddress
 
@@ -57,26 +63,37 @@ def certificate(tmp_path_factory):
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import NameOID
 
-    folder = tmp_path_factory.mktemp("tls")
-    private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a judge")])
-    now = datetime.datetime.now(datetime.UTC)
-    address = x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))
-    names = x509.SubjectAlternativeName([address, x509.DNSName("judge.example")])
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(private.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(names, critical=False)
-        .sign(private, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (folder / "certificate.pem").write_bytes(signed.public_bytes(pem))
-    (folder / "key.pem").write_bytes(
-        private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return folder / "certificate.pem", folder / "key.pem"
+    def alternative(name):
+        try:
+            return x509.IPAddress(ipaddress.ip_address(name))
+        except ValueError:
+            return x509.DNSName(name)
+
+    def make(*names, signs_others=False, days=1):
+        """`signs_others`: as `openssl req -x509` makes them; `days`: until it ends."""
+        folder = tmp_path_factory.mktemp("tls")
+        private = ec.generate_private_key(ec.SECP256R1())
+        own = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a judge")])
+        now = datetime.datetime.now(datetime.UTC)
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(own)
+            .issuer_name(own)
+            .public_key(private.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=9))
+            .not_valid_after(now + datetime.timedelta(days=days))
+        )
+        if names:
+            listed = x509.SubjectAlternativeName([alternative(name) for name in names])
+            made = made.add_extension(listed, critical=False)
+        if signs_others:
+            made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        signed = made.sign(private, hashes.SHA256())
+        pem = serialization.Encoding.PEM
+        (folder / "certificate.pem").write_bytes(signed.public_bytes(pem))
+        pkcs8, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        (folder / "key.pem").write_bytes(private.private_bytes(pem, pkcs8, plain))
+        return folder / "certificate.pem", folder / "key.pem"
+
+    return make

@@ -9,7 +9,10 @@ rubrics = typer.Typer(no_args_is_help=True, help="Write a rubric for each proble
 
 def judge(context: typer.Context) -> None:
     """Use the judge alone, without torch or vLLM: score, rubric, serve, ledger."""
-    raise typer.Exit(_judge_command(context.args))
+    from exprl import _core
+
+    _leave_ctrl_c_to_rust()
+    raise typer.Exit(_core.judge_command(context.args))
 
 
 @rubrics.command(
@@ -22,15 +25,14 @@ def rubric_build(context: typer.Context) -> None:
 
     Example: exprl rubric build train.jsonl -o rubrics.jsonl --endpoint URL --model NAME
     """
-    raise typer.Exit(_judge_command(["rubric", *context.args]))
-
-
-def _judge_command(arguments: list[str]) -> int:
-    """Run the Rust command line, which `exprl-judge` is as well."""
-    import signal
-
     from exprl import _core
 
-    # It minds Ctrl-C itself: it writes what has finished, and ends with 130.
+    _leave_ctrl_c_to_rust()
+    raise typer.Exit(_core.rubric_command(context.args))
+
+
+def _leave_ctrl_c_to_rust() -> None:
+    """It writes what has finished, and ends with 130."""
+    import signal
+
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return _core.judge_command(arguments)

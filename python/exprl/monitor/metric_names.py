@@ -43,6 +43,11 @@ METRICS: dict[str, str] = {
     "judge/requests": "HTTP requests sent, repeats included",
     "judge/cached": "grades that came from the ledger",
     "judge/retries": "requests sent again after a fault",
+    "judge/over_context": "requests whose prompt the judge's context does not hold: refused, or not"
+    " sent",
+    "judge/latency_p50_s": "seconds until the judge has answered a request, median; none where the"
+    " ledger gave every grade",
+    "judge/latency_p95_s": "the same, 95th percentile",
     "judge/prompt_tokens": "prompt tokens, as the judge's servers count them",
     "judge/completion_tokens": "tokens of the replies, as the judge's servers count them",
     "policy/loss": "mean loss of the optimizer steps",

@@ -68,7 +68,7 @@ def _domain(
 
 
 def count_since(before: JudgeStats | None, judge: Judge | Judges | None) -> JudgeStats | None:
-    """What a judge has counted since `before`; sums only, the latencies stay the whole run's."""
+    """What a judge has counted since `before`, with the latencies of that time."""
     if before is None or judge is None:
         return None
     return judge.stats().since(before)
@@ -191,6 +191,10 @@ def _judge(scored: Sequence[Scored], stats: JudgeStats) -> dict[str, float]:
         "judge/requests": stats.requests_sent,
         "judge/cached": stats.from_ledger,
         "judge/retries": stats.retries,
+        "judge/over_context": stats.over_context,
+        # 0 seconds = no request was answered.
+        "judge/latency_p50_s": stats.latency_p50_s or float("nan"),
+        "judge/latency_p95_s": stats.latency_p95_s or float("nan"),
         "judge/prompt_tokens": stats.prompt_tokens,
         "judge/completion_tokens": stats.completion_tokens,
     }

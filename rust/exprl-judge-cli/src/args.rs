@@ -13,35 +13,56 @@ use crate::flags::Flags;
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   exprl-judge score --rules numbers < in.jsonl > out.jsonl
-  exprl-judge score --endpoint http://127.0.0.1:8000/v1 --model Qwen/Qwen3-4B --ledger replies in.jsonl -o out.jsonl
-  exprl-judge score ... in.jsonl -o out.jsonl --resume      goes on after the last whole line of out.jsonl
-  exprl-judge score ... in.jsonl --dry-run                  tokens and cost; sends nothing
+  exprl-judge score --endpoint http://127.0.0.1:8000/v1 --model Qwen/Qwen3-4B \\
+      --ledger replies in.jsonl -o out.jsonl
+  exprl-judge score ... in.jsonl -o out.jsonl --resume
+      goes on after the last whole line of out.jsonl
+  exprl-judge score ... in.jsonl -o out.jsonl --force
+      replaces out.jsonl once all lines are graded
+  exprl-judge score ... in.jsonl --dry-run
+      tokens and cost; sends nothing
+  exprl-judge score ... in.jsonl --show-prompt
+      what the judge is sent for the first line; sends nothing
 
-Input of score, one object per line ('reference' may be null with --reference none, 'domain' may be left out):
-  {\"id\": \"7\", \"problem\": \"2+2?\", \"reference\": \"2+2=4\", \"trace\": \"It is 4.\", \"domain\": \"math\"}
+Input of score, one object per line ('reference' may be null with
+--reference none, 'domain' may be left out):
+  {\"id\": \"7\", \"problem\": \"2+2?\", \"reference\": \"2+2=4\",
+   \"trace\": \"It is 4.\", \"domain\": \"math\"}
 
-Output, one object per input line and in its order; a missing grade is null and has a status:
-  outcome       {\"id\", \"status\", \"grade\", \"score\", \"error\", \"reply\", usage, ...}
-  prefix, step  {\"id\", \"segments\": [{\"start\", \"end\", \"status\", \"grade\", \"score\", \"error\", \"reply\"}, ...], usage, ...}
+Output, one object per input line and in its order; a missing grade is null
+and has a status:
+  outcome       {\"id\", \"status\", \"grade\", \"score\", \"error\", \"reply\",
+                 usage, ...}
+  prefix, step  {\"id\", \"segments\": [{\"start\", \"end\", \"status\", \"grade\",
+                 \"score\", \"error\", \"reply\"}, ...], usage, ...}
   start and end count characters (Unicode code points) of the trace.
 
 Exit codes:
-  0 every line has a status   2 bad input or settings   3 more grades missing than --max-missing allows
-  130 interrupted: what had finished, in order, is written";
+  0    every line has a status
+  2    bad input or settings
+  3    more grades are missing than --max-missing allows
+  130  interrupted: what had finished, in order, is written";
 
 pub(crate) const RUBRIC_EXAMPLES: &str = "\
 Examples:
-  exprl-judge rubric --endpoint http://127.0.0.1:8000/v1 --model Qwen/Qwen3-4B problems.jsonl -o rubrics.jsonl
+  exprl-judge rubric --endpoint http://127.0.0.1:8000/v1 --model Qwen/Qwen3-4B \\
+      problems.jsonl -o rubrics.jsonl
   exprl-judge score --rubrics rubrics.jsonl ... < in.jsonl > out.jsonl
 
-Input, one object per line: {\"problem\", \"reference\"} with optional \"id\" and \"domain\"; the input of score will do.
+Input, one object per line: {\"problem\", \"reference\"} with optional \"id\" and
+\"domain\"; the input of score will do.
 Output, one object per problem and reference:
-  {\"key\": \"...\", \"id\": \"7\", \"problem\": \"2+2?\", \"checkpoints\": [{\"text\": \"The answer is 4.\", \"weight\": 3}, ...]}
-Read it and edit it: texts and weights (1..10) are yours; the key finds the line again. With -o, what the file
-holds already stays as it is, and only the others are asked for.
+  {\"key\": \"...\", \"id\": \"7\", \"problem\": \"2+2?\", \"checkpoints\":
+   [{\"text\": \"The answer is 4.\", \"weight\": 3}, ...]}
+Read it and edit it: texts and weights (1..10) are yours; the key finds the
+line again. With -o, what the file holds already stays as it is, and only the
+others are asked for.
 
 Exit codes:
-  0 all are there   2 bad input or settings   3 more are missing than --max-missing allows   130 interrupted";
+  0    all are there
+  2    bad input or settings
+  3    more are missing than --max-missing allows
+  130  interrupted";
 
 /// Grade many model outputs with an LLM judge behind OpenAI-compatible servers.
 #[derive(Parser)]
@@ -77,6 +98,7 @@ pub(crate) struct AskArgs {
     pub(crate) progress: bool,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command")]
 #[derive(Args)]
 pub(crate) struct ScoreArgs {
     /// JSONL file of solutions to grade (default: standard input)
@@ -97,6 +119,9 @@ pub(crate) struct ScoreArgs {
     /// Continue an interrupted command: after the last whole line of --out, or with the replies in --ledger
     #[arg(long)]
     pub(crate) resume: bool,
+    /// Replace --out, once all lines are graded and no more grades are missing than --max-missing allows
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) force: bool,
     /// Exit with code 3 if a larger share of the grades is missing
     #[arg(long, default_value_t = 0.05, value_name = "SHARE")]
     pub(crate) max_missing: f64,
@@ -107,6 +132,9 @@ pub(crate) struct ScoreArgs {
     /// often the judge is wrong
     #[arg(long, value_name = "FIELD")]
     pub(crate) label: Option<String>,
+    /// Print what the judge is sent for the first line, or the first N, and send nothing
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
+    pub(crate) show_prompt: Option<usize>,
     /// Print an estimate of requests, tokens and cost as JSON, and send nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -24,13 +24,15 @@ pub(crate) fn run(action: &LedgerAction) -> Result<u8, Error> {
         }
         LedgerAction::Export { dir } => {
             let count = ledger::export(dir, &mut BufWriter::new(std::io::stdout().lock()))?;
-            eprintln!("{count} replies");
+            say!("{count} replies");
         }
         LedgerAction::Compact { dir } => {
             let done = ledger::compact(dir)?;
-            eprintln!(
+            say!(
                 "{} replies kept; {} bytes before, {} after",
-                done.replies, done.bytes_before, done.bytes_after
+                done.replies,
+                done.bytes_before,
+                done.bytes_after
             );
         }
     }

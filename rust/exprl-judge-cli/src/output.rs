@@ -1,8 +1,8 @@
 //! Graded items to output lines, in input order.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 
 use exprl_judge::{Graded, Status, Verdict, View};
@@ -13,6 +13,9 @@ use crate::input::Entry;
 
 /// From this grade on the judge calls a solution correct (docs/concepts/method.md, Measures).
 const CORRECT_FROM: u8 = 4;
+
+/// More kinds of reasons are not told apart.
+const MOST_REASONS: usize = 1000;
 
 /// What an output line needs of its input line.
 pub(crate) struct Pending {
@@ -43,6 +46,8 @@ pub(crate) struct Tally {
     pub(crate) lines: u64,
     pub(crate) verdicts: u64,
     pub(crate) missing: u64,
+    /// Why grades are missing: the first reason in each form, and how many have it.
+    reasons: HashMap<String, (String, u64)>,
     /// Whole solutions by truth and by the judge's word, where the truth is known.
     placed: [[u64; 2]; 2],
     unplaced: u64,
@@ -62,6 +67,22 @@ impl Tally {
                 None => self.unplaced += 1,
             }
         }
+    }
+
+    /// A grade is missing for this reason. Reasons that differ in their numbers only are the same.
+    fn missed(&mut self, reason: &str) {
+        let form: String = reason.chars().filter(|c| !c.is_ascii_digit()).collect();
+        // Models may write what they like into a refusal.
+        if self.reasons.len() < MOST_REASONS || self.reasons.contains_key(&form) {
+            let first = || (reason.to_owned(), 0);
+            self.reasons.entry(form).or_insert_with(first).1 += 1;
+        }
+    }
+
+    /// The commonest reason of grades that this run did not get; `None` where it got all.
+    pub(crate) fn commonest_reason(&self) -> Option<String> {
+        let (reason, count) = self.reasons.values().max_by_key(|(_, count)| *count)?;
+        Some(format!("{count} without a grade because: {reason}"))
     }
 
     /// Share of verdicts without a grade.
@@ -90,33 +111,8 @@ impl Tally {
     }
 }
 
-/// Opens the output. To resume, reads what an earlier run wrote, and cuts off a torn last line.
-pub(crate) fn open(
-    path: Option<&Path>,
-    resume: bool,
-    view: View,
-) -> Result<(Box<dyn Write + Send>, VecDeque<Done>), Error> {
-    let Some(path) = path else {
-        return Ok((Box::new(BufWriter::new(std::io::stdout())), VecDeque::new()));
-    };
-    let failed = |error| Error::file(path, &error);
-    let mut options = OpenOptions::new();
-    options
-        .create(true)
-        .write(true)
-        .truncate(!resume)
-        .read(resume);
-    let mut file = options.open(path).map_err(failed)?;
-    let done = if resume {
-        read_done(&mut file, path, view)?
-    } else {
-        VecDeque::new()
-    };
-    Ok((Box::new(BufWriter::new(file)), done))
-}
-
 /// The whole lines of an earlier run; the file stands, and ends, after them.
-fn read_done(file: &mut File, path: &Path, view: View) -> Result<VecDeque<Done>, Error> {
+pub(crate) fn read_done(file: &mut File, path: &Path, view: View) -> Result<VecDeque<Done>, Error> {
     let failed = |error| Error::file(path, &error);
     let mut reader = BufReader::new(&*file);
     let (mut done, mut end, mut text) = (VecDeque::new(), 0, Vec::new());
@@ -192,6 +188,11 @@ impl Writer {
         }
     }
 
+    /// Lines that are graded and not written, because an earlier one is not.
+    pub(crate) fn held_back(&self) -> u64 {
+        self.early.len() as u64
+    }
+
     /// Takes what has finished and writes as far as there is no gap; `pending` begins with the next line's.
     pub(crate) fn take(
         &mut self,
@@ -213,6 +214,14 @@ impl Writer {
             }
             let given: Vec<Option<u8>> = graded.verdicts.iter().map(|v| v.grade).collect();
             tally.count(&given, of.correct);
+            for verdict in graded
+                .verdicts
+                .iter()
+                .filter(|verdict| verdict.grade.is_none())
+            {
+                let status = verdict.status.name();
+                tally.missed(verdict.error.as_deref().unwrap_or(status));
+            }
             let line = self.line(&graded, of);
             writeln!(self.out, "{line}")?;
         }

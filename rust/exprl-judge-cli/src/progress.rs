@@ -23,9 +23,9 @@ impl Progress {
         let bar = terminal.then(|| {
             let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(5));
             let layout = if total.is_some() {
-                "{bar:30} {pos}/{len} lines, {msg}, {eta} left"
+                "{bar:30} {pos}/{len} lines graded, {msg}, {eta} left"
             } else {
-                "{spinner} {pos} lines, {msg}, {elapsed}"
+                "{spinner} {pos} lines graded, {msg}, {elapsed}"
             };
             match ProgressStyle::with_template(layout) {
                 Ok(style) => bar.with_style(style),
@@ -53,7 +53,7 @@ impl Progress {
             let of = self
                 .total
                 .map_or(String::new(), |total| format!("/{total}"));
-            eprintln!("{lines}{of} lines, {work}");
+            say!("{lines}{of} lines graded, {work}");
         }
     }
 

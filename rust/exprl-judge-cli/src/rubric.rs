@@ -34,7 +34,7 @@ pub(crate) async fn run(args: &RubricArgs) -> Result<u8, Error> {
             ))
         }
     };
-    eprintln!("{all} problems, {} to write a rubric for", items.len());
+    say!("{all} problems, {} to write a rubric for", items.len());
     let mut progress = Progress::new(Some(items.len() as u64), args.ask.progress);
     let first = write_all(&settings, &items, &mut out, &mut progress).await?;
     let again: Vec<Item> = first.failed.iter().map(|(item, _)| item.clone()).collect();
@@ -49,10 +49,10 @@ pub(crate) async fn run(args: &RubricArgs) -> Result<u8, Error> {
     }
     progress.end();
     for (item, reason) in last.failed.iter().take(10) {
-        eprintln!("no rubric for {:?}: {reason}", name(item));
+        say!("no rubric for {:?}: {reason}", name(item));
     }
     let missing = last.failed.len();
-    eprintln!(
+    say!(
         "{} rubrics written, {missing} missing",
         items.len() - missing
     );

@@ -15,8 +15,9 @@ use tokio::time::MissedTickBehavior;
 use crate::Error;
 use crate::args::{ReferenceArg, ScoreArgs, share};
 use crate::input::{Entry, Reader, Source, exchange_references};
-use crate::output::{self, Done, Pending, Tally, Writer};
+use crate::output::{Done, Pending, Tally, Writer};
 use crate::progress::Progress;
+use crate::target::{self, Existing};
 
 /// Lines that have been read and not yet queued.
 const READ_AHEAD: usize = 32;
@@ -44,6 +45,9 @@ pub(crate) async fn run(args: &ScoreArgs) -> Result<u8, Error> {
     }
     let total = source.check(&reader)?;
     let entries = spawn_reading(source, reader);
+    if let Some(lines) = args.show_prompt {
+        return show_prompts(&settings, entries, lines).await;
+    }
     if args.dry_run {
         return forecast(&settings, entries).await;
     }
@@ -51,7 +55,7 @@ pub(crate) async fn run(args: &ScoreArgs) -> Result<u8, Error> {
     let _metrics = match args.ask.metrics_port {
         Some(port) => {
             let server = judge.serve_metrics(port).await?;
-            eprintln!("metrics at http://{}/metrics", server.addr());
+            say!("metrics at http://{}/metrics", server.addr());
             Some(server)
         }
         None => None,
@@ -59,13 +63,13 @@ pub(crate) async fn run(args: &ScoreArgs) -> Result<u8, Error> {
     // A file has been checked whole; only its first entry may still be bad.
     let look_ahead = if total.is_some() { 1 } else { LOOK_AHEAD_BYTES };
     let mut feed = Feed::look_ahead(entries, look_ahead).await?;
-    let (out, done) = output::open(args.out.as_deref(), args.resume, settings.view)?;
+    let target = target::open(args.out.as_deref(), existing(args), settings.view)?;
     let mut tally = Tally::default();
-    feed.skip(done, &mut tally).await?;
+    feed.skip(target.done, &mut tally).await?;
     let kept = tally.lines;
 
     let mut run = Run {
-        writer: Writer::new(out, settings.view, !args.no_reply),
+        writer: Writer::new(target.out, settings.view, !args.no_reply),
         tally,
         progress: Progress::new(total, args.ask.progress),
         pending: Arc::default(),
@@ -75,14 +79,21 @@ pub(crate) async fn run(args: &ScoreArgs) -> Result<u8, Error> {
     run.progress.end();
     summary(&judge.stats(), &run.tally, kept, started);
     if args.label.is_some() {
-        eprintln!("{}", run.tally.misplacement());
+        say!("{}", run.tally.misplacement());
     }
     if ended? == End::Interrupted {
+        if let Some((new, old)) = &target.replaces {
+            replace(new, old, false)?;
+        }
         return Ok(130);
     }
     let missing = run.tally.missing_rate();
-    if missing > args.max_missing {
-        eprintln!(
+    let enough = missing <= args.max_missing;
+    if let Some((new, old)) = &target.replaces {
+        replace(new, old, enough)?;
+    }
+    if !enough {
+        say!(
             "{:.1} % of the grades are missing, --max-missing allows {:.1} %",
             100.0 * missing,
             100.0 * args.max_missing
@@ -90,6 +101,27 @@ pub(crate) async fn run(args: &ScoreArgs) -> Result<u8, Error> {
         return Ok(3);
     }
     Ok(0)
+}
+
+fn existing(args: &ScoreArgs) -> Existing {
+    match (args.resume, args.force) {
+        (true, _) => Existing::Resume,
+        (false, true) => Existing::Replace,
+        (false, false) => Existing::Keep,
+    }
+}
+
+/// Puts a new file in the place of an old one, unless too many of its grades are missing.
+fn replace(new: &Path, old: &Path, enough: bool) -> Result<(), Error> {
+    if enough {
+        return std::fs::rename(new, old).map_err(|error| Error::file(old, &error));
+    }
+    say!(
+        "{} is as it was; the new lines are in {}",
+        old.display(),
+        new.display()
+    );
+    Ok(())
 }
 
 fn reader(args: &ScoreArgs, rubrics: Option<&Path>) -> Result<Reader, Error> {
@@ -264,7 +296,11 @@ impl Run {
                     end = End::Interrupted;
                     job.cancel();
                 }
-                _ = tick.tick() => self.progress.show(self.tally.lines, &judge.stats()),
+                _ = tick.tick() => {
+                    // Lines that wait for an earlier one are graded, too.
+                    let graded = self.tally.lines + self.writer.held_back();
+                    self.progress.show(graded, &judge.stats());
+                }
             }
         }
     }
@@ -290,6 +326,33 @@ async fn push_all(
     }
     job.close();
     Ok(())
+}
+
+/// `--show-prompt`: the requests about the first lines, on standard output.
+async fn show_prompts(
+    settings: &Settings,
+    mut entries: Entries,
+    lines: usize,
+) -> Result<u8, Error> {
+    let forecaster = Forecaster::new(settings)?;
+    let mut out = std::io::stdout().lock();
+    for line in 1..=lines {
+        let Some(entry) = entries.recv().await else {
+            break;
+        };
+        let entry = entry?;
+        let prompts = forecaster.prompts(&entry.item)?;
+        let of = prompts.len();
+        for (number, prompt) in (1..).zip(prompts) {
+            writeln!(
+                out,
+                "=== line {line}, id {}, request {number} of {of}",
+                entry.id
+            )?;
+            writeln!(out, "{prompt}\n")?;
+        }
+    }
+    Ok(0)
 }
 
 /// `--dry-run`: JSON on standard output.
@@ -318,7 +381,7 @@ async fn forecast(settings: &Settings, mut entries: Entries) -> Result<u8, Error
         shown["most_cost"] = json!(most);
     }
     writeln!(std::io::stdout(), "{shown:#}")?;
-    eprintln!(
+    say!(
         "an estimate: four bytes per token, replies of 256 tokens (or of --max-tokens: most_...), \
          a prefix cache that forgets nothing; re-asks and retries come on top"
     );
@@ -332,15 +395,16 @@ fn summary(stats: &Stats, tally: &Tally, kept: u64, started: Instant) {
         .filter(|(_, count)| *count > 0)
         .map(|(status, count)| format!("{} {count}", status.name()))
         .collect();
-    let resumed = match kept {
-        0 => String::new(),
-        lines => format!("{lines} lines were there, "),
+    let resumed = (kept > 0).then(|| format!("{kept} lines were there"));
+    let parts: Vec<String> = resumed.into_iter().chain(statuses).collect();
+    let parts = match parts.as_slice() {
+        [] => String::new(),
+        parts => format!(" ({})", parts.join(", ")),
     };
-    eprintln!(
-        "{} verdicts ({resumed}{}), {} without a grade; {} requests sent, {} from the ledger, \
+    say!(
+        "{} verdicts{parts}, {} without a grade; {} requests sent, {} from the ledger, \
          {} retries, {} re-asks, {} hedges; {} prompt tokens ({} cached), {} completion tokens{}; {:.1} s",
         tally.verdicts,
-        statuses.join(", "),
         tally.missing,
         stats.requests_sent,
         stats.from_ledger,
@@ -355,8 +419,11 @@ fn summary(stats: &Stats, tally: &Tally, kept: u64, started: Instant) {
             .map_or(String::new(), |cost| format!(", cost {cost:.4}")),
         started.elapsed().as_secs_f64(),
     );
+    if let Some(reason) = tally.commonest_reason() {
+        say!("{reason}");
+    }
     if stats.ledger_failed > 0 {
-        eprintln!(
+        say!(
             "{} replies could not be stored in the ledger (is its disk full?): another run asks for them again",
             stats.ledger_failed
         );

@@ -32,7 +32,7 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<u8, Error> {
     let mut terminate = signal(SignalKind::terminate())?;
     let server = rehearsal::serve(config).await?;
     writeln!(std::io::stdout(), "{}", server.url())?;
-    eprintln!("serving model {model} at {}; Ctrl-C ends it", server.url());
+    say!("serving model {model} at {}; Ctrl-C ends it", server.url());
     tokio::select! {
         pressed = tokio::signal::ctrl_c() => pressed?,
         _ = terminate.recv() => {}

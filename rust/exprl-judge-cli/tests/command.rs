@@ -406,6 +406,183 @@ fn a_resumed_run_keeps_whole_lines_and_asks_for_the_rest() {
 }
 
 #[test]
+fn a_file_of_grades_is_not_overwritten_unless_asked_and_not_by_missing_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = file(&folder, "in.jsonl", &lines(5));
+    let old = "the grades of last week\n";
+    let out = file(&folder, "out.jsonl", old);
+    let beside = format!("{out}.new");
+    let text = || std::fs::read_to_string(&out).unwrap();
+    let rules = ["--rules", "numbers", &input, "-o", &out];
+    let refused = score(&rules, "");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        says(&refused).contains("--resume") && says(&refused).contains("--force"),
+        "{}",
+        says(&refused)
+    );
+    assert_eq!(text(), old);
+
+    let nobody = [
+        "--endpoint",
+        "http://127.0.0.1:9/v1",
+        "--model",
+        "m",
+        &input,
+    ];
+    let failed = score(&[&nobody[..], &["-o", &out, "--force"]].concat(), "");
+    assert_eq!(failed.status.code(), Some(3), "{}", says(&failed));
+    assert_eq!(text(), old, "nulls do not replace grades");
+    assert!(says(&failed).contains("is as it was"), "{}", says(&failed));
+    assert_eq!(std::fs::read_to_string(&beside).unwrap().lines().count(), 5);
+
+    let done = score(&[&rules[..], &["--force"]].concat(), "");
+    assert_eq!(done.status.code(), Some(0), "{}", says(&done));
+    assert_eq!(text().lines().count(), 5);
+    assert!(!Path::new(&beside).exists());
+    let both = score(&[&rules[..], &["--force", "--resume"]].concat(), "");
+    assert_eq!(both.status.code(), Some(2));
+}
+
+#[test]
+fn an_empty_file_and_a_device_may_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = file(&folder, "out.jsonl", "");
+    for out in [empty.as_str(), "/dev/null"] {
+        let done = score(&["--rules", "numbers", "-o", out], &lines(2));
+        assert_eq!(done.status.code(), Some(0), "{}", says(&done));
+    }
+    assert_eq!(std::fs::read_to_string(&empty).unwrap().lines().count(), 2);
+}
+
+#[test]
+fn the_commonest_reason_is_said_once_and_a_dead_server_is_not_waited_for() {
+    let nobody = ["--endpoint", "http://127.0.0.1:9/v1", "--model", "m"];
+    let done = score(&nobody, &lines(300));
+    assert_eq!(done.status.code(), Some(3));
+    let said = says(&done);
+    assert_eq!(said.matches("no connection").count(), 1, "{said}");
+    assert!(said.contains("300 without a grade because: "), "{said}");
+    assert_eq!(output(&done).len(), 300);
+    let sent: u64 = output(&done)
+        .iter()
+        .map(|line| line["attempts"].as_u64().unwrap())
+        .sum();
+    assert!((5..=100).contains(&sent), "{sent} requests");
+}
+
+#[test]
+fn a_run_that_finds_everything_done_says_so_in_whole_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = file(&folder, "in.jsonl", &lines(2));
+    let out = folder.path().join("out.jsonl");
+    let out = out.to_str().unwrap();
+    let run = || score(&["--rules", "numbers", &input, "-o", out, "--resume"], "");
+    assert!(
+        says(&run()).contains("2 verdicts (ok 2), "),
+        "{}",
+        says(&run())
+    );
+    assert!(
+        says(&run()).contains("2 verdicts (2 lines were there), "),
+        "{}",
+        says(&run())
+    );
+    let nothing = score(&["--rules", "numbers"], "");
+    assert!(
+        says(&nothing).contains("0 verdicts, "),
+        "{}",
+        says(&nothing)
+    );
+}
+
+#[test]
+fn a_reader_that_has_had_enough_is_no_error() {
+    let served = Served::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let input = file(&folder, "in.jsonl", &lines(3000));
+    let mut child = Command::new(COMMAND)
+        .args([
+            "score",
+            &input,
+            "--endpoint",
+            &served.url,
+            "--model",
+            "rules-numbers",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut first)
+        .unwrap();
+    assert!(first.contains("grade"));
+    let done = child.wait_with_output().unwrap();
+    assert_eq!(done.status.code(), Some(0), "{}", says(&done));
+    assert!(
+        !says(&done).to_lowercase().contains("pipe"),
+        "{}",
+        says(&done)
+    );
+}
+
+#[test]
+fn the_judges_prompt_is_shown_and_nothing_is_sent() {
+    let nobody = ["--endpoint", "http://127.0.0.1:9/v1", "--model", "m"];
+    let show = |more: &[&str]| {
+        let done = score(&[&nobody[..], more].concat(), &lines(4));
+        assert_eq!(done.status.code(), Some(0), "{}", says(&done));
+        String::from_utf8(done.stdout).unwrap()
+    };
+    let one = show(&["--show-prompt"]);
+    assert!(
+        one.starts_with("=== line 1, id 2, request 1 of 1\n"),
+        "{one}"
+    );
+    for words in [
+        "Problem 2: a hen lays",
+        "She lays 3*2",
+        "So the answer is 6",
+        "Score: ",
+    ] {
+        assert!(one.contains(words), "{words}: {one}");
+    }
+    assert!(!one.contains("Problem 3"));
+    let three = show(&["--show-prompt=3", "--view", "prefix"]);
+    assert_eq!(
+        three.matches("\n=== line ").count() + 1,
+        6,
+        "two prefixes each"
+    );
+    assert!(
+        three.contains("=== line 3, id 4, request 2 of 2"),
+        "{three}"
+    );
+    assert!(show(&["--show-prompt=9"]).contains("=== line 4, "));
+}
+
+#[test]
+fn help_fits_80_columns() {
+    for words in [
+        &["--help"][..],
+        &["score", "--help"],
+        &["rubric", "--help"],
+        &["serve", "--help"],
+        &["ledger", "stats", "--help"],
+    ] {
+        let done = Command::new(COMMAND).args(words).output().unwrap();
+        let help = String::from_utf8(done.stdout).unwrap();
+        let widest = help
+            .lines()
+            .max_by_key(|line| line.chars().count())
+            .unwrap();
+        assert!(widest.chars().count() <= 80, "{words:?}: {widest}");
+    }
+}
+
+#[test]
 fn input_is_graded_while_it_still_comes_and_a_late_bad_line_costs_nothing_of_it() {
     let served = Served::start(&[]);
     let mut child = Command::new(COMMAND)

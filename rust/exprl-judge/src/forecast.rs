@@ -114,6 +114,16 @@ impl Forecaster {
         Ok(())
     }
 
+    /// What the judge would be sent for an item: the text of each of its requests, in order. The tags around
+    /// the judged text carry a code of their own in each ledger.
+    pub fn prompts(&self, item: &Item) -> Result<Vec<String>, Error> {
+        let requests = self.composer.render(item)?.requests;
+        Ok(requests
+            .iter()
+            .map(|request| request.body.question())
+            .collect())
+    }
+
     /// What has been counted so far.
     #[must_use]
     pub fn forecast(&self) -> Forecast {

@@ -35,7 +35,7 @@ pub(crate) enum Complaint {
 /// The code of a 429 that no waiting cures (`OpenAI`); messages begin with their code.
 pub(crate) const QUOTA: &str = "insufficient_quota";
 
-/// How servers say that a prompt is too long: vLLM, SGLang, llama.cpp, TGI, and the usual hosts.
+/// How servers say that a prompt is too long: vLLM, `SGLang`, llama.cpp, TGI, and the usual hosts.
 const CONTEXT: [&str; 15] = [
     "context length",
     "context_length",

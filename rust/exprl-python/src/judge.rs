@@ -182,3 +182,10 @@ pub fn judge_command(py: Python<'_>, arguments: Vec<String>) -> u8 {
     let arguments = arguments.into_iter().map(Into::into);
     py.detach(|| exprl_judge_cli::run("exprl judge", arguments))
 }
+
+/// Runs `exprl-judge rubric` as `exprl rubric build`; returns its exit code.
+#[pyfunction]
+pub fn rubric_command(py: Python<'_>, arguments: Vec<String>) -> u8 {
+    let arguments = arguments.into_iter().map(Into::into);
+    py.detach(|| exprl_judge_cli::run_rubric("exprl rubric build", arguments))
+}

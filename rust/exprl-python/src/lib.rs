@@ -29,7 +29,7 @@ mod _core {
     use crate::advantage::advantages;
 
     #[pymodule_export]
-    use crate::judge::{Job, Judge, judge_command};
+    use crate::judge::{Job, Judge, judge_command, rubric_command};
 
     #[pymodule_export]
     use crate::judge_settings::{judge_choices, judge_defaults, judge_settings};

@@ -3,6 +3,7 @@
 import json
 import ssl
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -42,14 +43,20 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def secure(certificate):
+@contextmanager
+def serving(certificate):
     with Recording() as server:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*certificate)
         server.socket = context.wrap_socket(server.socket, server_side=True)
         yield server
         server.shutdown()
+
+
+@pytest.fixture
+def secure(certificate):
+    with serving(certificate) as server:
+        yield server
 
 
 def grade(url: str, monkeypatch: pytest.MonkeyPatch, **settings: object) -> Verdict:
@@ -69,10 +76,51 @@ def test_a_server_with_a_certificate_of_its_own_is_trusted_by_ca_file(
     assert secure.keys == [f"Bearer {KEY}"]
 
 
+@pytest.mark.parametrize("names", [("127.0.0.1",), ()])
+def test_a_certificate_as_openssl_makes_it_by_default_is_trusted_by_ca_file(
+    names, make_certificate, monkeypatch
+):
+    own = make_certificate(*names, signs_others=True)
+    with serving(own) as server:
+        verdict = grade(
+            f"https://127.0.0.1:{server.server_port}/v1", monkeypatch, ca_file=str(own[0])
+        )
+    assert (verdict.status, verdict.grade, verdict.error) == ("ok", 4, None)
+
+
+@pytest.mark.parametrize(
+    ("names", "days", "words"),
+    [
+        (("judge.example",), 1, "name the server in the endpoint as its certificate does"),
+        (("127.0.0.1",), -1, "needs a new certificate"),
+    ],
+)
+def test_a_certificate_of_another_name_or_time_is_refused_all_the_same(
+    names, days, words, make_certificate, monkeypatch
+):
+    own = make_certificate(*names, signs_others=True, days=days)
+    with serving(own) as server:
+        verdict = grade(
+            f"https://127.0.0.1:{server.server_port}/v1", monkeypatch, ca_file=str(own[0])
+        )
+        assert server.keys == []
+    assert verdict.status == "http_error" and words in verdict.error
+
+
+def test_another_certificate_than_the_files_is_refused(make_certificate, monkeypatch):
+    own, other = (make_certificate("127.0.0.1", signs_others=True) for _ in range(2))
+    with serving(other) as server:
+        verdict = grade(
+            f"https://127.0.0.1:{server.server_port}/v1", monkeypatch, ca_file=str(own[0])
+        )
+        assert server.keys == []
+    assert verdict.status == "http_error"
+
+
 def test_an_unknown_certificate_is_refused_before_the_key_is_sent(secure, monkeypatch):
     verdict = grade(f"https://127.0.0.1:{secure.server_port}/v1", monkeypatch)
     assert (verdict.status, verdict.grade) == ("http_error", None)
-    assert "certificate" in verdict.error
+    assert "certificate" in verdict.error and "judge.ca_file" in verdict.error
     assert secure.keys == []
 
 

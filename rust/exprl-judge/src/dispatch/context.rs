@@ -72,7 +72,7 @@ impl Context {
             let too_long = self.counted >= LEAST && fewest(bytes) > most;
             (too_long && fewest(varied(body)) > most).then_some(())
         };
-        (bytes >= refused_from || estimated().is_some()).then(|| Fault::TooLong {
+        (bytes >= refused_from || estimated().is_some()).then_some(Fault::TooLong {
             complaint: Complaint::Context {
                 limit: widest,
                 with_reply: self.with_reply,

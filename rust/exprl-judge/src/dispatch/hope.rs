@@ -1,6 +1,7 @@
 //! Whether anything can still be graded, before anything has been.
 
 use crate::policy::Fault;
+use crate::refusal::Complaint;
 
 /// Says when to stop asking servers that have graded nothing yet and never will: a wrong key or address,
 /// or no server at all. Once one of them has graded something, a failure may pass, and this is silent.
@@ -33,7 +34,7 @@ impl Hope {
 
     /// A server refuses. Says whether this was the last hope.
     pub(super) fn refused(&mut self, lane: usize, fault: &Fault) -> bool {
-        let Some(enough) = fault.complaint().and_then(|complaint| complaint.enough()) else {
+        let Some(enough) = fault.complaint().and_then(Complaint::enough) else {
             return false;
         };
         self.refusals[lane] += 1;

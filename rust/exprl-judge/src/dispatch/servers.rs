@@ -77,9 +77,10 @@ impl Servers {
 
     /// What a server calls the limit of a reply.
     pub(super) fn reply_limit(&self, lane: usize) -> ReplyLimit {
-        match self.other_name[lane].load(Ordering::Relaxed) {
-            false => ReplyLimit::MaxTokens,
-            true => ReplyLimit::MaxCompletionTokens,
+        if self.other_name[lane].load(Ordering::Relaxed) {
+            ReplyLimit::MaxCompletionTokens
+        } else {
+            ReplyLimit::MaxTokens
         }
     }
 

@@ -92,6 +92,14 @@ impl Body {
         }
     }
 
+    /// The user's message, as the model reads it.
+    pub(crate) fn question(&self) -> String {
+        let body = self.parts().concat();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        let message = &body["messages"][0]["content"];
+        message.as_str().unwrap_or_default().to_owned()
+    }
+
     #[cfg(test)]
     pub(super) fn text(&self) -> String {
         String::from_utf8(self.parts().concat()).unwrap()

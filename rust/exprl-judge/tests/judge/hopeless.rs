@@ -90,9 +90,12 @@ async fn a_server_that_has_graded_is_not_given_up_for_what_it_refuses() {
 async fn another_job_tries_again() {
     let mended = Arc::new(AtomicBool::new(false));
     let works = mended.clone();
-    let server = Server::start(move |_, _| match works.load(Ordering::SeqCst) {
-        true => score(4),
-        false => Answer::Status(401, "", "no".into()),
+    let server = Server::start(move |_, _| {
+        if works.load(Ordering::SeqCst) {
+            score(4)
+        } else {
+            Answer::Status(401, "", "no".into())
+        }
     })
     .await;
     let judge = judge(&settings(&[&server]));
