@@ -59,6 +59,8 @@ def _write_number(value: float | Decimal, place: str) -> str | None:
     if math.isinf(value):
         raise DataError(f"{place}: expected text or a finite number, found {value}")
     exact = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    if exact == 0:
+        return "0"  # and not -0
     return format(exact.to_integral_value() if exact == exact.to_integral_value() else exact, "f")
 
 
@@ -118,7 +120,7 @@ def _refuse_structure(text: str, place: str, *, code: bool) -> None:
 
 def _parse_structure(text: str) -> Any:
     """What a text says in JSON, or as Python prints it (pandas does so in a CSV file)."""
-    stripped = text.strip()
+    stripped = text.strip().strip("\ufeff")
     if stripped[:1] + stripped[-1:] not in ("{}", "[]"):
         return None
     with warnings.catch_warnings():

@@ -74,8 +74,8 @@ def _split_at_dots(name: str) -> Iterator[tuple[str, str]]:
             yield name[:i], name[i + 1 :]
 
 
-def explain_missing(rows: Sequence[Row], name: str) -> str:
-    """Why no row has a column of this name, with what there is instead."""
+def explain_missing(rows: Sequence[Row], name: str, remedy: str) -> str:
+    """Why no row has a column of this name, with the names that there are and the remedy."""
     for head, tail in reversed(list(_split_at_dots(name))):
         column = find_column(rows, head)
         if column is None:
@@ -85,8 +85,9 @@ def explain_missing(rows: Sequence[Row], name: str) -> str:
             if cell is not None and not isinstance(cell, Mapping):
                 return f"row {number}: {describe_no_object(head, cell, tail)}"
         keys = list_columns([column.read(row, "") or {} for row in rows])
-        return f"no column {name!r}; {head!r} has {join_names(keys) or 'no keys'}"
-    return f"no column {name!r}; its columns are {join_names(list_columns(rows))}"
+        has = join_names(keys) or "no keys in any row"
+        return f"no column {name!r}; {head!r} has {has}; {remedy}"
+    return f"no column {name!r}; its columns are {join_names(list_columns(rows))}; {remedy}"
 
 
 def describe_no_object(column: str, cell: Any, key: str) -> str:

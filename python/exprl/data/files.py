@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from exprl import config
+from exprl.data.parquet import read_parquet
 from exprl.errors import DataError
 
 Row = Mapping[str, Any]
@@ -64,7 +65,7 @@ def _read_file(path: Path) -> Iterator[Row]:
                     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
                     yield from _read_csv(text, path)
                 case ".parquet":
-                    yield from _read_parquet(file, path)
+                    yield from read_parquet(file, path)
                 case ending:
                     raise DataError(
                         f"{path}: cannot read {ending or 'a file without an ending'}; data.path"
@@ -139,18 +140,6 @@ def _read_csv(text: IO[str], path: Path) -> Iterator[Row]:
             yield row
     except csv.Error as error:
         raise DataError(f"{path}: line {reader.line_num}: not valid CSV: {error}") from None
-
-
-def _read_parquet(file: IO[bytes], path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        source = parquet.ParquetFile(file if path.suffix != ".gz" else io.BytesIO(file.read()))
-        for batch in source.iter_batches():
-            yield from batch.to_pylist()
-    except pa.ArrowException as error:
-        raise DataError(f"{path}: not a readable parquet file: {error}") from None
 
 
 def _read_folder(folder: Path, settings: config.Source) -> Iterator[Row]:

@@ -93,6 +93,11 @@ def _read_message(value: Any, place: str) -> Message:
 
 
 def _read_content(value: Any, place: str) -> str | None:
+    if isinstance(value, list) and not is_parts(value):
+        found = ", ".join(dict.fromkeys(map(describe_kind, value))) or "nothing"
+        raise DataError(
+            f"{place}: expected text or {{type, text}} parts, found a list with {found}"
+        )
     return read_text(value, place, numbers=False, code=True)
 
 

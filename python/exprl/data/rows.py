@@ -21,6 +21,10 @@ from exprl.verify.answer import find_answer
 AS_WRITTEN = ("exact", "code")
 """Domains in which JSON may itself be the answer."""
 
+_TEMPLATE_MARKS = re.compile(
+    r"<\|(?:im_start|start_header_id|user|system)\|>|<start_of_turn>|\[INST\]"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class RowReader:
@@ -86,6 +90,11 @@ class RowReader:
             problem = fill(name, text, self.problem_names).strip()
         place = cells.at(name)
         chat = make_messages(problem, settings, self.template_names, text, place, code=code)
+        if any(_TEMPLATE_MARKS.search(message.content) for message in chat):
+            remarks.append(
+                "hold the marks of a chat template, which the model's own template surrounds once"
+                " more; give the plain text"
+            )
         if settings.system is not None and has_system(chat):
             used = "that one" if settings.system_wins == "row" else "data.system"
             remarks.append(
@@ -134,10 +143,8 @@ def open_rows(rows: Sequence[Row], settings: config.Source) -> RowReader:
             columns[name] = column
         elif field != "problem" or not find_names(name):
             none = "" if field == "problem" else " (or to 'none' if the data has no such column)"
-            raise DataError(
-                f"{settings.path}: {explain_missing(rows, name)}; set data.columns.{field} to one"
-                f" of them{none}"
-            )
+            remedy = f"set data.columns.{field} to one of them{none}"
+            raise DataError(f"{settings.path}: {explain_missing(rows, name, remedy)}")
     there = tuple(list_columns(rows))
     problem = settings.columns.problem
     problem_names = [] if problem in columns else find_names(problem, there)
@@ -152,10 +159,11 @@ def _find_placeholder(rows: Sequence[Row], name: str, key: str, settings: config
     column = find_column(rows, name)
     if column is None:
         allowed = "one of them" if key == "columns.problem" else "{problem} or one of them"
-        raise DataError(
-            f"{settings.path}: {explain_missing(rows, name)}; {{{name}}} in data.{key} must name"
-            f" {allowed}; write {{{{{name}}}}} for braces that stay"
+        remedy = (
+            f"{{{name}}} in data.{key} must name {allowed}; write {{{{{name}}}}} for braces that"
+            " stay"
         )
+        raise DataError(f"{settings.path}: {explain_missing(rows, name, remedy)}")
     return column
 
 

@@ -130,6 +130,7 @@ def test_an_object_in_place_of_text_is_refused_with_the_names_of_its_keys(load, 
         ('[{"role": "user", "content": "q"}]', "holds chat messages written as text"),
         ("[{'role': 'user', 'content': 'q'}]", "holds chat messages written as text"),
         ('["one", "two"]', "holds a list written as text"),
+        ('\ufeff{"q": "one"}', "holds an object written as text"),
     ],
 )
 @pytest.mark.parametrize("column", ["problem", "reference", "answer"])
@@ -202,6 +203,24 @@ def test_a_chat_that_the_assistant_ends_is_refused_with_the_remedy(load):
     message = "row 1: .*must be of role 'user', and it is of role 'assistant'.*columns.refere"
     with pytest.raises(DataError, match=message):
         load([plain(problem=chat)])
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [(["a", "b"], "text"), ([{"text": "a"}], "an object with text"), ([], "nothing")],
+)
+def test_a_chat_whose_content_is_another_list_is_refused_with_what_it_holds(load, content, found):
+    chat = [{"role": "user", "content": content}]
+    message = f"message 1: content: expected text or .* parts, found a list with {found}"
+    with pytest.raises(DataError, match=message):
+        load([plain(problem=chat)])
+
+
+@pytest.mark.parametrize("mark", ["<|im_start|>user\n", "[INST] ", "<start_of_turn>user\n"])
+def test_a_chat_that_is_written_out_with_a_template_is_told(load, mark):
+    remarks = []
+    load([plain(), plain(problem=f"{mark}Which?")], remarks=remarks)
+    assert len(remarks) == 1 and "1 of 2 rows hold the marks of a chat template" in remarks[0]
 
 
 def test_a_chat_with_from_and_value_is_refused_with_the_names_to_give(load):
@@ -424,6 +443,7 @@ def test_a_system_message_of_the_row_stands_where_the_config_has_none(load):
         (1e23, "100000000000000000000000"),
         (1e-7, "0.0000001"),
         (-2.0, "-2"),
+        (-0.0, "0"),
     ],
 )
 def test_values_that_are_numbers_keep_the_digits_that_were_written(load, value, text):
@@ -432,6 +452,17 @@ def test_values_that_are_numbers_keep_the_digits_that_were_written(load, value, 
 
 def test_values_of_parquet_that_are_decimals_keep_their_digits(load):
     assert load([plain(answer=Decimal("2.50"))], ending=".parquet")[0].answer == "2.50"
+
+
+def test_values_of_parquet_in_32_bits_keep_their_digits(load, tmp_path):
+    narrow = pa.struct([("n", pa.float32()), ("l", pa.list_(pa.float32()))])
+    columns = {"problem": pa.array(["p"]), "reference": pa.array(["r"])}
+    columns |= {"answer": pa.array([0.1], pa.float32())}
+    columns |= {"more": pa.array([{"n": 2.3, "l": [0.7]}], narrow)}
+    parquet.write_table(pa.table(columns), tmp_path / "narrow.parquet")
+    for answer, text in {"answer": "0.1", "more.n": "2.3"}.items():
+        data = {"path": str(tmp_path / "narrow.parquet"), "columns": {"answer": answer}}
+        assert load_problems(config.Data.model_validate(data))[0].answer == text
 
 
 @pytest.mark.parametrize(
