@@ -16,13 +16,22 @@ def find_names(template: str, columns: tuple[str, ...] = ()) -> list[str]:
     """The names in braces, each once, in their order; `{{name}}` is none, it stays as {name}.
 
     Args:
-        columns: names that count although they do not look like one, such as `1st`.
+        columns: names that count although they do not look like one, such as `1st`; `{name:x}` and
+            `{name!r}` count with them, so that they are refused and not left standing.
 
     >>> find_names(r"{Body} {Question} Answer in \\boxed{} or {{words}}.")
     ['Body', 'Question']
     """
     names = (found[2].strip() for found in _BRACES.finditer(template) if found[2] is not None)
-    return list(dict.fromkeys(n for n in names if _LOOKS_LIKE_A_NAME.fullmatch(n) or n in columns))
+    return list(
+        dict.fromkeys(
+            name
+            for name in names
+            if _LOOKS_LIKE_A_NAME.fullmatch(name)
+            or name in columns
+            or re.split("[!:]", name)[0] in columns
+        )
+    )
 
 
 def fill(template: str, values: Callable[[str], str], names: list[str]) -> str:
@@ -33,8 +42,8 @@ def fill(template: str, values: Callable[[str], str], names: list[str]) -> str:
     """
 
     def replace(found: re.Match[str]) -> str:
-        if found[1] is not None:
-            return f"{{{found[1]}}}" if _LOOKS_LIKE_A_NAME.fullmatch(found[1].strip()) else found[0]
+        if found[1] is not None:  # words in double braces; `x^{{2}}` is none
+            return f"{{{found[1]}}}" if re.search(r"[^\W\d]", found[1]) else found[0]
         name = found[2].strip()
         return values(name) if name in names else found[0]
 

@@ -112,5 +112,6 @@ def _list_keys(cells: Mapping[str, Any]) -> Iterator[str]:
 
 def join_names(names: Sequence[str]) -> str:
     """Names for a message, which stays readable where there are hundreds."""
+    shown = [name if name == name.strip() else repr(name) for name in names[:LISTED]]
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
+    return ", ".join(shown) + more

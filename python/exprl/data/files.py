@@ -133,6 +133,9 @@ def _read_csv(text: IO[str], path: Path) -> Iterator[Row]:
         twice = next((name for name in names if list(names).count(name) > 1), None)
         if twice is not None:
             raise DataError(f"{path}: two columns are called {twice!r}; rename one of them")
+        other = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
+        if other is not None:
+            raise DataError(f"{path}: its cells are separated by {other!r}; write commas")
         for number, row in enumerate(reader, 1):
             cells = len(names) + len(row.get(None, ())) - sum(v is None for v in row.values())
             if cells != len(names):

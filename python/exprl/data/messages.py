@@ -69,10 +69,11 @@ def _read_chat(chat: list[Any], place: str) -> tuple[Message, ...]:
     if not messages:
         raise DataError(f"{place}: the last message must be of role 'user', and there is none")
     if messages[-1].role != "user":
+        hint = "; put what the assistant says there into a column of its own, and name that one in"
+        hint += " data.columns.reference if it is the solution"
         raise DataError(
             f"{place}: the last message must be of role 'user', and it is of role"
-            f" {messages[-1].role!r}; put what the assistant says there into a column of its own,"
-            " and name that one in data.columns.reference if it is the solution"
+            f" {messages[-1].role!r}{hint if messages[-1].role == 'assistant' else ''}"
         )
     return messages
 

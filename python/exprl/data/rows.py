@@ -12,7 +12,7 @@ from exprl.config.placeholders import fill, find_names
 from exprl.data.cells import read_text
 from exprl.data.columns import Column, explain_missing, find_column, list_columns
 from exprl.data.files import Row
-from exprl.data.messages import add_system, has_system, make_messages
+from exprl.data.messages import PLAIN_TEMPLATE, add_system, has_system, make_messages
 from exprl.data.solutions import read_solutions
 from exprl.errors import DataError
 from exprl.types import Message, Prompt, ReferenceProblem
@@ -135,17 +135,18 @@ def open_rows(rows: Sequence[Row], settings: config.Source) -> RowReader:
         DataError: there is no such column; names those that there are, and the setting.
     """
     columns: dict[str, Column] = {}
+    braces = "{" in settings.columns.problem + settings.template.replace(PLAIN_TEMPLATE, "")
+    there = tuple(list_columns(rows)) if braces else ()
     for field, name in settings.columns:
         if name is None:
             continue
         column = find_column(rows, name)
         if column is not None:
             columns[name] = column
-        elif field != "problem" or not find_names(name):
+        elif field != "problem" or not find_names(name, there):
             none = "" if field == "problem" else " (or to 'none' if the data has no such column)"
             remedy = f"set data.columns.{field} to one of them{none}"
             raise DataError(f"{settings.path}: {explain_missing(rows, name, remedy)}")
-    there = tuple(list_columns(rows))
     problem = settings.columns.problem
     problem_names = [] if problem in columns else find_names(problem, there)
     template_names = [name for name in find_names(settings.template, there) if name != "problem"]

@@ -256,6 +256,8 @@ def test_a_pattern_that_finds_nothing_names_the_row(tmp_path: Path) -> None:
         ("a.jsonl", b"1\n", "line 1: expected an object, found a number"),
         ("a.json", b'[{"problem": "x"}, []]', "row 2: expected an object, found a list"),
         ("a.csv", b"problem,answer\nx,1,2\n", "row 1: 3 cells for 2 columns"),
+        ("a.csv", b"problem;answer\nx;1\n", "its cells are separated by ';'; write commas"),
+        ("a.csv", b"problem, answer\nx, 1\n", "its columns are problem, ' answer'"),
         ("a.csv", b"problem,answer\nx\n", "row 1: 1 cells for 2 columns"),
         ("a.csv", b'problem,answer\n"x,1\n', "not valid CSV"),
         (

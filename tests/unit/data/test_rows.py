@@ -250,11 +250,13 @@ def test_names_in_braces_may_be_dotted_and_may_hold_numbers(load):
 
 
 def test_names_in_braces_work_in_the_template_beside_the_problem(load):
-    template = "{Body}\n{problem}\nAnswer in \\boxed{} or {{words}}, {1, 2} and x^{2} stay."
+    template = (
+        "{Body}\n{problem}\nAnswer in \\boxed{} or {{words}}, {1, 2} and x^{2} stay, {{2}} too."
+    )
     [only] = load([SVAMP], {"problem": "Question"}, template=template)
     assert only.question == (
         "Ann has {3} pens, and more.\nHow many, in {braces}?\n"
-        "Answer in \\boxed{} or {words}, {1, 2} and x^{2} stay."
+        "Answer in \\boxed{} or {words}, {1, 2} and x^{2} stay, {{2}} too."
     )
 
 
@@ -269,6 +271,8 @@ def test_names_in_braces_work_in_the_template_beside_the_problem(load):
             r"write {{result}} for braces that sta",
         ),
         ({"problem": "{a.x}"}, {}, "no column 'a.x'; 'a' has b"),
+        ({"problem": "{Body:s}"}, {}, "no column 'Body:s'"),
+        ({}, {"template": "{problem} {Body!r}"}, "no column 'Body!r'"),
     ],
 )
 def test_names_in_braces_that_no_column_has_are_refused_with_those_that_there_are(
