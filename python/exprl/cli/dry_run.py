@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from exprl import config
 from exprl.cli.dry_run_model import describe_model, warn_of_template
+from exprl.cli.dry_run_server import check_server
 from exprl.data.references import choose_references
 from exprl.data.tokenizer import load_tokenizer, prompt_ids
 from exprl.errors import ConfigError, EngineError, JudgeError
@@ -31,7 +32,6 @@ from exprl.run.problems import load_held_out, load_training_problems
 from exprl.types import Problem, ReferenceProblem
 
 REFERENCES_TRIED = 8
-CONNECT_TIMEOUT_S = 10.0
 
 
 def report(cfg: config.Config) -> int:
@@ -72,7 +72,9 @@ def report(cfg: config.Config) -> int:
     _show_memory(cfg, [*problems, *held_out], tokenizer, console)
     if cfg.asks_judge:
         for endpoint in cfg.judge.endpoints:
-            console.print(f"server     {check_endpoint(endpoint, cfg.judge)}")
+            for label, text in check_server(endpoint, cfg):
+                shown = label if label == "server" else f"[yellow]{label}[/]"
+                console.print(f"{shown}{' ' * (11 - len(label))}{escape(text)}", soft_wrap=True)
         for name, treatment in cfg.treatments.items():
             asked = next((p for p in problems if p.domain == name), None)
             if treatment.judged and asked:
@@ -125,33 +127,6 @@ def _check_programs(
             f"these do not: {', '.join(failed)}; are data.columns.setup and entry_point right, and"
             " are the references programs?"
         )
-
-
-def check_endpoint(endpoint: str, judge: config.Judge) -> str:
-    """Ask one judge server which models it serves.
-
-    Raises:
-        JudgeError: it does not answer, or serves other models.
-    """
-    import httpx
-
-    key = os.environ.get(judge.api_key_env) if judge.api_key_env else None
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    url = f"{endpoint.rstrip('/')}/models"
-    try:
-        reply = httpx.get(url, headers=headers, timeout=CONNECT_TIMEOUT_S).raise_for_status()
-        served = [str(model["id"]) for model in reply.json()["data"]]
-    except httpx.HTTPError as error:
-        raise JudgeError(f"judge.endpoints: {url} does not answer: {error}") from None
-    except (ValueError, KeyError, TypeError):
-        raise JudgeError(
-            f"judge.endpoints: {url} does not list models; is it an OpenAI-compatible server?"
-        ) from None
-    if judge.model not in served:
-        raise JudgeError(
-            f"judge.model = {judge.model!r}, but {endpoint} serves {', '.join(served) or 'nothing'}"
-        )
-    return f"{endpoint} serves {judge.model}"
 
 
 def warnings(cfg: config.Config) -> Iterator[str]:
