@@ -9,6 +9,8 @@ from typing import IO, Any
 
 from exprl.errors import DataError
 
+ROWS_AT_A_TIME = 1024  # as Python objects; some files hold many long texts in a row
+
 
 def read_parquet(file: IO[bytes], path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a parquet file.
@@ -24,7 +26,7 @@ def read_parquet(file: IO[bytes], path: Path) -> Iterator[dict[str, Any]]:
         # A 32-bit 0.1 is 0.10000000149 as a 64-bit number; its text is 0.1.
         as_text = _replace_floats(source.schema_arrow, pa.string())
         as_double = _replace_floats(source.schema_arrow, pa.float64())
-        for batch in source.iter_batches():
+        for batch in source.iter_batches(ROWS_AT_A_TIME):
             if as_text != source.schema_arrow:
                 batch = batch.cast(as_text).cast(as_double)  # noqa: PLW2901
             yield from batch.to_pylist()

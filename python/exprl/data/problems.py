@@ -13,7 +13,7 @@ from exprl import config
 from exprl.data.files import read_rows
 from exprl.data.mixture import make_generator
 from exprl.data.remarks import Remark, count_rows, ignore
-from exprl.data.rows import open_rows
+from exprl.data.rows import drop_unnamed, open_rows
 from exprl.errors import DataError
 from exprl.types import Problem, ReferenceProblem
 
@@ -40,7 +40,7 @@ def load_problems(settings: config.Data, remark: Remark = ignore) -> list[Refere
 def _load(
     source: config.Source, index: int, remark: Remark, *, several: bool
 ) -> list[ReferenceProblem]:
-    rows = list(itertools.islice(read_rows(source), source.limit))
+    rows = drop_unnamed(itertools.islice(read_rows(source), source.limit), source)
     if not rows:
         raise DataError(f"{source.path}: holds no rows")
     reader = open_rows(rows, source)

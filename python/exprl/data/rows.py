@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from sys import intern
 from typing import Any
 
 from exprl import config
@@ -126,6 +128,26 @@ class _Cells:
         if text is None:
             raise DataError(f"{self.at(name)}: is empty")
         return text
+
+
+def drop_unnamed(rows: Iterable[Row], settings: config.Source) -> list[Row]:
+    """The rows without the contents of columns that nothing names: they may be the most of a file.
+
+    The names stay, and so do objects, whose keys a message may have to list.
+    """
+    named = (*(name for _, name in settings.columns if name is not None), settings.template)
+
+    @cache
+    def is_named(column: str) -> bool:
+        return any(column in text for text in named)
+
+    return [
+        {
+            intern(name): cell if is_named(name) or isinstance(cell, Mapping) else None
+            for name, cell in row.items()
+        }
+        for row in rows
+    ]
 
 
 def open_rows(rows: Sequence[Row], settings: config.Source) -> RowReader:

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -303,6 +304,25 @@ def test_a_missing_file_is_not_taken_for_a_hub_id(tmp_path: Path) -> None:
         load_problems(settings(tmp_path / "none.jsonl"))
     with pytest.raises(DataError, match="no such file"):
         load_problems(settings("none/rows.csv"))
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_texts_that_no_setting_names_are_not_kept_in_memory(ending: str, tmp_path: Path) -> None:
+    rows = [{**ROWS[0], "id": str(i), "samples": ["x" * 1_000_000]} for i in range(30)]
+    path = tmp_path / f"a{ending}"
+    if ending == ".jsonl":
+        write_jsonl(path, list(rows))
+    else:
+        parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=1)
+    del rows
+    tracemalloc.start()
+    problems = load_problems(settings(path))
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(problems) == 30
+    assert kept < 1_000_000 and peak < 40_000_000
+    with pytest.raises(DataError, match="its columns are problem, reference, answer, id, samples"):
+        load_problems(settings(path, columns={"problem": "question"}))
 
 
 def draw_indices(count: int, per_step: int, seed: int, step: int) -> list[int]:
