@@ -35,8 +35,7 @@ def load_training_problems(
         left_out.append(text)
         remark(text)
 
-    settings, limits = cfg.data, cfg.rollout
-    settings = settings if cfg.needs_references else drop_references(settings)
+    settings = cfg.data if cfg.needs_references else drop_references(cfg.data)
     problems = load_problems(settings, tell)
     _check_domains(cfg, problems)
     if cfg.needs_references:
@@ -48,6 +47,31 @@ def load_training_problems(
         unanswered = [p for p in problems if p.answer is None]
         what = "have no final answer, so no rollout of theirs counts as right or wrong"
         count_rows(what, unanswered, len(problems), tell)
+    earlier = [p for p in problems if cfg.treatment(p.domain).judged and _has_earlier_turns(p)]
+    what = "have earlier turns; the judge is shown the last message as the problem"
+    count_rows(what, earlier, len(problems), tell)
+    kept = _keep_fitting(cfg, problems, tokenizer, tell, left_out)
+    _check_shares(cfg, kept)
+    return kept
+
+
+def _has_earlier_turns(problem: Problem) -> bool:
+    return sum(message.role != "system" for message in problem.prompt.messages) > 1
+
+
+def _keep_fitting(
+    cfg: config.Config,
+    problems: list[ReferenceProblem],
+    tokenizer: Any,
+    tell: Remark,
+    left_out: Sequence[str],
+) -> list[ReferenceProblem]:
+    """The problems whose prompt, and for SFT whose reference, is short enough.
+
+    Raises:
+        ConfigError: too few for a step; says what was left out.
+    """
+    limits = cfg.rollout
     kept = drop_long_prompts(problems, tokenizer, cfg.model, limits.max_prompt_tokens, tell)
     limit = f"prompt has at most rollout.max_prompt_tokens = {limits.max_prompt_tokens} tokens"
     if cfg.learns_references:
@@ -62,7 +86,7 @@ def load_training_problems(
             f" {limits.max_response_tokens} tokens"
         )
     if limits.problems_per_step > len(kept):
-        paths = ", ".join(source.path for source in settings.parts)
+        paths = ", ".join(source.path for source in cfg.data.parts)
         raise ConfigError(
             f"rollout.problems_per_step = {limits.problems_per_step} exceeds the {len(kept)}"
             f" problems of {paths} whose {limit} ({len(problems) - len(kept)} are longer)"
@@ -74,7 +98,6 @@ def load_training_problems(
             f" {len(kept)} problems that fit, so that"
             f" {len(kept) - limits.problems_per_step} are left to draw; lower it"
         )
-    _check_shares(cfg, kept)
     return kept
 
 

@@ -98,3 +98,17 @@ def test_held_out_problems_that_are_left_out_are_told_apart(make_config, tokeniz
     said = []
     assert len(load_held_out(cfg, tokenizer, said.append)) == 1
     assert len(said) == 1 and said[0].startswith("eval.data: 1 of 2 rows are left out")
+
+
+def test_turns_that_the_judge_is_not_shown_are_told_where_one_judges(make_config, tokenizer):
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "1 + 1?"},
+    ]
+    rows = [GAPS[0], GAPS[0] | {"problem": turns}]
+    said = []
+    load_training_problems(make_config(rows), tokenizer, said.append)
+    assert len(said) == 1 and "1 of 2 rows have earlier turns" in said[0] and "'2'" in said[0]
+    load_training_problems(make_config(rows, method="sparse-grpo"), tokenizer, said.append)
+    assert len(said) == 1
