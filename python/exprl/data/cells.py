@@ -107,14 +107,15 @@ def _refuse_structure(text: str, place: str, *, code: bool) -> None:
     elif code:
         return
     elif isinstance(value, dict) and value and all(isinstance(key, str) for key in value):
-        what, remedy = "an object", f"write the object itself; its keys are {join_names([*value])}"
+        what, remedy = "an object", f"write the object itself (its keys are {join_names([*value])})"
     elif any(isinstance(item, str | dict) for item in items):
         what, remedy = "a list", "write the list itself, or its one text"
     else:
         return
+    meant = "" if "chat" in what else "; where JSON is meant as it is, data.domain is 'exact'"
     raise DataError(
-        f"{place}: holds {what} written as text, {text.strip()[:40]!r}; {remedy}"
-        " (json.loads of Python reads it; a CSV file cannot hold it)"
+        f"{place}: holds {what} written as text, {text.strip()[:40]!r}; {remedy}, for which a CSV"
+        f" file has no form{meant}"
     )
 
 
