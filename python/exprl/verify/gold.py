@@ -9,7 +9,7 @@ from exprl.verify import choice, quantity
 from exprl.verify.marked import find_marked
 from exprl.verify.reading import LONGEST_ANSWER, read_mathematics, read_words, undress
 
-_VOID = re.compile(r"[\s.\u2026\u2013\u2014\-_?*$/\\]*|n/a|n\.a|nan|null|tbd|todo|unknown")
+_VOID = re.compile(r"[\s.\u2026\u2013\u2014\-_?*$/\\]*|\\[lc]?dots|n/a|n\.a|nan|null|tbd|todo|unknown")
 
 
 def read_gold(gold: str, verifier: VerifierName) -> str | None:

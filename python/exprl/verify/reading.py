@@ -7,6 +7,7 @@ import re
 LONGEST_ANSWER = 1000
 """Characters; SymPy is not asked about longer ones."""
 
+_TWO_NUMBERS = re.compile(r"(?<=\d)\s+(?=\d)(?!\d{3}(?!\d))")  # but 1 234 is one
 _SPACING = re.compile(r"\s+|\\[,;:! ]|\\left(?![a-zA-Z])|\\right(?![a-zA-Z])|~")
 _SET_TEXT = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}"
@@ -23,7 +24,7 @@ _STATED = re.compile(
 
 def normalize(answer: str) -> str:
     """The text without what only sets it: spaces, dollars, a final full stop."""
-    text = _SPACING.sub("", answer).removesuffix(".").strip("$")
+    text = _SPACING.sub("", _TWO_NUMBERS.sub(";", answer)).removesuffix(".").strip("$")
     return text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
 
 
@@ -52,6 +53,7 @@ _DOUBT = re.compile(
     r"\b(?:not|never|neither|nor|or|either|wrong|incorrect|cannot|if|unless|maybe|perhaps|possibly"
     r"|probably|impossible|unlikely|rather|else|otherwise|except|but|doubt|guess|think)\b"
     r"|n['\u2019]t\b|\?|!=|<>|[\u2260\u00ac]|\\(?:neq?|not|neg|lnot|lor)(?![a-zA-Z])"
+    r"|\\(?:to|rightarrow|Rightarrow|implies|longrightarrow|mapsto)(?![a-zA-Z])"
     r"|\A\s*(?:[<>\u2264\u2265]|\\(?:leq?|geq?|lt|gt|leqslant|geqslant)(?![a-zA-Z]))",
     re.IGNORECASE,
 )
@@ -114,14 +116,17 @@ def drop_unit(answer: str) -> str:
 
 
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{\w+\*?\}|\\[a-zA-Z]+")
-_LONG_WORD = re.compile(r"[^\W\d_]{4,}")
+_WORD = re.compile(
+    r"[^\W\d_]{4,}|\b(?:see|the|fig)\b|[^\W\d_]{3,}(?=[.,]?\s+[^\W\d_]{3,})", re.IGNORECASE
+)
 _NAMES = frozenset(
     """
-    sinh cosh tanh arcsin arccos arctan sqrt infty infinity floor ceil frac theta alpha beta gamma
-    delta lambda sigma omega binom
+    sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan log exp mod max min sup inf lim gcd
+    lcm arg det dim ker deg sqrt infty infinity floor ceil frac theta alpha beta gamma delta lambda
+    sigma omega binom
     """.split()  # noqa: SIM905
 )
-_LABEL = re.compile(r"[^\W\d_]+(?: [^\W\d_]+)*\s*[=:]\s*(?=\S)")
+_LABEL = re.compile(r"(?:[^\W\d_]+ ){0,2}[^\W\d_]{2,}\s*[=:]\s*(?=\S)")
 _JOINTS = re.compile(r"\b(?:and|or|about|approximately|approx|roughly|nearly)\b", re.IGNORECASE)
 
 
@@ -145,7 +150,7 @@ def _has_words(text: str) -> bool:
     """Whether words stand in it that are no names of mathematics."""
     bare = _JOINTS.sub(" ", _COMMAND.sub(" ", text))
     return any(
-        word.lower() not in _NAMES and not word.isupper() for word in _LONG_WORD.findall(bare)
+        word.lower() not in _NAMES and not word.isupper() for word in _WORD.findall(bare)
     )
 
 
