@@ -64,6 +64,8 @@ class Problem:
     domain: selects rubric, verifier and reward kind.
     setup: code that stands before the program which the policy writes; else empty.
     source: which of data.sources it comes from.
+    more_answers: the other texts of a list of answers, of which `answer` is the first.
+    all_answers: whether a right answer names all texts of the list; else any of them is right.
 
     >>> prompt = Prompt("p0", (Message("user", "5)106973="),))
     >>> Problem("p0", prompt, "021394r3", "math").question
@@ -76,6 +78,8 @@ class Problem:
     domain: str
     setup: str = ""
     source: int = 0
+    more_answers: tuple[str, ...] = ()
+    all_answers: bool = False
 
     @property
     def question(self) -> str:
@@ -95,7 +99,7 @@ class ReferenceProblem(Problem):
     >>> reference = r"5*021394+3=106973###\boxed{021394r3}"
     >>> hidden = ReferenceProblem("p0", prompt, "021394r3", "math", reference=reference)
     >>> hidden.without_reference()  # doctest: +ELLIPSIS
-    Problem(id='p0', prompt=Prompt(...), answer='021394r3', domain='math', setup='', source=0)
+    Problem(id='p0', prompt=Prompt(...), answer='021394r3', domain='math', setup='', ...)
     """
 
     reference: str | None = None
@@ -116,7 +120,16 @@ class ReferenceProblem(Problem):
 
     def without_reference(self) -> Problem:
         """The problem as the training loop knows it; a Problem has no way to a reference."""
-        return Problem(self.id, self.prompt, self.answer, self.domain, self.setup, self.source)
+        return Problem(
+            self.id,
+            self.prompt,
+            self.answer,
+            self.domain,
+            self.setup,
+            self.source,
+            self.more_answers,
+            self.all_answers,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -55,6 +55,7 @@ app.command(rich_help_panel=TRAIN, context_settings=TAKES_OVERRIDES)(train.train
 app.add_typer(config.commands, name="config", rich_help_panel=TRAIN)
 app.command("eval", rich_help_panel=STUDY)(evaluate.evaluate)
 app.command(rich_help_panel=STUDY)(evaluate.compare)
+app.command(rich_help_panel=STUDY)(evaluate.verify)
 app.command(rich_help_panel=STUDY)(study.calibrate)
 app.command(rich_help_panel=STUDY)(study.behaviors)
 app.command(

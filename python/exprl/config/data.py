@@ -82,6 +82,12 @@ class Source(Section):
         " one solution, joined by line breaks (steps); alternatives if each text names the row's"
         " answer, else refused (by_answer)",
     )
+    answer_list: Literal["refuse", "any", "all"] = Field(
+        "refuse",
+        description="what a list of several texts in the answer column is: refused, answers of"
+        " which each alone is right (any), or one answer that must name all of them (all). A list"
+        " of test statements of code is one text",
+    )
     limit: int | None = Field(None, gt=0, description="use only the first n rows")
 
     _expand_home = field_validator("path")(expand_home)

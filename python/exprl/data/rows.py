@@ -11,13 +11,13 @@ from typing import Any
 
 from exprl import config
 from exprl.config.placeholders import fill, find_names
-from exprl.data.cells import read_text
+from exprl.data.cells import is_parts, read_text
 from exprl.data.columns import Column, explain_missing, find_column, list_columns
 from exprl.data.files import Row
 from exprl.data.messages import PLAIN_TEMPLATE, add_system, has_system, make_messages
 from exprl.data.solutions import read_solutions
 from exprl.errors import DataError
-from exprl.types import Message, Prompt, ReferenceProblem
+from exprl.types import Message, Problem, Prompt, ReferenceProblem
 from exprl.verify.answer import find_answer
 
 AS_WRITTEN = ("exact", "code")
@@ -48,27 +48,50 @@ class RowReader:
         Raises:
             DataError: names row and column, and says what to change.
         """
-        cells = _Cells(self, row, f"{self.settings.path}: row {number}")
+        asked, cells = self.read_answers(row, number), self._cells(row, number)
         settings, columns = self.settings, self.settings.columns
-        domain = settings.domain if columns.domain is None else cells.require(columns.domain)
-        problem_id = str(number) if columns.id is None else cells.require(columns.id)
-        code = domain in AS_WRITTEN
-        answer = _read_answer(settings, cells, code=code)
+        code = asked.domain in AS_WRITTEN
         solutions: tuple[str, ...] = ()
         if columns.reference is not None:
             cell, place = cells.read(columns.reference), cells.at(columns.reference)
-            solutions = read_solutions(cell, settings, answer, place, code=code)
+            solutions = read_solutions(cell, settings, asked.answer, place, code=code)
         messages, remarks = self._make_messages(cells, code=code)
         problem = ReferenceProblem(
-            id=problem_id,
-            prompt=Prompt(problem_id, messages),
+            id=asked.id,
+            prompt=Prompt(asked.id, messages),
             reference=solutions[0] if solutions else None,
             alternatives=solutions[1:],
-            answer=answer,
-            domain=domain,
-            setup=(cells.text(columns.setup) if columns.setup else None) or "",
+            answer=asked.answer,
+            domain=asked.domain,
+            setup=asked.setup,
+            more_answers=asked.more_answers,
+            all_answers=asked.all_answers,
         )
         return problem, remarks
+
+    def read_answers(self, row: Row, number: int) -> Problem:
+        """The problem of row `number` as the verifier knows it: without its messages.
+
+        Raises:
+            DataError: names row and column, and says what to change.
+        """
+        cells = self._cells(row, number)
+        settings, columns = self.settings, self.settings.columns
+        domain = settings.domain if columns.domain is None else cells.require(columns.domain)
+        problem_id = str(number) if columns.id is None else cells.require(columns.id)
+        answers = _read_answers(settings, cells, domain, code=domain in AS_WRITTEN)
+        return Problem(
+            id=problem_id,
+            prompt=Prompt(problem_id, ()),
+            answer=answers[0] if answers else None,
+            domain=domain,
+            setup=(cells.text(columns.setup) if columns.setup else None) or "",
+            more_answers=answers[1:],
+            all_answers=settings.answer_list == "all",
+        )
+
+    def _cells(self, row: Row, number: int) -> _Cells:
+        return _Cells(self, row, f"{self.settings.path}: row {number}")
 
     def _make_messages(self, cells: _Cells, *, code: bool) -> tuple[tuple[Message, ...], list[str]]:
         settings, name = self.settings, self.settings.columns.problem
@@ -190,24 +213,41 @@ def _find_placeholder(rows: Sequence[Row], name: str, key: str, settings: config
     return column
 
 
-def _read_answer(settings: config.Source, cells: _Cells, *, code: bool) -> str | None:
-    """The final answer; for code its unit tests, which may be a list of statements."""
+def _read_answers(
+    settings: config.Source, cells: _Cells, domain: str, *, code: bool
+) -> tuple[str, ...]:
+    """The final answers, mostly one; for code its unit tests, which may be a list of statements."""
     columns = settings.columns
     if columns.answer is None:
-        return None
-    value = cells.read(columns.answer)
-    lines = value if isinstance(value, list) else []
-    if lines and all(isinstance(line, str) for line in lines):
-        answer: str | None = "\n".join(lines)
+        return ()
+    value, place = cells.read(columns.answer), cells.at(columns.answer)
+    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+        texts = ["\n".join(value)] if _is_tests(value, settings, domain) else value
+    elif isinstance(value, list) and not is_parts(value) and settings.answer_list != "refuse":
+        texts = value
     else:
-        answer = cells.text(columns.answer, code=code)
-    if answer is None:
-        return None
+        texts = [value]
+    read = [read_text(one, place, column=columns.answer, code=code) for one in texts]
+    answers = [one for one in dict.fromkeys(read) if one is not None]
+    if len(answers) > 1 and settings.answer_list == "refuse":
+        raise DataError(
+            f"{place}: a list of {len(answers)} answers, {answers[0]!r} and so on; set"
+            " data.answer_list = 'any' if each of them alone is right, or 'all' if a right answer"
+            " names all of them"
+        )
     if settings.answer_pattern is not None:
-        answer = _extract(answer, settings.answer_pattern, cells.at(columns.answer))
+        answers = [_extract(one, settings.answer_pattern, place) for one in answers]
     if columns.entry_point is not None:
-        answer += f"\n\ncheck({cells.require(columns.entry_point)})\n"
-    return answer
+        call = f"\n\ncheck({cells.require(columns.entry_point)})\n"
+        answers = [one + call for one in answers]
+    return tuple(answers)
+
+
+def _is_tests(lines: Sequence[str], settings: config.Source, domain: str) -> bool:
+    """Whether a list of texts is a list of test statements, and no list of answers."""
+    columns = settings.columns
+    is_code = domain == "code" or columns.entry_point is not None or columns.setup is not None
+    return is_code or any(line.lstrip().startswith("assert ") for line in lines)
 
 
 def _extract(answer: str, pattern: str, place: str) -> str:

@@ -86,6 +86,7 @@ class Evaluation:
     step: training steps behind the weights.
     samples: rollouts asked for per problem; a problem with n below it had crashes.
     ks: the k that `to_json` reports.
+    verify: how answers were found in the samples: "strict", "lenient", or both, by domain.
     """
 
     step: int
@@ -94,6 +95,7 @@ class Evaluation:
     temperature: float
     ks: tuple[int, ...]
     outcomes: tuple[Outcome, ...]
+    verify: str = "strict"
 
     @property
     def failed(self) -> int:
@@ -199,6 +201,8 @@ class Evaluation:
             temperature=tree["temperature"],
             ks=tuple(tree["ks"]),
             outcomes=tuple(_read_outcome(outcome) for outcome in tree["outcomes"]),
+            # Until it was written down, every evaluation was lenient.
+            verify=tree.get("verify", "lenient"),
         )
 
     def _values(self, curves: Sequence[Float64Array]) -> Float64Array:

@@ -120,6 +120,7 @@ def evaluate(
             tallies[problem.id].outcome(problem, verifiers.kind(problem.domain))
             for problem in problems
         ),
+        verify=verifiers.describe_search(problems),
     )
 
 

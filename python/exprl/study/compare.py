@@ -64,6 +64,7 @@ class Comparison:
     """B against A on the same problems.
 
     settings: dotted keys on which the two configs differ, with both values.
+    verify: how answers were found in the samples of A and of B.
     newly_solved, no_longer_solved: problems with a right sample in B only, in A only.
     """
 
@@ -72,6 +73,7 @@ class Comparison:
     settings: Mapping[str, tuple[Any, Any]]
     differences: tuple[Difference, ...]
     problems: tuple[ProblemChange, ...]
+    verify: tuple[str, str] = ("strict", "strict")
 
     @property
     def newly_solved(self) -> list[str]:
@@ -93,6 +95,7 @@ class Comparison:
         return {
             "a": self.a,
             "b": self.b,
+            "verify": {"a": self.verify[0], "b": self.verify[1]},
             "settings": {key: {"a": x, "b": y} for key, (x, y) in self.settings.items()},
             "differences": [asdict(d) for d in self.differences],
             "newly_solved": self.newly_solved,
@@ -151,7 +154,9 @@ def compare(
         if 1 <= k <= most and both[:, k - 1].any()
     ]
     changes = [_compare_problem(outcomes_a[key], outcomes_b[key]) for key in outcomes_a]
-    return Comparison(*names, dict(settings or {}), tuple(differences), tuple(changes))
+    return Comparison(
+        *names, dict(settings or {}), tuple(differences), tuple(changes), (a.verify, b.verify)
+    )
 
 
 def compare_configs(a: config.Config, b: config.Config) -> dict[str, tuple[Any, Any]]:
@@ -200,6 +205,13 @@ def show(result: Comparison, console: Console | None = None) -> None:
         console.print(settings)
     else:
         console.print("The configs do not differ.")
+    if result.verify[0] == result.verify[1]:
+        console.print(f"Answers: {result.verify[0]} in both (reward.verify).")
+    else:
+        console.print(
+            f"Answers: {result.verify[0]} in A, {result.verify[1]} in B: the rates below are not"
+            " comparable; evaluate both with one reward.verify."
+        )
     rates = Table("k", "A", "B", "B - A", "95 % interval", "problems", title="pass@k")
     for d in result.differences:
         interval = f"{d.low:+.4f} .. {d.high:+.4f}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -173,22 +174,25 @@ def _continue(
         assert solution.token_ids is not None and solution.asked is not None, "see _choose"
         tokens[name] = solution.token_ids[: solution.segment_end[step - 1]]
         beginnings.append((name, solution.asked.prompt, tokens[name]))
-    for rollout in engine.sample_continuations(
-        beginnings, n, seed, temperature, max_response_tokens
-    ):
-        if rollout.finish_reason == "failed":
-            continue
-        name, correct = rollout.problem_id, False
-        if rollout.finish_reason == "stop":
-            asked = starts[name][0].asked
-            assert asked is not None, "see _choose"
-            whole = rollout.opening + decode(np.concatenate([tokens[name], rollout.token_ids]))
-            known = verifiers.is_correct(whole, asked)
-            if known is None:
+    taken: list[tuple[str, Future[bool | None] | None]] = []
+    with ThreadPoolExecutor(verifiers.workers, thread_name_prefix="verify") as threads:
+        for rollout in engine.sample_continuations(
+            beginnings, n, seed, temperature, max_response_tokens
+        ):
+            name, verified = rollout.problem_id, None
+            if rollout.finish_reason == "failed":
                 continue
-            correct = known
-        counted[name] += 1
-        right[name] += correct
+            if rollout.finish_reason == "stop":
+                asked = starts[name][0].asked
+                assert asked is not None, "see _choose"
+                whole = rollout.opening + decode(np.concatenate([tokens[name], rollout.token_ids]))
+                verified = threads.submit(verifiers.is_correct, whole, asked)
+            taken.append((name, verified))
+    for name, verified in taken:
+        correct = verified.result() if verified else False
+        if correct is not None:
+            counted[name] += 1
+            right[name] += correct
     return counted, right
 
 

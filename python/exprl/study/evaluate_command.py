@@ -146,7 +146,7 @@ def plan(
         differ = [
             f"{key}: {x!r} and {y!r}"
             for key, (x, y) in compare.compare_configs(first.cfg, job.cfg).items()
-            if key.startswith(SAME)
+            if key.startswith(SAME) or key.endswith(".verify")
         ]
         lengths = [_limit_length(one.cfg) for one in (first, job)]
         if lengths[0] != lengths[1]:
@@ -243,6 +243,7 @@ def show(
         for k in ks:
             points = zip(curves, named, strict=True)
             table.add_row(f"{name}@{k}", *(_show_point(curve, k, e) for curve, (_, e) in points))
+    table.add_row("answers", *(e.verify for _, e in named))
     table.add_row("crashed", *(str(e.failed) for _, e in named))
     table.add_row("cut by length", *(f"{e.overlong_rate:.1%}" for _, e in named))
     table.add_row("name no answer", *(f"{e.blank_rate:.1%}" for _, e in named))
@@ -339,15 +340,17 @@ def _hash_inputs(job: Measurement, problems: Sequence[ReferenceProblem]) -> str:
     """What a measurement depends on: weights, problems, sampling."""
     cfg = job.cfg
     weights = sorted(Path(job.target.weights).glob("*.safetensors"))
+    domains = sorted({problem.domain for problem in problems})
     parts = [
         str(Path(job.target.weights).resolve() if weights else job.target.weights),
         [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in weights],
-        [repr((p.prompt, p.answer, p.domain)) for p in problems],
+        [repr((p.prompt, p.answer, p.domain, p.more_answers, p.all_answers)) for p in problems],
         cfg.eval.model_dump(mode="json", exclude={"data", "every"}),
         cfg.rollout.max_response_tokens,
         cfg.rollout.max_prompt_tokens,
         cfg.model.model_dump(mode="json"),
         cfg.seed,
+        [(d, cfg.treatment(d).verifier, cfg.treatment(d).verify) for d in domains],
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 

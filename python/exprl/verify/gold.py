@@ -1,15 +1,67 @@
-"""Gold answers, read before anything is compared with them."""
+"""Gold answers: read before anything is compared with them, and compared."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from exprl.config import VerifierName
+from exprl.types import Problem
 from exprl.verify import choice, quantity
+from exprl.verify.answer import is_equal
 from exprl.verify.marked import find_marked
 from exprl.verify.reading import LONGEST_ANSWER, read_mathematics, read_words, undress
 
-_VOID = re.compile(r"[\s.\u2026\u2013\u2014\-_?*$/\\]*|\\[lc]?dots|n/a|n\.a|nan|null|tbd|todo|unknown")
+_VOID = re.compile(
+    r"[\s.\u2026\u2013\u2014\-_?*$/\\]*|\\[lc]?dots|n/a|n\.a|nan|null|tbd|todo|unknown"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Gold:
+    """What is right for one problem.
+
+    answers: at least one, as `read_gold` gives them.
+    needs_all: whether a right answer names all of them; else each of them alone is right.
+    """
+
+    answers: tuple[str, ...]
+    needs_all: bool = False
+
+    def equals(self, found: str, verifier: VerifierName) -> bool:
+        r"""Whether a final answer is right.
+
+        >>> Gold(("1/2", "0.5")).equals(r"\frac{1}{2}", "math")
+        True
+        >>> Gold(("1", "2"), needs_all=True).equals("x = 2 or x = 1", "math")
+        True
+        """
+        if not self.needs_all or len(self.answers) == 1:
+            return any(_is_one(found, gold, verifier) for gold in self.answers)
+        left = _split(found)
+        if len(left) != len(self.answers):
+            return False
+        for gold in self.answers:
+            same = next((one for one in left if _is_one(one, gold, verifier)), None)
+            if same is None:
+                return False
+            left.remove(same)
+        return True
+
+
+def read_golds(problem: Problem, verifier: VerifierName) -> Gold | None:
+    """The gold answers of a problem that can be read; None where nothing can be compared with them.
+
+    Of a list of which each answer is right, those that cannot be read are left out. A list that an
+    answer must name in whole needs all of them; for a choice there is no such list.
+    """
+    texts = (str(problem.answer), *problem.more_answers) if problem.answer is not None else ()
+    read = [read_gold(text, verifier) for text in texts]
+    golds = tuple(gold for gold in read if gold is not None)
+    several = problem.all_answers and len(texts) > 1
+    if not golds or (several and (len(golds) < len(texts) or verifier == "choice")):
+        return None
+    return Gold(golds, several)
 
 
 def read_gold(gold: str, verifier: VerifierName) -> str | None:
@@ -53,3 +105,36 @@ def _is_readable(answer: str, verifier: VerifierName) -> bool:
 
 def _is_void(gold: str) -> bool:
     return gold.strip() == "NA" or bool(_VOID.fullmatch(undress(gold).lower()))
+
+
+def _is_one(found: str, gold: str, verifier: VerifierName) -> bool:
+    """Whether two final answers are one for a verifier."""
+    match verifier:
+        case "math":
+            return is_equal(found, gold)
+        case "science":
+            return quantity.is_equal(found, gold)
+        case _:
+            return found.strip() == gold
+
+
+_BRACES = re.compile(r"\s*\\?\{(.*?)\\?\}\s*", re.DOTALL)
+_BETWEEN = re.compile(r"\s*(?:[,;\n]|\band\b|\bor\b)\s*")
+
+
+def _split(found: str) -> list[str]:
+    """The answers that a final answer lists; a comma within brackets is no border."""
+    text = undress(found)
+    inner = _BRACES.fullmatch(text)
+    text = inner.group(1) if inner else text
+    parts, depth, start = [], 0, 0
+    for match in re.finditer(rf"\\?[()\[\]{{}}]|{_BETWEEN.pattern}", text):
+        token = match.group()
+        if token[-1:] in ("(", "[", "{"):
+            depth += 1
+        elif token[-1:] in (")", "]", "}"):
+            depth -= 1
+        elif depth <= 0:
+            parts.append(text[start : match.start()])
+            start = match.end()
+    return [part.strip() for part in [*parts, text[start:]] if part.strip()]

@@ -149,9 +149,7 @@ def read_mathematics(answer: str) -> str | None:
 def _has_words(text: str) -> bool:
     """Whether words stand in it that are no names of mathematics."""
     bare = _JOINTS.sub(" ", _COMMAND.sub(" ", text))
-    return any(
-        word.lower() not in _NAMES and not word.isupper() for word in _WORD.findall(bare)
-    )
+    return any(word.lower() not in _NAMES and not word.isupper() for word in _WORD.findall(bare))
 
 
 def _is_balanced(text: str) -> bool:

@@ -11,9 +11,9 @@ from exprl import config
 from exprl.errors import ConfigError, DataError, SandboxError, VerifierError
 from exprl.thinking import outside_thinking
 from exprl.types import Problem
-from exprl.verify import answer, choice, code, math, quantity
-from exprl.verify.gold import read_gold
-from exprl.verify.marked import Marked, find_marked
+from exprl.verify import answer, code, math
+from exprl.verify.final import find_final
+from exprl.verify.gold import Gold, read_golds
 from exprl.verify.sandbox.sandbox import Sandbox
 
 Treatments = Callable[[str], config.Treatment]
@@ -63,9 +63,19 @@ class Verifiers:
         """Which verifier the rows of a domain have."""
         return self._treatment(domain).verifier
 
+    def describe_search(self, problems: Sequence[Problem]) -> str:
+        """How final answers are found: "strict", "lenient", or both, where domains differ."""
+        used = map(self._treatment, sorted({p.domain for p in problems}))
+        hows = sorted({one.verify for one in used if one.verifier != "code"})
+        return " and ".join(hows) or "strict"
+
     def close(self) -> None:
         """End the processes that compare answers."""
         math.close()
+
+    def read_golds(self, problem: Problem) -> Gold | None:
+        """The gold answers of a problem; None where it has none, or none that can be read."""
+        return read_golds(problem, self.kind(problem.domain))
 
     def find_answer(self, text: str, domain: str) -> str | None:
         """The final answer of a trace; None where it has none, and for code."""
@@ -95,13 +105,13 @@ class Verifiers:
         if problem.answer is None:
             return Verdict(None, "no gold answer")
         treatment = self._treatment(problem.domain)
-        gold = read_gold(problem.answer, treatment.verifier)
+        gold = read_golds(problem, treatment.verifier)
         if gold is None:
             return Verdict(None, "the gold answer cannot be read")
         try:
             if treatment.verifier == "code":
-                return self._run(text, problem, gold)
-            return _compare(text, gold, treatment.verifier, treatment.verify)
+                return self._run(text, problem, problem.answer)
+            return _compare(text, gold, treatment)
         except (SandboxError, VerifierError) as error:
             return Verdict(None, f"not verified: {error}")
 
@@ -114,33 +124,16 @@ class Verifiers:
         return Verdict(passed, "passes its tests" if passed else "fails its tests")
 
 
-def find_final(text: str, verifier: config.VerifierName, verify: config.Verify) -> Marked:
-    """The final answer of a trace by the rules of its verifier, strict or lenient."""
-    if verify == "strict":
-        return choice.find_marked_letter(text) if verifier == "choice" else find_marked(text)
-    spoken = "".join(outside_thinking(text))
-    find = choice.find_letter if verifier == "choice" else answer.find_answer
-    found = find(spoken)
-    return Marked(found, reason="" if found is not None else "no marked answer")
-
-
-def _compare(text: str, gold: str, verifier: config.VerifierName, verify: config.Verify) -> Verdict:
-    """The final answer of a trace against a gold answer that can be read."""
-    final = find_final(text, verifier, verify)
+def _compare(text: str, gold: Gold, treatment: config.Treatment) -> Verdict:
+    """The final answer of a trace against gold answers that can be read."""
+    final = find_final(text, treatment.verifier, treatment.verify)
     if final.answer is None:
-        if verifier == "math" and verify == "lenient":
+        if treatment.verifier == "math" and treatment.verify == "lenient":
             spoken = "".join(outside_thinking(text))
-            if answer.equals_tail(spoken, gold):
+            if any(answer.equals_tail(spoken, one) for one in gold.answers if not gold.needs_all):
                 return Verdict(True, "unmarked, and equals the gold answer")
         return Verdict(False, final.reason)
-    match verifier:
-        case "science":
-            equal = quantity.is_equal(final.answer, gold)
-        case "math":
-            equal = answer.is_equal(final.answer, gold)
-        case _:
-            equal = final.answer.strip() == gold
-    if equal:
+    if gold.equals(final.answer, treatment.verifier):
         return Verdict(True, "equals the gold answer", final.answer)
     return Verdict(False, f"differs: found {_shorten(final.answer)}", final.answer)
 
@@ -176,9 +169,7 @@ def check_answers(treatment: Treatments, problems: Sequence[P]) -> list[P]:
                 f"row with the id {problem.id!r}, domain {problem.domain!r}: {wrong}; correct the"
                 f" answer, or name another verifier in [domains.{problem.domain}]"
             )
-    unreadable = [
-        p for p in answered if read_gold(str(p.answer), treatment(p.domain).verifier) is None
-    ]
+    unreadable = [p for p in answered if read_golds(p, treatment(p.domain).verifier) is None]
     rewarded = [p for p in answered if treatment(p.domain).verified]
     lost = [p for p in unreadable if treatment(p.domain).verified]
     if lost and len(lost) == len(rewarded):
@@ -194,4 +185,5 @@ def describe_unreadable(treatment: Treatments, problem: Problem) -> str:
     """One row whose answer cannot be read, with the answer."""
     kind = treatment(problem.domain).verifier
     wanted = "names no letter A..J" if kind == "choice" else f"is no answer that {kind!r} can read"
-    return f"row with the id {problem.id!r}: {_shorten(str(problem.answer))} {wanted}"
+    texts = " and ".join(map(_shorten, (str(problem.answer), *problem.more_answers)))
+    return f"row with the id {problem.id!r}: {texts} {wanted}"

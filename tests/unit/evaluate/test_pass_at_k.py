@@ -1,6 +1,7 @@
 """pass@k: the estimator against brute force, the interval, and what counts as a sample."""
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -85,20 +86,34 @@ def problems(*ids: str) -> list[Problem]:
     return [Problem(i, Prompt(i, (Message("user", "5)17="),)), "03r2", "division") for i in ids]
 
 
-VERIFIERS = Verifiers(
-    config.build(
-        {
-            "model": {"path": "m"},
-            "data": {"path": "d"},
-            "judge": {"kind": "rules"},
-            "domains": {"division": {"verifier": "exact"}},
-        }
-    ).treatment
-)
+KEYS = {
+    "model": {"path": "m"},
+    "data": {"path": "d"},
+    "judge": {"kind": "rules"},
+    "domains": {"division": {"verifier": "exact"}},
+}
+TREATMENT = config.build(KEYS).treatment
+VERIFIERS = Verifiers(TREATMENT)
 RIGHT, WRONG = r"\boxed{03r2}", r"\boxed{3r2}"
 
 
-def run(sampler: ScriptedSampler, ks: Sequence[int] = (1, 2), **settings: object) -> Evaluation:
+class MeetingVerifiers(Verifiers):
+    """Each verdict waits until as many as there are workers are being given."""
+
+    workers = 3
+    meeting = threading.Barrier(3, timeout=60)
+
+    def is_correct(self, text: str, problem: Problem) -> bool | None:
+        self.meeting.wait()
+        return super().is_correct(text, problem)
+
+
+def run(
+    sampler: ScriptedSampler,
+    ks: Sequence[int] = (1, 2),
+    verifiers: Verifiers = VERIFIERS,
+    **settings: object,
+) -> Evaluation:
     return evaluate(
         sampler,
         problems(*sampler.script),
@@ -108,8 +123,26 @@ def run(sampler: ScriptedSampler, ks: Sequence[int] = (1, 2), **settings: object
         seed=11,
         step=5,
         ks=ks,
-        verifiers=VERIFIERS,
+        verifiers=verifiers,
     )
+
+
+def test_a_verdict_does_not_wait_for_another_one() -> None:
+    sampler = ScriptedSampler({i: [("stop", RIGHT), ("stop", WRONG)] for i in "abc"})
+    result = run(sampler, verifiers=MeetingVerifiers(TREATMENT))
+    assert result.at(1) == 0.5
+
+
+def test_an_evaluation_says_how_answers_were_found() -> None:
+    assert run(ScriptedSampler({"a": [("stop", RIGHT)]})).verify == "strict"
+    lenient = {"division": {"verifier": "exact", "verify": "lenient"}}
+    verifiers = Verifiers(config.build(KEYS | {"domains": lenient}).treatment)
+    result = run(ScriptedSampler({"a": [("stop", RIGHT)]}), verifiers=verifiers)
+    assert result.verify == "lenient"
+    tree = result.to_json()
+    assert Evaluation.from_json(tree) == result
+    del tree["verify"]
+    assert Evaluation.from_json({**tree}).verify == "lenient", "an older one was"
 
 
 def test_overlong_rollouts_are_wrong_and_crashed_ones_are_not_counted() -> None:

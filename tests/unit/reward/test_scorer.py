@@ -1,6 +1,7 @@
 """From rollouts to scores, through a real rule judge over HTTP: what is missing stays missing."""
 
 import contextlib
+import threading
 
 import numpy as np
 import pytest
@@ -34,7 +35,9 @@ def rollout(tokenizer, text, index, finish="stop"):
     )
 
 
-def score(tokenizer, rollouts, *, view="prefix", reward=None, faults=None, advantage=None):
+def score(
+    tokenizer, rollouts, *, view="prefix", reward=None, faults=None, advantage=None, made=Verifiers
+):
     problem = Problem("p", Prompt("p", (Message("user", QUESTION),)), "021394r3", "division")
     reward = reward or {}
     process = view != "outcome" and reward.get("source", "judge") == "judge"
@@ -63,7 +66,7 @@ def score(tokenizer, rollouts, *, view="prefix", reward=None, faults=None, advan
             cfg.reward,
             cfg.treatment,
             judges,
-            Verifiers(cfg.treatment),
+            made(cfg.treatment),
         )
         for one in rollouts:
             scorer.push(one)
@@ -88,6 +91,23 @@ def test_the_outcome_view_gives_one_score(tokenizer):
     # two good steps of seven: 1 + floor(4 * 2 / 7) = 2
     assert scored.grades == (2,)
     assert scored.scores == (0.25,)
+
+
+class MeetingVerifiers(Verifiers):
+    """Each verdict waits until as many as there are workers are being given."""
+
+    workers = 4
+    meeting = threading.Barrier(4, timeout=60)
+
+    def is_correct(self, text, problem):
+        self.meeting.wait()
+        return super().is_correct(text, problem)
+
+
+def test_a_verdict_does_not_wait_for_another_one(tokenizer):
+    rollouts = [rollout(tokenizer, RIGHT, i) for i in range(8)]
+    scored = score(tokenizer, rollouts, reward={"source": "verifier"}, made=MeetingVerifiers)
+    assert [s.scores for s in scored] == [(1.0,)] * 8
 
 
 def test_rollouts_come_back_in_group_order(tokenizer):

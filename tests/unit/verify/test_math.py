@@ -77,6 +77,23 @@ def test_a_question_does_not_wait_for_one_that_takes_long():
     assert len(idle()) == 2
 
 
+def test_as_many_processes_compare_as_threads_ask():
+    """Three questions hang; a fourth is answered by a process of its own, and so are 60 more."""
+    hang = []
+    for number in range(3):
+        assert math.equal(rf"\boxed{{\frac{{{2 * number + 2}}}{{2}}}}", str(number + 1))
+        hang.append(Asked(rf"\boxed{{\frac{{{6 * number + 30}}}{{6}}}}", str(number + 5)))
+    for number in range(60):
+        assert math.equal(rf"\boxed{{\frac{{{4 * number + 80}}}{{4}}}}", str(number + 20))
+    assert all(one.is_alive() for one in hang)
+    [answering] = idle()
+    assert len({one.process.pid for one in hang} | {answering.pid}) == 4
+    for one in hang:
+        one.process.send_signal(signal.SIGCONT)
+        one.join()
+    assert [one.verdict for one in hang] == [True] * 3
+
+
 def test_a_question_whose_process_is_killed_is_asked_again():
     assert math.equal(r"\boxed{\frac{14}{2}}", "7")
     asked = Asked(r"\boxed{\frac{16}{2}}", "8")
