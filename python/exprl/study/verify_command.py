@@ -154,7 +154,8 @@ def _read_traces(rows: Sequence[Row], path: Path, name: str | None) -> list[str 
     column = find_column(rows, name or "trace")
     if column is None:
         if name is not None:
-            raise DataError(f"{path}: {explain_missing(rows, name)} (--column trace={name})")
+            remedy = "name the column of the traces with --column trace=NAME"
+            raise DataError(f"{path}: {explain_missing(rows, name, remedy)}")
         return [None] * len(rows)
     places = [f"{path}: row {number}" for number in range(1, len(rows) + 1)]
     return [

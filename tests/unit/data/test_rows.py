@@ -487,3 +487,34 @@ def test_values_that_are_infinite_are_refused(load):
 
 def test_values_of_id_columns_may_be_integers(load):
     assert load([plain(n=7)], {"id": "n"})[0].id == "7"
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("answers", [["1/2", "0.5"], [3, 4], ["3", "4", "5"]])
+def test_a_list_of_answers_is_refused_with_row_and_column_or_read_as_asked(load, ending, answers):
+    rows = [plain(answer=answers[:1]), plain(answer=answers)]
+    if isinstance(answers[0], str):
+        with pytest.raises(DataError, match=r"row 2: column 'answer': a list .*data.answer_list"):
+            load(rows, ending=ending)
+    one, several = load(rows, ending=ending, answer_list="any")
+    texts = [str(answer) for answer in answers]
+    assert (one.answer, one.more_answers) == (texts[0], ())
+    assert [several.answer, *several.more_answers] == texts
+    assert not several.all_answers
+    assert load(rows, ending=ending, answer_list="all")[1].all_answers
+    kept = several.without_reference()
+    assert (kept.answer, kept.more_answers) == (several.answer, several.more_answers)
+
+
+def test_a_list_of_equal_answers_is_one(load):
+    assert load([plain(answer=["3", "3", " "])])[0].answer == "3"
+
+
+def test_a_list_of_test_statements_is_one_text(load):
+    tests = ["assert f(1) == 2", "assert f(2) == 3"]
+    for cells, columns in (
+        ({"domain": "code"}, {"domain": "domain"}),
+        ({"domain": "mbpp"}, {"domain": "domain"}),
+    ):
+        [row] = load([plain(answer=tests, **cells)], columns)
+        assert (row.answer, row.more_answers) == ("\n".join(tests), ())

@@ -2,7 +2,8 @@
 
 import pytest
 
-from exprl.verify.gold import read_gold
+from exprl.types import Problem, Prompt
+from exprl.verify.gold import Gold, read_gold, read_golds
 
 
 @pytest.mark.parametrize(
@@ -97,3 +98,37 @@ def test_each_verifier_reads_its_own():
     for gold in ("E or F", "2", "A, C", "none of them"):
         assert read_gold(gold, "choice") is None
     assert read_gold("assert f(1) == 2", "code") == "assert f(1) == 2"
+
+
+@pytest.mark.parametrize(
+    ("found", "golds", "any_is_right", "all_are"),
+    [
+        ("33", ("33", "34"), True, False),
+        ("34.0", ("33", "34"), True, False),
+        ("35", ("33", "34"), False, False),
+        ("33 or 34", ("33", "34"), False, True),
+        ("33, 34", ("33", "34"), False, True),
+        (r"\{34; 33\}", ("33", "34"), False, True),
+        (r"34 \text{ and } 33", ("33", "34"), False, True),
+        ("33, 34, 35", ("33", "34"), False, False),
+        (r"x = \frac{1}{2} \text{ or } x = 3", ("3", "0.5"), False, True),
+        ("(3,4), (1,2)", ("(1,2)", "(3,4)"), False, True),
+        ("(2,1), (3,4)", ("(1,2)", "(3,4)"), False, False),
+        ("Rome, PARIS", ("Paris", "Rome"), False, True),
+    ],
+)
+def test_one_or_all_answers_of_a_list_are_right(found, golds, any_is_right, all_are):
+    assert Gold(golds).equals(found, "math") is any_is_right
+    assert Gold(golds, needs_all=True).equals(found, "math") is all_are
+
+
+def test_what_cannot_be_read_of_a_list_is_left_out_where_any_answer_is_right():
+    def row(*answers, **keys):
+        first, *more = answers
+        return Problem("p", Prompt("p", ()), first, "math", more_answers=tuple(more), **keys)
+
+    assert read_golds(row("see figure", "3"), "math") == Gold(("3",))
+    assert read_golds(row("see figure", "3", all_answers=True), "math") is None
+    assert read_golds(row("see figure", "N/A"), "math") is None
+    assert read_golds(row("3", all_answers=True), "math") == Gold(("3",))
+    assert read_golds(row("A", "B", all_answers=True), "choice") is None
