@@ -114,6 +114,9 @@ class Alarms(Section):
         description="length of rollouts without a grade, in lengths of graded ones; 1 / sqrt(n) is"
         " added for n rollouts without a grade, as chance",
     )
+    over_context: int | None = Field(
+        0, ge=0, description="requests of a step that the judge's context does not hold"
+    )
     logp_gap: float | None = Field(
         0.05, gt=0.0, description="mean |engine - trainer log-prob| per token of a step, in nats"
     )

@@ -27,6 +27,7 @@ NAMES = (
     "injection",
     "missing",
     "missing_length",
+    "over_context",
     "logp_gap",
 )
 
@@ -119,6 +120,14 @@ def find_alarms(
             settings.missing_rate,
             "{value:.1%} of the rollouts have no grade (limit {limit:.1%})",
             str(reason or "Look at judge/* and the judge's own log"),
+        ),
+        (
+            "over_context",
+            "judge/over_context",
+            settings.over_context,
+            "{value:,.0f} requests for a grade do not fit the judge's context (limit {limit:,.0f})",
+            "Serve the judge with a longer context, or lower judge.max_tokens or"
+            " rollout.max_response_tokens",
         ),
         (
             "logp_gap",

@@ -9,10 +9,12 @@ macro_rules! say {
 }
 
 mod args;
+mod feed;
 mod flags;
 mod input;
 mod ledger;
 mod output;
+mod preview;
 mod progress;
 mod rubric;
 mod score;
@@ -47,6 +49,16 @@ enum Error {
 }
 
 impl Error {
+    /// Nobody reads the output any more.
+    fn is_broken_pipe(&self) -> bool {
+        match self {
+            Self::Io(error) | Self::Judge(exprl_judge::Error::Ledger { source: error, .. }) => {
+                error.kind() == ErrorKind::BrokenPipe
+            }
+            _ => false,
+        }
+    }
+
     fn file(path: &Path, error: &std::io::Error) -> Self {
         Self::Usage(format!("{}: {error}", path.display()))
     }
@@ -146,7 +158,7 @@ fn end(name: &str, command: impl Future<Output = Result<u8, Error>>) -> u8 {
     match done {
         Ok(code) => code,
         // Whoever read the output has had enough, as `head` does.
-        Err(Error::Io(error)) if error.kind() == ErrorKind::BrokenPipe => 0,
+        Err(error) if error.is_broken_pipe() => 0,
         Err(error) => {
             say!("{name}: {error}");
             2

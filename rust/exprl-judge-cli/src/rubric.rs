@@ -1,6 +1,6 @@
 //! `exprl-judge rubric`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -9,12 +9,15 @@ use exprl_judge::{
     Checklist, ChecklistEntry, Checklists, Graded, Item, Judge, Settings, Status, Task,
 };
 use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Error;
 use crate::args::{ReferenceArg, RubricArgs, share};
 use crate::input::{Reader, Source};
 use crate::progress::Progress;
 
+/// So many reasons are told.
+const MOST_REASONS: usize = 5;
 /// The sampling of the second try: the first reply could not be used.
 const SECOND_TEMPERATURE: f64 = 0.7;
 
@@ -48,9 +51,7 @@ pub(crate) async fn run(args: &RubricArgs) -> Result<u8, Error> {
         last = write_all(&second, &again, &mut out, &mut progress).await?;
     }
     progress.end();
-    for (item, reason) in last.failed.iter().take(10) {
-        say!("no rubric for {:?}: {reason}", name(item));
-    }
+    tell_reasons(&last.failed);
     let missing = last.failed.len();
     say!(
         "{} rubrics written, {missing} missing",
@@ -63,6 +64,23 @@ pub(crate) async fn run(args: &RubricArgs) -> Result<u8, Error> {
     } else {
         0
     })
+}
+
+/// Each reason once, the commonest first, with one of its problems.
+fn tell_reasons(failed: &[(Item, String)]) {
+    let mut alike: BTreeMap<&str, Vec<&Item>> = BTreeMap::new();
+    for (item, reason) in failed {
+        alike.entry(reason).or_default().push(item);
+    }
+    let mut alike: Vec<_> = alike.into_iter().collect();
+    alike.sort_by_key(|(_, items)| std::cmp::Reverse(items.len()));
+    for (reason, items) in alike.iter().take(MOST_REASONS) {
+        let more = match items.len() {
+            1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        say!("no rubric for {:?}{more}: {reason}", name(items[0]));
+    }
 }
 
 /// The rubrics that the output file holds; a torn last line is cut off.
@@ -132,6 +150,8 @@ async fn write_all(
         job.close();
         Ok::<(), exprl_judge::Error>(())
     };
+    // Made once: a signal that comes between two waits is not lost.
+    let mut ctrl_c = signal(SignalKind::interrupt())?;
     let taking = async {
         let mut failed = Vec::new();
         let (mut written, mut interrupted) = (0, false);
@@ -154,8 +174,7 @@ async fn write_all(
                         return Ok::<_, Error>(Round { failed, interrupted });
                     }
                 }
-                pressed = tokio::signal::ctrl_c(), if !interrupted => {
-                    pressed?;
+                _ = ctrl_c.recv(), if !interrupted => {
                     interrupted = true;
                     job.cancel();
                 }

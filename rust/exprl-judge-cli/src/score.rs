@@ -1,28 +1,25 @@
 //! `exprl-judge score`.
 
 use std::collections::VecDeque;
-use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use exprl_judge::{Checklists, Forecaster, Job, Judge, Settings, Stats, Status};
-use serde_json::json;
+use exprl_judge::{Checklists, Job, Judge, Stats, Status};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use crate::Error;
-use crate::args::{ReferenceArg, ScoreArgs, share};
-use crate::input::{Entry, Reader, Source, exchange_references};
-use crate::output::{Done, Pending, Tally, Writer};
+use crate::args::{ScoreArgs, share};
+use crate::feed::{Feed, spawn_reading};
+use crate::input::{Reader, Source};
+use crate::output::{Pending, Tally, Writer};
+use crate::preview;
 use crate::progress::Progress;
 use crate::target::{self, Existing};
 
-/// Lines that have been read and not yet queued.
-const READ_AHEAD: usize = 32;
-/// Piped input that comes within this time is checked before the first request leaves, up to this size.
-const LOOK_AHEAD: Duration = Duration::from_secs(1);
+/// Of piped input so much is checked before the first request leaves.
 const LOOK_AHEAD_BYTES: usize = 16 << 20;
 
 pub(crate) async fn run(args: &ScoreArgs) -> Result<u8, Error> {
@@ -46,10 +43,10 @@ pub(crate) async fn run(args: &ScoreArgs) -> Result<u8, Error> {
     let total = source.check(&reader)?;
     let entries = spawn_reading(source, reader);
     if let Some(lines) = args.show_prompt {
-        return show_prompts(&settings, entries, lines).await;
+        return preview::show_prompts(&settings, entries, lines).await;
     }
     if args.dry_run {
-        return forecast(&settings, entries).await;
+        return preview::forecast(&settings, entries).await;
     }
     let judge = Judge::new(&settings, Handle::current())?;
     let _metrics = match args.ask.metrics_port {
@@ -143,96 +140,6 @@ fn reader(args: &ScoreArgs, rubrics: Option<&Path>) -> Result<Reader, Error> {
     })
 }
 
-type Entries = mpsc::Receiver<Result<Entry, Error>>;
-
-/// Reads on a thread of its own: input may be slow, and reading blocks. The thread ends with the input,
-/// at the first bad line, or when nobody takes entries any more.
-fn spawn_reading(source: Source, reader: Reader) -> Entries {
-    let (send, receive) = mpsc::channel(READ_AHEAD);
-    std::thread::spawn(move || {
-        if reader.reference != ReferenceArg::Wrong {
-            for entry in source.entries(&reader) {
-                let bad = entry.is_err();
-                if send.blocking_send(entry).is_err() || bad {
-                    return;
-                }
-            }
-            return;
-        }
-        let exchanged = source.entries(&reader).collect::<Result<Vec<_>, _>>();
-        let exchanged = exchanged.and_then(|mut entries| {
-            exchange_references(&mut entries)?;
-            Ok(entries)
-        });
-        match exchanged {
-            Ok(entries) => {
-                for entry in entries {
-                    if send.blocking_send(Ok(entry)).is_err() {
-                        return;
-                    }
-                }
-            }
-            Err(error) => {
-                let _ = send.blocking_send(Err(error));
-            }
-        }
-    });
-    receive
-}
-
-/// Entries in their order: some that were looked at ahead, then the rest as it comes.
-struct Feed {
-    ahead: VecDeque<Entry>,
-    rest: Entries,
-}
-
-impl Feed {
-    /// Waits a moment for input, so that a bad line among the first is told before anything is sent.
-    async fn look_ahead(mut rest: Entries, most_bytes: usize) -> Result<Self, Error> {
-        let mut ahead = VecDeque::new();
-        let mut bytes = 0;
-        let until = tokio::time::Instant::now() + LOOK_AHEAD;
-        while bytes < most_bytes {
-            let Ok(Some(entry)) = tokio::time::timeout_at(until, rest.recv()).await else {
-                break;
-            };
-            let entry = entry?;
-            bytes += entry.item.bytes();
-            ahead.push_back(entry);
-        }
-        Ok(Self { ahead, rest })
-    }
-
-    async fn next(&mut self) -> Option<Result<Entry, Error>> {
-        match self.ahead.pop_front() {
-            Some(entry) => Some(Ok(entry)),
-            None => self.rest.recv().await,
-        }
-    }
-
-    /// Passes over what an earlier run has written, and counts it.
-    async fn skip(&mut self, done: VecDeque<Done>, tally: &mut Tally) -> Result<(), Error> {
-        let count = done.len();
-        for (number, line) in (1..).zip(done) {
-            let entry = self.next().await.transpose()?;
-            let entry = entry.ok_or_else(|| {
-                Error::Usage(format!(
-                    "--out has {count} lines, and the input ends before that"
-                ))
-            })?;
-            if entry.id != line.id {
-                return Err(Error::Usage(format!(
-                    "--resume: line {number} of --out is about {}, that of the input about {}; \
-                     it needs the same input in the same order",
-                    line.id, entry.id
-                )));
-            }
-            line.count(tally, &entry);
-        }
-        Ok(())
-    }
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
     Finished,
@@ -276,6 +183,8 @@ impl Run {
     /// Writes results until the job is over; says whether Ctrl-C ended it.
     async fn take_all(&mut self, judge: &Judge, job: &Job) -> Result<End, Error> {
         let mut end = End::Finished;
+        // Made once: a signal that comes between two waits is not lost.
+        let mut ctrl_c = signal(SignalKind::interrupt())?;
         let mut tick = tokio::time::interval(Duration::from_millis(200));
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -291,8 +200,7 @@ impl Run {
                         return Ok(end);
                     }
                 }
-                pressed = tokio::signal::ctrl_c(), if end == End::Finished => {
-                    pressed?;
+                _ = ctrl_c.recv(), if end == End::Finished => {
                     end = End::Interrupted;
                     job.cancel();
                 }
@@ -326,66 +234,6 @@ async fn push_all(
     }
     job.close();
     Ok(())
-}
-
-/// `--show-prompt`: the requests about the first lines, on standard output.
-async fn show_prompts(
-    settings: &Settings,
-    mut entries: Entries,
-    lines: usize,
-) -> Result<u8, Error> {
-    let forecaster = Forecaster::new(settings)?;
-    let mut out = std::io::stdout().lock();
-    for line in 1..=lines {
-        let Some(entry) = entries.recv().await else {
-            break;
-        };
-        let entry = entry?;
-        let prompts = forecaster.prompts(&entry.item)?;
-        let of = prompts.len();
-        for (number, prompt) in (1..).zip(prompts) {
-            writeln!(
-                out,
-                "=== line {line}, id {}, request {number} of {of}",
-                entry.id
-            )?;
-            writeln!(out, "{prompt}\n")?;
-        }
-    }
-    Ok(0)
-}
-
-/// `--dry-run`: JSON on standard output.
-async fn forecast(settings: &Settings, mut entries: Entries) -> Result<u8, Error> {
-    let mut forecaster = Forecaster::new(settings)?;
-    let mut lines = 0;
-    while let Some(entry) = entries.recv().await {
-        forecaster.add(&entry?.item)?;
-        lines += 1;
-    }
-    let all = forecaster.forecast();
-    let mut shown = json!({
-        "lines": lines,
-        "requests": all.requests,
-        "from_ledger": all.from_ledger,
-        "repeated": all.repeated,
-        "prompt_tokens": all.prompt_tokens,
-        "cached_tokens": all.cached_tokens,
-        "completion_tokens": all.completion_tokens,
-        "most_completion_tokens": all.most_completion_tokens,
-        "settings": settings,
-    });
-    if let Some(prices) = settings.prices {
-        let [usual, most] = all.cost(prices);
-        shown["cost"] = json!(usual);
-        shown["most_cost"] = json!(most);
-    }
-    writeln!(std::io::stdout(), "{shown:#}")?;
-    say!(
-        "an estimate: four bytes per token, replies of 256 tokens (or of --max-tokens: most_...), \
-         a prefix cache that forgets nothing; re-asks and retries come on top"
-    );
-    Ok(0)
 }
 
 fn summary(stats: &Stats, tally: &Tally, kept: u64, started: Instant) {

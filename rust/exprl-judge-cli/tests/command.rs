@@ -529,6 +529,49 @@ fn a_reader_that_has_had_enough_is_no_error() {
 }
 
 #[test]
+fn what_is_shown_of_a_ledger_may_be_cut_short() {
+    let served = Served::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().to_str().unwrap();
+    served.score(&["--ledger", ledger], &lines(1000));
+    let mut child = Command::new(COMMAND)
+        .args(["ledger", "export", ledger])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::with_capacity(64, child.stdout.take().unwrap())
+        .read_line(&mut first)
+        .unwrap();
+    let done = child.wait_with_output().unwrap();
+    assert_eq!(done.status.code(), Some(0), "{}", says(&done));
+    assert!(
+        !says(&done).to_lowercase().contains("pipe"),
+        "{}",
+        says(&done)
+    );
+}
+
+#[test]
+fn a_reason_that_all_rubrics_share_is_told_once() {
+    let nobody = ["--endpoint", "http://127.0.0.1:9/v1", "--model", "m"];
+    let folder = tempfile::tempdir().unwrap();
+    let input = file(&folder, "in.jsonl", &lines(40));
+    let mut command = Command::new(COMMAND);
+    let done = command
+        .arg("rubric")
+        .args(nobody)
+        .arg(&input)
+        .output()
+        .unwrap();
+    assert_eq!(done.status.code(), Some(3));
+    let said = says(&done);
+    assert_eq!(said.matches("no connection").count(), 1, "{said}");
+    assert!(said.contains("and 39 more: "), "{said}");
+}
+
+#[test]
 fn the_judges_prompt_is_shown_and_nothing_is_sent() {
     let nobody = ["--endpoint", "http://127.0.0.1:9/v1", "--model", "m"];
     let show = |more: &[&str]| {

@@ -53,6 +53,17 @@ const CONTEXT: [&str; 15] = [
     "max_tokens must be at least",
     "reduce the length",
 ];
+/// How servers say that they do not take a field.
+const UNKNOWN: [&str; 8] = [
+    "instead",
+    "unsupported",
+    "not supported",
+    "unrecognized",
+    "unknown",
+    "unexpected",
+    "not permitted",
+    "not allowed",
+];
 /// The names of the limit of a reply.
 const REPLY: [&str; 5] = [
     "max_tokens",
@@ -87,8 +98,9 @@ impl Complaint {
             404 | 405 => Self::Address,
             400 | 422
                 if names(&["max_tokens"])
-                    && names(&["max_completion_tokens"])
-                    && names(&["instead", "unsupported", "not supported"]) =>
+                    && names(&UNKNOWN)
+                    && !names(&CONTEXT)
+                    && !names(&["too large", "greater than"]) =>
             {
                 Self::NameOfMaxTokens
             }
@@ -248,6 +260,7 @@ mod tests {
             "max_tokens: 100000 > 8192, which is the maximum allowed number of output tokens",
             "Invalid max_tokens value, the valid range of max_tokens is [1, 8192]",
             "max_completion_tokens is too large",
+            "max_tokens is too large for this model; use a smaller number instead",
         ] {
             let complaint = Complaint::read(400, message);
             assert_eq!(complaint, Complaint::ReplyLimit, "{message}");
@@ -260,6 +273,9 @@ mod tests {
         for message in [
             "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
             "max_tokens is not supported; please use max_completion_tokens",
+            "Unrecognized request argument supplied: max_tokens",
+            "Unknown parameter: 'max_tokens'.",
+            "body.max_tokens: Extra inputs are not permitted",
         ] {
             let complaint = Complaint::read(400, message);
             assert_eq!(complaint, Complaint::NameOfMaxTokens, "{message}");

@@ -44,6 +44,7 @@ def test_a_quiet_run_raises_nothing():
         ("text/reference_overlap", 0.5, "reference_overlap", "reference_overlap"),
         ("text/injection_rate", 0.02, "injection", "injection_rate"),
         ("judge/missing_rate", 0.06, "missing", "missing_rate"),
+        ("judge/over_context", 1.0, "over_context", "over_context"),
         ("sync/logp_gap", 0.06, "logp_gap", "logp_gap"),
         ("steps/single_rate", 0.6, "single_step", "single_rate"),
     ],
