@@ -245,7 +245,7 @@ def test_an_unknown_key_names_the_nearest_known_one_below_its_section(
         ({"lr": 1e-6}, "optim.lr"),
         ({"train": {"lr": 1e-6}}, "optim.lr"),
         ({"train": {"seed": 1}}, "seed"),
-        ({"steps": 5}, "train.steps"),
+        ({"steps": 5}, "reward.steps or train.steps"),
         ({"limit": 5}, "data.limit or eval.data.limit"),
         ({"optim": {"temprature": 1}}, "rollout.temperature"),
         ({"sampling": {"group_size": 4}}, "rollout.group_size"),
