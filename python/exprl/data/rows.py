@@ -121,7 +121,7 @@ class RowReader:
                 " more; give the plain text"
             )
         if settings.system is not None and has_system(chat):
-            used = "that one" if settings.system_wins == "row" else "data.system"
+            used = "theirs" if settings.system_wins == "row" else "data.system"
             remarks.append(
                 f"bring a system message of their own beside data.system, and {used} is used"
                 f" (data.system_wins = {settings.system_wins!r})"

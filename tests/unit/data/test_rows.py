@@ -416,7 +416,7 @@ OWN = ({"role": "system", "content": "Mine."}, {"role": "user", "content": "Hi"}
 
 @pytest.mark.parametrize(
     ("wins", "used", "said"),
-    [("row", "Mine.", "that one is used"), ("config", "Yours.", "data.system is used")],
+    [("row", "Mine.", "theirs is used"), ("config", "Yours.", "data.system is used")],
 )
 def test_a_system_message_of_the_row_or_of_the_config_counts_as_set_and_is_said(
     load, wins, used, said
