@@ -27,8 +27,9 @@ PLACE = re.compile(r"^<!-- from the code: (\w+) ?(.*) -->$", re.MULTILINE)
 # Options that every command has.
 SHELL = {"help", "install_completion", "show_completion"}
 PROMETHEUS = re.compile(r"^# HELP (\w+) (.*)\n# TYPE \w+ (\w+)$", re.MULTILINE)
-# Of clap's --help: a row of arguments, options or commands.
-HELP_ROW = re.compile(r"^ +(?P<name>\S.*?)(?: {2,}|\n {8,})(?P<meaning>\S.*)$", re.MULTILINE)
+# Of clap's --help: a row of arguments, options or commands, and where it goes on in the next line.
+HELP_ROW = re.compile(r"^ +(\S.*?) {2,}(\S.*)$", re.MULTILINE)
+HELP_GOES_ON = re.compile(r"\n {8,}(?=\S)")
 
 
 def config() -> str:
@@ -173,8 +174,8 @@ def _judge(*words: str) -> Iterator[str]:
     text, below = f"## `exprl {' '.join(words)}`\n", list[str]()
     for part in said.strip().split("\n\n"):
         head, _, body = part.partition("\n")
-        if head in ("Arguments:", "Commands:") or body.lstrip().startswith("-"):
-            rows = [(m["name"], m["meaning"]) for m in HELP_ROW.finditer(body)]
+        if head in ("Arguments:", "Commands:") or re.match(" +-", body):
+            rows = help_rows(body)
             assert rows, part
             text += "\n" + table((head[:-1].lower(), "meaning"), [(f"`{a}`", b) for a, b in rows])
             text += "\n"
@@ -186,6 +187,11 @@ def _judge(*words: str) -> Iterator[str]:
     yield text
     for name in below:
         yield from _judge(*words, name)
+
+
+def help_rows(body: str) -> list[tuple[str, str]]:
+    """Names and meanings of a part of clap's --help."""
+    return [(name, meaning) for name, meaning in HELP_ROW.findall(HELP_GOES_ON.sub("  ", body))]
 
 
 def fill(app: Sphinx, page: str, source: list[str]) -> None:

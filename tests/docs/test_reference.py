@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 from config_keys import Key, keys
-from from_code import HELP_ROW, commands, config, counters
+from from_code import commands, config, counters, help_rows
 
 from exprl import cli
 from exprl.config import Alarms
@@ -56,9 +56,13 @@ def test_the_page_of_commands_has_those_of_both_languages():
 
 
 def test_help_is_read_row_by_row():
-    text = "  -o, --out <FILE>   Where to\n      --model <M>  The name\n"
-    assert [m.groups() for m in HELP_ROW.finditer(text)] == [
-        ("-o, --out <FILE>", "Where to"),
+    text = (
+        "  -o, --out <FILE>   Where to, which may be\n                     long\n"
+        "      --model <M>\n          The name\n"
+    )
+    rows = [(name, " ".join(meaning.split())) for name, meaning in help_rows(text)]
+    assert rows == [
+        ("-o, --out <FILE>", "Where to, which may be long"),
         ("--model <M>", "The name"),
     ]
 

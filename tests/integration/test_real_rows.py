@@ -30,15 +30,16 @@ def test_the_numbers_judge_needs_the_right_reference(exprl, repo, shared_data, t
     subprocess.run(script, cwd=repo, check=True, timeout=120)
     rates = {}
     for condition in ("right", "none", "wrong"):
+        graded = tmp_path / f"{condition}.jsonl"
         result = exprl(
             *("judge", "score", items, "--rules", "numbers", "--label", "is_correct"),
-            *("--reference", condition, "--out", tmp_path / "out.jsonl"),
+            *("--reference", condition, "--out", graded),
             timeout=300,
         )
         assert result.returncode == 0, result.stderr
         assert "5276 graded, 0 missing" in result.stderr
         rates[condition] = float(result.stderr.split("misplacement rate ")[1].split("%")[0])
-        assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 5276
+        assert len(graded.read_text().splitlines()) == 5276
     assert rates["right"] <= 5.0
     assert 45.0 <= rates["none"] <= 55.0
     assert 45.0 <= rates["wrong"] <= 55.0

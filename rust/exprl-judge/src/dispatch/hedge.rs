@@ -66,9 +66,11 @@ impl Dispatcher {
         let started = Instant::now();
         let (spare, patience) = loop {
             let patience = self.queues().patience(lane);
+            // The longer it has taken, the less often it is looked at.
+            let wait = patience.unwrap_or(UNKNOWN).max(started.elapsed() / 4);
             tokio::select! {
                 answer = &mut first => return (lane, answer),
-                () = tokio::time::sleep(patience.unwrap_or(UNKNOWN)) => {}
+                () = tokio::time::sleep(wait) => {}
             }
             if begun.load(Ordering::Relaxed) {
                 return (lane, first.await);
