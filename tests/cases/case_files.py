@@ -29,8 +29,6 @@ OPEN: dict[tuple[str, str], set[int]] = {
     ("judge_replies.jsonl", "parts"): {92, 93, 94, 95},
     ("ledger.jsonl", "failed"): {1, 2, 3, 5},
     ("runs.jsonl", "reasked"): {1},
-    ("runs.jsonl", "context"): {2},
-    ("runs.jsonl", "context-long"): {3},
     ("scores.jsonl", "near-equal"): {1, 2, 3, 4, 5},
     ("joined.jsonl", "weighted"): {1, 2},
 }

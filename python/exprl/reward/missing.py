@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from exprl.types import Scored
 
+LONGEST_REASON = 400
+
 
 @dataclass(frozen=True, slots=True)
 class Reason:
@@ -28,13 +30,16 @@ class Reason:
 def commonest_reason(scored: Iterable[Scored]) -> Reason | None:
     """What most of the missing grades have in common; None where no reason is known.
 
-    Reasons that differ in their numbers only, such as the tokens of a request, are the same.
+    Reasons that differ only in words with digits, such as the tokens or the id of a request, are
+    the same.
     """
     alike: dict[str, list[str]] = {}
     for one in scored:
         for reason in one.reasons:
-            alike.setdefault(re.sub(r"\d+", "0", reason), []).append(reason)
+            alike.setdefault(re.sub(r"\w*\d\w*", "0", reason), []).append(reason)
     if not alike:
         return None
     most = max(alike.values(), key=len)
-    return Reason(most[0], len(most), sum(map(len, alike.values())))
+    # A model may write what it likes into a refusal, and this goes to the terminal.
+    text = "".join(c if c.isprintable() else " " for c in most[0][:LONGEST_REASON])
+    return Reason(text, len(most), sum(map(len, alike.values())))

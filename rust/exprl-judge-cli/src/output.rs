@@ -16,6 +16,8 @@ const CORRECT_FROM: u8 = 4;
 
 /// More kinds of reasons are not told apart.
 const MOST_REASONS: usize = 1000;
+/// Of a reason so many characters are shown.
+const LONGEST_REASON: usize = 400;
 
 /// What an output line needs of its input line.
 pub(crate) struct Pending {
@@ -69,12 +71,17 @@ impl Tally {
         }
     }
 
-    /// A grade is missing for this reason. Reasons that differ in their numbers only are the same.
+    /// A grade is missing for this reason. Reasons that differ only in words with digits, such as the id of
+    /// a request, are the same.
     fn missed(&mut self, reason: &str) {
-        let form: String = reason.chars().filter(|c| !c.is_ascii_digit()).collect();
-        // Models may write what they like into a refusal.
+        // Models may write what they like into a refusal, which goes to the terminal.
+        let printable = reason.chars().filter(|c| !c.is_control());
+        let reason: String = printable.take(LONGEST_REASON).collect();
+        let words = reason.split(|c: char| !c.is_alphanumeric() && c != '_');
+        let words = words.filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
+        let form = words.collect::<Vec<_>>().join(" ");
         if self.reasons.len() < MOST_REASONS || self.reasons.contains_key(&form) {
-            let first = || (reason.to_owned(), 0);
+            let first = || (reason, 0);
             self.reasons.entry(form).or_insert_with(first).1 += 1;
         }
     }

@@ -25,5 +25,15 @@ def test_reasons_that_differ_in_their_numbers_are_one():
     )
 
 
+def test_the_id_of_a_request_makes_no_reason_of_its_own():
+    step = [scored(f"HTTP 500: oops (request req_{i:02x}ab)") for i in range(9)]
+    assert commonest_reason([*step, scored("refused")]).count == 9
+
+
+def test_a_refusal_that_a_model_wrote_is_shown_short_and_without_control_signs():
+    reason = commonest_reason([scored("\x1b[2J no\r\nnever " + "x" * 9_000)])
+    assert reason.text.startswith(" [2J no  never xxx") and len(reason.text) == 400
+
+
 def test_where_nothing_is_missing_there_is_no_reason():
     assert commonest_reason([scored(), scored()]) is None
