@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from exprl.monitor.curve import choose_widths
 from exprl.study.plots import make_figure
+from exprl.types import Float64Array
 from paper.cells import STARTS
 from paper.rows import Row
 
@@ -34,9 +36,8 @@ def pass_at_k(rows: Sequence[Row], path: Path) -> None:
         ("after Stage I", "after Stage II (sparse GRPO)"),
         strict=True,
     ):
-        for start, values in _by_start(rows, MAIN, partial(_curve, stage=stage)):
-            ks = [int(k) for k in rows[0][stage]["pass_at"]]
-            _band(axes, ks, values, start)
+        curves = _by_start(rows, MAIN, partial(_curve, stage=stage))
+        _bands(axes, [int(k) for k in rows[0][stage]["pass_at"]] if rows else [], curves)
         axes.set_xscale("log", base=2)
         axes.set(title=title, xlabel="k", ylim=(-0.02, 1.02))
         axes.grid(alpha=0.3)
@@ -50,9 +51,8 @@ def dynamics(rows: Sequence[Row], path: Path) -> None:
     """What happened in training, step by step through both stages."""
     picture = make_figure(9.0, 6.0)
     for axes, (name, title) in zip(picture.subplots(2, 2).flat, PANELS, strict=True):
-        for start, values in _by_start(rows, MAIN, partial(_steps, name=name)):
-            steps = np.arange(1, values.shape[1] + 1)
-            _band(axes, steps, values, start)
+        curves = _by_start(rows, MAIN, partial(_steps, name=name))
+        _bands(axes, None, curves)
         first = max((row["stage1"]["steps"] for row in rows), default=0)
         axes.axvline(first + 0.5, color="grey", linestyle="--", linewidth=0.8)
         axes.set(title=title, xlabel="step")
@@ -66,8 +66,7 @@ def centering(rows: Sequence[Row], path: Path) -> None:
     """Right rollouts by step of Stage I under each way of centering."""
     picture = make_figure(5.0, 3.6)
     axes = picture.subplots()
-    for start, values in _by_start(rows, CENTERING, _right):
-        _band(axes, np.arange(1, values.shape[1] + 1), values, start)
+    _bands(axes, None, _by_start(rows, CENTERING, _right))
     axes.set(xlabel="step of Stage I", ylabel="right rollouts", ylim=(-0.02, 1.02))
     axes.grid(alpha=0.3)
     if axes.lines:
@@ -88,18 +87,27 @@ def calibration(judge: Sequence[Row], path: Path) -> None:
             counts = np.array(row[truth], dtype=np.float64)
             shares = counts / max(1.0, counts.sum())
             axes.bar(np.arange(1, 6) + offset, shares, 0.4, label=truth, color=colour)
-        axes.set_title(f"{row['judge']}; reference: {row['condition']}", fontsize="small")
-        axes.set(xlabel="grade", ylim=(0.0, 1.02))
+        axes.set_ylim(0.0, 1.02)
+    for axes, row in zip(grid[0], judge, strict=False):
+        axes.set_title(f"reference: {row['condition']}")
+    for axes, name in zip(grid[:, 0], names, strict=True):
+        axes.set_ylabel(f"{name}\nshare of solutions", fontsize="small")
+    for axes in grid[-1]:
+        axes.set_xlabel("grade")
     grid[0][0].legend(frameon=False, fontsize="small")
     _save(picture, path)
 
 
-def _by_start(rows: Sequence[Row], starts: Sequence[str], values: Any) -> Any:
-    """(start, [seeds, points]) of the starts that have rows; null is NaN."""
+def _by_start(rows: Sequence[Row], starts: Sequence[str], values: Any) -> dict[str, Float64Array]:
+    """[seeds, points] of the starts that have rows; null is NaN."""
+    curves = {}
     for start in starts:
         mine = [values(row) for row in rows if row["start"] == start]
         if mine and all(len(one) for one in mine):
-            yield start, np.array(mine, dtype=np.float64)
+            curve = np.array(mine, dtype=np.float64)
+            if not np.isnan(curve).all():
+                curves[start] = curve
+    return curves
 
 
 def _curve(row: Row, stage: str) -> list[float]:
@@ -118,15 +126,16 @@ def _steps(row: Row, name: str) -> list[float | None]:
     return [*first, *second]
 
 
-def _band(axes: Any, x: Any, values: Any, start: str) -> None:
-    """The mean over seeds, and the range of the seeds."""
-    if np.isnan(values).all():
-        return
-    colour, middle = COLOURS[start], values.mean(axis=0)
-    axes.plot(x, middle, color=colour, label=STARTS[start].title, linewidth=1.5)
-    axes.fill_between(
-        x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0
-    )
+def _bands(axes: Any, x: Sequence[int] | None, curves: Mapping[str, Float64Array]) -> None:
+    """The means over seeds, and the ranges of the seeds; x counts from 1 where it is None."""
+    middles = [values.mean(axis=0) for values in curves.values()]
+    known = np.concatenate([np.zeros(1), *middles])
+    widths = choose_widths(middles, float(np.nanmax(known) - np.nanmin(known)) or 1.0)
+    for (start, values), middle, width in zip(curves.items(), middles, widths, strict=True):
+        colour, places = COLOURS[start], x or np.arange(1, len(middle) + 1)
+        axes.plot(places, middle, color=colour, label=STARTS[start].title, linewidth=width)
+        low, high = values.min(axis=0), values.max(axis=0)
+        axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 def _save(picture: Any, path: Path) -> None:

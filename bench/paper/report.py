@@ -93,8 +93,9 @@ def text(
         pass_table(main),
         "## Dynamics (figure 3)\n",
         "A line is the mean over the seeds, and its band goes from the lowest to the highest. Stage"
-        " II begins at the broken line, where the count of unsolved problems begins anew. Starts"
-        " that solve nothing lie on one line. SFT samples nothing in Stage I, so its entropy there"
+        " II begins at the broken line, where the count of unsolved problems begins anew. Where"
+        " lines coincide, as those of the starts that solve nothing, each is drawn wider than the"
+        " next one upon it. SFT samples nothing in Stage I, so its entropy there"
         " is that of the references' tokens. The start *none* has no Stage I.\n",
         "![unsolved problems, right rollouts, entropy and length by step](paper/dynamics.svg)\n",
         "## Centering (figure 8)\n",

@@ -11,12 +11,18 @@ import numpy as np
 
 from exprl.evaluate.estimates import Rate
 from exprl.evaluate.pass_at_k import Curve, Evaluation
+from exprl.monitor.curve import THIN, choose_widths
 from exprl.study.calibrate import Calibration
 from exprl.study.continuations import Continued
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+def say_nothing(axes: Axes, why: str) -> None:
+    """Write in the middle of empty axes why they are empty."""
+    axes.text(0.5, 0.5, f"nothing was measured:\n{why}", ha="center", transform=axes.transAxes)
 
 
 def require_package() -> None:
@@ -39,12 +45,17 @@ def make_figure(width: float, height: float) -> Figure:
     return made
 
 
-def draw_curve(axes: Axes, label: str, curve: Curve) -> None:
+def draw_curve(axes: Axes, label: str, curve: Curve, width: float = THIN) -> None:
     """A rate over k with its interval as a band; k where no problem has k samples is left out."""
     known = np.flatnonzero(curve.problems)
     ks = known + 1
     [line] = axes.plot(
-        ks, curve.values[known], label=label, marker="o" if len(ks) < 20 else None, ms=3
+        ks,
+        curve.values[known],
+        label=label,
+        linewidth=width,
+        marker="o" if len(ks) < 20 else None,
+        ms=width + 1.5,
     )
     axes.fill_between(
         ks, curve.low[known], curve.high[known], color=line.get_color(), alpha=0.15, linewidth=0
@@ -55,10 +66,14 @@ def draw_rates(axes: Axes, curves: Mapping[str, Curve], ylabel: str) -> None:
     """Several curves on one pair of axes, k on a logarithmic scale."""
     from matplotlib.ticker import StrMethodFormatter
 
-    for label, curve in curves.items():
-        draw_curve(axes, label, curve)
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    widths = choose_widths([curve.values for curve in curves.values()])
+    for (label, curve), width in zip(curves.items(), widths, strict=True):
+        draw_curve(axes, label, curve, width)
+    if any(curve.problems.any() for curve in curves.values()):
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    else:
+        say_nothing(axes, "no problem has a sample that counts")
     axes.set(xlabel="k", ylabel=ylabel, ylim=(-0.02, 1.02))
     axes.grid(alpha=0.3)
     if curves:
@@ -126,13 +141,15 @@ def draw_success(axes: Axes, continued: Continued) -> None:
     spread = np.random.Generator(np.random.Philox(key=0)).uniform(-0.25, 0.25, len(known))
     grades = np.array([float(b.grade or 0) for b in known])
     axes.plot(grades + spread, [b.right / b.n for b in known], ".", ms=3, alpha=0.4)
+    if not known:
+        say_nothing(axes, "no beginning has a grade\nand a continuation")
     axes.plot(range(1, 6), continued.success_by_grade, "o-", color="tab:orange", label="mean")
     axes.set(
         xlabel="grade of the beginning",
         ylabel=f"success of {continued.continuations} continuations",
         xlim=(0.5, 5.5),
         ylim=(-0.02, 1.02),
-        title=f"rank correlation {continued.spearman.value:.2f}",
+        title=f"rank correlation {_format_number(continued.spearman.value)}",
     )
     axes.title.set_fontsize("small")
     axes.legend(frameon=False, fontsize="small")
@@ -149,13 +166,20 @@ def plot_behaviors(labels: Sequence[str], shares: Sequence[Mapping[str, Rate]], 
         values = np.array([rates[name].value for name in names])
         ends = np.array([(rates[name].low, rates[name].high) for name in names])
         errors = np.abs(ends.T - values)
-        axes.barh(places + i * height, values, height, xerr=errors, label=label, ecolor="0.5")
+        named = f"{label}: nothing was annotated" if np.isnan(values).all() else label
+        axes.barh(places + i * height, values, height, xerr=errors, label=named, ecolor="0.5")
     axes.set_yticks(places + height * (len(shares) - 1) / 2, names)
     axes.invert_yaxis()
     axes.set(xlabel="share of a problem's solutions", xlim=(0.0, 1.0))
+    if all(np.isnan(rate.value) for rates in shares for rate in rates.values()):
+        say_nothing(axes, "no solution was annotated")
     axes.legend(frameon=False, fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.savefig(path)
+
+
+def _format_number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.2f}"
 
 
 def _format_percent(value: float) -> str:
