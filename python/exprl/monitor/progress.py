@@ -108,6 +108,14 @@ def _number(name: str, form: str, style: str = "") -> Callable[[Mapping[str, flo
     return show
 
 
+def _seconds(phase: str) -> Callable[[Mapping[str, float]], Cell]:
+    def show(metrics: Mapping[str, float]) -> Cell:
+        text, _ = _number(f"time/{phase}_s", ".1f")(metrics)
+        return (text if text == "-" else f"{text}s"), "dim"
+
+    return show
+
+
 def _missing(metrics: Mapping[str, float]) -> Cell:
     text, style = _number("judge/missing_rate", ".1%")(metrics)
     return text, "bold red" if metrics.get("judge/missing_rate", 0.0) > 0.0 else style
@@ -119,24 +127,20 @@ def _tokens_per_s(metrics: Mapping[str, float]) -> Cell:
     return _number("speed", ",.0f")({"speed": speed})
 
 
-def _phases(metrics: Mapping[str, float]) -> Cell:
-    names = ("rollout", "judge", "train", "sync")
-    cells = [_number(f"time/{name}_s", ".1f")(metrics)[0] for name in names]
-    return "-" if set(cells) == {"-"} else "+".join(cells), "dim"
-
-
-# Title, width on a terminal, value. `solved`: share of the step's rollouts that the verifier calls
-# right; `unsolved`: share of the training problems that no rollout has solved so far; `seconds`:
-# sampling + what the judge took beyond it + training + weight sync.
+# Title, width on a terminal, value. docs/guides/reading-a-run.md explains each of them.
 _COLUMNS: tuple[tuple[str, int, Callable[[Mapping[str, float]], Cell]], ...] = (
-    ("reward", 8, _number("reward/mean", ".3f", "bold cyan")),
+    ("reward", 7, _number("reward/mean", ".3f", "bold cyan")),
     ("solved", 8, _number("reward/correct_rate", ".1%", "green")),
-    ("unsolved", 10, _number("reward/unsolved", ".1%")),
-    ("judged", 8, _number("judge/requests", ",.0f")),
-    ("missing", 9, _missing),
+    ("unsolved", 9, _number("reward/unsolved", ".1%")),
+    ("requests", 9, _number("judge/requests", ",.0f")),
+    ("missing", 8, _missing),
+    ("equal", 7, _number("reward/zero_variance_groups", ",.0f")),
     ("length", 8, _number("rollout/length_mean", ",.0f")),
-    ("KL", 9, _number("policy/kl", ".4f")),
-    ("entropy", 9, _number("policy/entropy", ".3f")),
-    ("tokens/s", 10, _tokens_per_s),
-    ("seconds", 20, _phases),
+    ("KL", 8, _number("policy/kl", ".4f")),
+    ("entropy", 8, _number("policy/entropy", ".3f")),
+    ("tokens/s", 9, _tokens_per_s),
+    ("sample", 8, _seconds("rollout")),
+    ("judge", 8, _seconds("judge")),
+    ("train", 8, _seconds("train")),
+    ("sync", 6, _seconds("sync")),
 )

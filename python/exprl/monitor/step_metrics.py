@@ -18,6 +18,9 @@ from exprl.reward.judges import Judges
 from exprl.run.checkpoint import RunState
 from exprl.types import Problem, Scored
 
+PLACES = {"first": 0.0, "middle": 0.5, "last": 1.0}
+"""Of a step in its rollout, from the first to the last one."""
+
 
 def step_row(
     scored: Sequence[Scored],
@@ -106,15 +109,35 @@ def _steps(scored: Sequence[Scored]) -> dict[str, float]:
         "steps/per_rollout": _mean(counts),
         "steps/per_1k_tokens": 1000.0 * sum(counts) / tokens if tokens else float("nan"),
         "steps/single_rate": _mean([n == 1 for n in process or counts]),
+        **_grades_by_place(scored),
     }
 
 
+def _grades_by_place(scored: Sequence[Scored]) -> dict[str, float]:
+    """Mean grades along a rollout: of the same rollouts, so that only the place differs."""
+    if not any(s.per_segment and s.grades for s in scored):
+        return {}
+    long = [s.grades for s in scored if s.per_segment and len(s.grades) >= len(PLACES)]
+
+    def mean(place: float) -> float:
+        found = [grades[round(place * (len(grades) - 1))] for grades in long]
+        return _mean([grade for grade in found if grade is not None])
+
+    return {f"steps/grade_{name}": mean(place) for name, place in PLACES.items()}
+
+
 def _rollouts(scored: Sequence[Scored]) -> dict[str, float]:
-    lengths = [len(s.rollout.token_ids) for s in scored]
+    done = [s.rollout for s in scored if s.rollout.finish_reason != "failed"]
+    lengths = np.array([len(rollout.token_ids) for rollout in done])
     return {
         "rollout/count": len(scored),
-        "rollout/tokens": sum(lengths),
+        "rollout/tokens": sum(len(s.rollout.token_ids) for s in scored),
         "rollout/length_mean": _mean(lengths),
+        **{
+            f"rollout/length_p{q}": float(np.percentile(lengths, q)) if len(lengths) else math.nan
+            for q in (10, 50, 90)
+        },
+        "rollout/length_max": float(lengths.max()) if len(lengths) else math.nan,
         "rollout/overlong_rate": _mean([s.rollout.finish_reason == "length" for s in scored]),
         "rollout/failed_rate": _mean([s.rollout.finish_reason == "failed" for s in scored]),
     }

@@ -158,7 +158,8 @@ def show(measured: Measured, console: Console | None = None) -> None:
         table.add_row(title, *(_format_rate(rate, form, "\n") for rate in rates))
     table.add_row("right, by grade", *(" ".join(map(str, r.right)) for r in results))
     table.add_row("wrong, by grade", *(" ".join(map(str, r.wrong)) for r in results))
-    table.add_row("missing", *(f"{r.right_missing} + {r.wrong_missing}" for r in results))
+    table.add_row("right, no grade", *(str(r.right_missing) for r in results))
+    table.add_row("wrong, no grade", *(str(r.wrong_missing) for r in results))
     console.print(table)
     if again := measured.agreement:
         console.print(

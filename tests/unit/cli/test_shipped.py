@@ -29,9 +29,12 @@ def test_the_copied_example_has_what_its_configs_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in sorted(Path("configs").glob("*.toml")):
         cfg = config.load(path)
-        local = [cfg.model.path, cfg.data.path, cfg.eval.data.path if cfg.eval.data else ""]
+        sources = [*cfg.data.parts, *(cfg.eval.data.parts if cfg.eval.data else ())]
+        local = [cfg.model.path, *(source.path for source in sources)]
         missing = [name for name in local if name.startswith("examples") if not Path(name).exists()]
         assert missing == [], path
+        # Nothing lies beside the folder that a user works in.
+        assert not [name for name in local if name.startswith(("..", "/"))], path
 
 
 def test_a_copy_replaces_nothing(tmp_path):

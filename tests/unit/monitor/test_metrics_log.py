@@ -123,6 +123,7 @@ STEP = {
     "reward/unsolved": 0.125,
     "judge/requests": 1792,
     "judge/missing_rate": 0.031,
+    "reward/zero_variance_groups": 2,
     "rollout/length_mean": 66.4,
     "rollout/tokens": 17000,
     "policy/kl": 0.0123,
@@ -141,8 +142,9 @@ def test_without_a_terminal_a_step_is_one_plain_line_with_names(tmp_path: Path) 
         progress.step(3, 16, STEP)
         progress.step(4, 16, {"reward/mean": 0.75, "policy/kl": math.nan})
     assert out.getvalue().splitlines() == [
-        "step 3/16  reward 0.500  solved 25.0%  unsolved 12.5%  judged 1,792  missing 3.1%"
-        "  length 66  KL 0.0123  entropy 0.456  tokens/s 8,500  seconds 2.0+0.3+1.5+0.0",
+        "step 3/16  reward 0.500  solved 25.0%  unsolved 12.5%  requests 1,792  missing 3.1%"
+        "  equal 2  length 66  KL 0.0123  entropy 0.456  tokens/s 8,500"
+        "  sample 2.0s  judge 0.3s  train 1.5s  sync 0.0s",
         "step 4/16  reward 0.750",
     ]
 

@@ -153,3 +153,33 @@ def test_a_step_that_trains_on_no_token_has_no_lag():
     values = row([scored("a", (), (), finish="failed", tokens=0)])
     assert math.isnan(values["lag/mean"]) and math.isnan(values["lag/max"])
     assert math.isnan(values["lag/hist_0"])
+
+
+def test_lengths_have_percentiles_and_a_rollout_that_the_engine_gave_up_has_no_length():
+    items = [scored("a", (5,), (1.0,), tokens=n) for n in range(11, 22)]
+    values = row([*items, scored("b", (), (), finish="failed", tokens=0)])
+    names = ("mean", "p10", "p50", "p90", "max")
+    assert [values[f"rollout/length_{name}"] for name in names] == [16, 12, 16, 20, 21]
+    assert values["rollout/tokens"] == sum(range(11, 22))
+    nothing = row([scored("b", (), (), finish="failed", tokens=0)])
+    assert all(math.isnan(nothing[f"rollout/length_{name}"]) for name in names)
+
+
+def test_grades_are_told_by_the_place_of_their_step_over_the_same_rollouts():
+    values = row(
+        [
+            scored("a", (1, 2, 5), (0.0, 0.25, 1.0)),
+            scored("a", (3, 1, 4, 1, 5), (0.5, 0.0, 0.75, 0.0, 1.0)),
+            scored("b", (3, None, 2), (0.5, None, 0.25)),
+            scored("b", (5, 5), (1.0, 1.0)),  # too short to have a middle
+        ]
+    )
+    assert values["steps/grade_first"] == pytest.approx((1 + 3 + 3) / 3)
+    assert values["steps/grade_middle"] == pytest.approx((2 + 4) / 2)  # of two: one is missing
+    assert values["steps/grade_last"] == pytest.approx((5 + 5 + 2) / 3)
+
+
+def test_places_have_no_grades_where_a_rollout_has_one():
+    whole = [dataclasses.replace(scored("a", (4,), (0.75,)), per_segment=False)]
+    assert not any(name.startswith("steps/grade") for name in row(whole))
+    assert math.isnan(row([scored("a", (4, 4), (0.75, 0.75))])["steps/grade_first"])
