@@ -54,7 +54,8 @@ class RowReader:
         solutions: tuple[str, ...] = ()
         if columns.reference is not None:
             cell, place = cells.read(columns.reference), cells.at(columns.reference)
-            solutions = read_solutions(cell, settings, asked.answer, place, code=code)
+            golds = () if asked.answer is None else (asked.answer, *asked.more_answers)
+            solutions = read_solutions(cell, settings, golds, place, code=code)
         messages, remarks = self._make_messages(cells, code=code)
         problem = ReferenceProblem(
             id=asked.id,
@@ -228,15 +229,16 @@ def _read_answers(
     else:
         texts = [value]
     read = [read_text(one, place, column=columns.answer, code=code) for one in texts]
-    answers = [one for one in dict.fromkeys(read) if one is not None]
+    answers = [one for one in read if one is not None]
+    if settings.answer_pattern is not None:
+        answers = [_extract(one, settings.answer_pattern, place) for one in answers]
+    answers = list(dict.fromkeys(answers))
     if len(answers) > 1 and settings.answer_list == "refuse":
         raise DataError(
             f"{place}: a list of {len(answers)} answers, {answers[0]!r} and so on; set"
             " data.answer_list = 'any' if each of them alone is right, or 'all' if a right answer"
             " names all of them"
         )
-    if settings.answer_pattern is not None:
-        answers = [_extract(one, settings.answer_pattern, place) for one in answers]
     if columns.entry_point is not None:
         call = f"\n\ncheck({cells.require(columns.entry_point)})\n"
         answers = [one + call for one in answers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from exprl import config
@@ -16,13 +17,13 @@ _VOID = re.compile(
 
 
 def read_solutions(
-    value: Any, settings: config.Source, answer: str | None, place: str, *, code: bool
+    value: Any, settings: config.Source, answers: Sequence[str], place: str, *, code: bool
 ) -> tuple[str, ...]:
     """The texts of a reference cell: none, one, or alternative solutions.
 
     Args:
         value: the cell: text, a number, or a list of texts.
-        answer: of the row. A list whose texts all name it holds whole solutions, not steps.
+        answers: of the row. A list whose texts all name one holds whole solutions, not steps.
         code: whether an object or a list written as text may be meant as it is.
 
     Raises:
@@ -41,13 +42,13 @@ def read_solutions(
         return solutions
     if settings.reference_list == "steps":
         return ("\n".join(solutions),)
-    if answer is None or not all(_names(text, answer) for text in solutions):
-        why = "of which not every one names" if answer else "and the row has no answer that tells"
+    if not all(any(_names(text, answer) for answer in answers) for text in solutions):
+        why = f"not every one of which names the answer {answers[0]!r}" if answers else ""
         raise DataError(
-            f"{place}: holds a list of {len(solutions)} texts, {why}"
-            f" {f'the answer {answer!r}' if answer else 'what they are'}; if they are alternative"
-            " solutions, set data.reference_list = 'alternatives'; if they are the steps of one"
-            " solution, set it to 'steps'"
+            f"{place}: holds a list of {len(solutions)} texts,"
+            f" {why or 'and the row has no answer that tells what they are'}; if they are"
+            " alternative solutions, set data.reference_list = 'alternatives'; if they are the"
+            " steps of one solution, set it to 'steps'"
         )
     return solutions
 

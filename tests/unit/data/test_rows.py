@@ -344,9 +344,9 @@ def test_a_list_of_solutions_without_a_text_is_no_reference(load, empty):
 @pytest.mark.parametrize(
     ("solutions", "answer", "why"),
     [
-        (["Take 2.", "Add 2: 4."], "4", "not every one names the answer '4'"),
-        (["It is 14.", "So it is 4."], "4", "not every one names the answer '4'"),
-        (["It is 4.5", "So it is 4."], "4", "not every one names the answer '4'"),
+        (["Take 2.", "Add 2: 4."], "4", "not every one of which names the answer '4'"),
+        (["It is 14.", "So it is 4."], "4", "not every one of which names the answer '4'"),
+        (["It is 4.5", "So it is 4."], "4", "not every one of which names the answer '4'"),
         (["One way.", "Another."], None, "the row has no answer that tells what they are"),
     ],
 )
@@ -367,6 +367,20 @@ def test_a_list_of_solutions_names_its_answer_with_any_blanks_and_signs(load):
     for answer in ("1, 8", "$1,8$", r"\frac{1}{2}"):
         texts = [r"x is 1,8 or \frac{1}{2}", r"$\frac {1} {2}$, or 1, 8."]
         assert len(load([plain(reference=texts, answer=answer)])[0].alternatives) == 1
+
+
+def test_a_list_of_solutions_may_name_one_of_several_answers_each(load):
+    row = plain(reference=["Half, 1/2.", "It is 0.5."], answer=["1/2", "0.5"])
+    assert len(load([row], answer_list="any")[0].alternatives) == 1
+
+
+def test_a_list_of_solutions_gives_the_answer_that_all_of_them_box(load):
+    columns = {"answer": "reference"}
+    boxed = [r"First: \boxed{4}", r"Or: \boxed{4}"]
+    [only] = load([plain(reference=boxed)], columns, answer_pattern="boxed")
+    assert (only.answer, only.reference, only.alternatives) == ("4", boxed[0], (boxed[1],))
+    with pytest.raises(DataError, match="a list of 2 answers, '4' and so on"):
+        load([plain(reference=[*boxed, r"\boxed{5}"])], columns, answer_pattern="boxed")
 
 
 @pytest.mark.parametrize("item", [3, {"step": "x"}, ["x"]])
