@@ -3,8 +3,9 @@
     python bench/gsm8k_verify.py GSM8K/example_model_solutions.jsonl [--changed OUT.jsonl]
 
 Verifies every answer of the file's four models both ways, with the whole reference as the gold
-answer, and compares both with the file's own labels. `--changed` writes the traces on which the
-two differ, or on which the strict one differs from the label, to be read by eye.
+answer, and compares both with the file's own labels. Then the same with answers that mark nothing:
+without their last line (`A: n`), their first half, and with the last line denied. `--changed`
+writes the traces on which strict and lenient differ, to be read by eye.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -39,49 +41,62 @@ def verify(found: list[dict[str, Any]], how: config.Verify) -> list[Verdict]:
     return verdicts
 
 
+def drop_last_line(trace: str) -> str:
+    """Cut before the line that marks the answer."""
+    return trace.rstrip().rpartition("\n")[0]
+
+
+def take_half(trace: str) -> str:
+    """Cut in the middle, as by a limit on the length."""
+    return trace[: len(trace) // 2]
+
+
+def deny(trace: str) -> str:
+    """The answer is named, and called wrong."""
+    body, _, last = trace.rstrip().rpartition("\n")
+    return f"{body}\n{last.removeprefix('A:').strip()} is wrong, and I give up."
+
+
+CHANGES: dict[str, Callable[[str], str] | None] = {
+    "as they are": None,
+    "without the last line": drop_last_line,
+    "the first half": take_half,
+    "the last line denied": deny,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("--changed", type=Path, help="write the traces that differ here")
     arguments = parser.parse_args()
-    found = list(items(arguments.source))
-    strict, lenient = verify(found, "strict"), verify(found, "lenient")
-    labels = [item["is_correct"] for item in found]
-    counts = {
-        "answers": len(found),
-        "labelled_right": sum(labels),
-        "right_strict": sum(v.correct is True for v in strict),
-        "right_lenient": sum(v.correct is True for v in lenient),
-        "missing": sum(v.correct is None for v in strict),
-        "lenient_right_strict_wrong": 0,
-        "lenient_wrong_strict_right": 0,
-    }
-    lines = []
-    for item, now, before in zip(found, strict, lenient, strict=True):
-        if now.correct != before.correct:
-            counts[f"lenient_{_word(before)}_strict_{_word(now)}"] += 1
-        if now.correct != before.correct or now.correct != item["is_correct"]:
-            lines.append(
-                {"strict": now.correct, "reason": now.reason, "lenient": before.correct}
-                | {key: item[key] for key in ("id", "is_correct", "reference", "trace")}
-            )
+    whole = list(items(arguments.source))
+    rows, lines = [], []
+    for name, change in CHANGES.items():
+        found = [x | {"trace": change(x["trace"])} for x in whole] if change else whole
+        strict, lenient = verify(found, "strict"), verify(found, "lenient")
+        for how, verdicts in (("strict", strict), ("lenient", lenient)):
+            reasons = Counter(verdict.reason.split(":")[0] for verdict in verdicts)
+            extra: dict[str, Any] = {
+                "answers": len(found),
+                "missing": sum(verdict.correct is None for verdict in verdicts),
+                "reasons": dict(reasons),
+            }
+            if change is None:  # the labels are about whole answers
+                labels = [item["is_correct"] for item in found]
+                pairs = zip(verdicts, labels, strict=True)
+                extra["labelled_right"] = sum(labels)
+                extra["differ_from_label"] = sum(v.correct != label for v, label in pairs)
+            right = sum(verdict.correct is True for verdict in verdicts)
+            rows.append(Row(f"right, {name}, {how}", [float(right)], "answers", extra=extra))
+        lines += [
+            {"change": name, "strict": now.reason, "lenient": before.reason} | item
+            for item, now, before in zip(found, strict, lenient, strict=True)
+            if now.correct != before.correct
+        ]
     if arguments.changed:
         arguments.changed.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    reasons = Counter(v.reason.split(":")[0] for v in strict)
-    rows = [
-        Row(
-            f"differs from the label, {name}",
-            [float(sum(v.correct != y for v, y in zip(verdicts, labels, strict=True)))],
-            unit="answers",
-            extra=counts | {"reasons": dict(reasons)},
-        )
-        for name, verdicts in (("strict", strict), ("lenient", lenient))
-    ]
     report("gsm8k_verify", rows, ("math-verify",))
-
-
-def _word(verdict: Verdict) -> str:
-    return "right" if verdict.correct else "wrong"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from exprl import config
 from exprl.data.files import read_rows
@@ -16,6 +17,9 @@ from exprl.data.remarks import Remark, count_rows, ignore
 from exprl.data.rows import drop_unnamed, open_rows
 from exprl.errors import DataError
 from exprl.types import Problem, ReferenceProblem
+from exprl.verify.verifiers import Treatments, check_answers, describe_unreadable
+
+P = TypeVar("P", bound=Problem)
 
 
 def load_problems(settings: config.Data, remark: Remark = ignore) -> list[ReferenceProblem]:
@@ -96,6 +100,38 @@ def require_answers(problems: Sequence[Problem]) -> None:
                 f"the row with id {problem.id!r} has no final answer, which the verifier needs:"
                 " fill it in, or set data.columns.answer to the column that holds it"
             )
+
+
+def drop_unreadable(
+    treatment: Treatments, problems: list[P], remark: Remark, *, evaluated: bool
+) -> list[P]:
+    """Leave out the rows whose answer cannot be read, where the reward or a measure needs it.
+
+    Elsewhere they stay: the judge grades them, and whether a rollout is right is not known.
+
+    Raises:
+        DataError: the verifier is the reward, or measures, and can read not one answer.
+    """
+    unreadable = check_answers(treatment, problems)
+    lost = {p.id for p in unreadable if evaluated or treatment(p.domain).verified}
+    left_out = [p for p in unreadable if p.id in lost]
+    unknown = [p for p in unreadable if p.id not in lost]
+    for rows, what in (
+        (left_out, "are left out: their final answer cannot be read"),
+        (
+            unknown,
+            "have a final answer that cannot be read: no rollout of theirs is right or wrong",
+        ),
+    ):
+        if rows:
+            first = describe_unreadable(treatment, rows[0])
+            remark(f"{len(rows)} of {len(problems)} rows {what}; the first: {first}")
+    if evaluated and left_out and len(left_out) == len(problems):
+        first = describe_unreadable(treatment, left_out[0])
+        raise DataError(
+            f"none of the {len(problems)} final answers can be read; the first: {first}"
+        )
+    return [p for p in problems if p.id not in lost]
 
 
 def draw_wrong_references(references: Mapping[str, str], seed: int) -> dict[str, str]:

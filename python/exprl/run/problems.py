@@ -8,13 +8,17 @@ from typing import Any, TypeVar
 
 from exprl import config
 from exprl.data import mixture
-from exprl.data.problems import load_problems, require_answers, require_references
+from exprl.data.problems import (
+    drop_unreadable,
+    load_problems,
+    require_answers,
+    require_references,
+)
 from exprl.data.references import drop_references, tokenize_solutions
 from exprl.data.remarks import Remark, count_rows, ignore
 from exprl.data.tokenizer import prompt_ids
-from exprl.errors import ConfigError, DataError
+from exprl.errors import ConfigError
 from exprl.types import Problem, ReferenceProblem
-from exprl.verify.verifiers import check_answers, describe_unreadable
 
 P = TypeVar("P", bound=Problem)
 
@@ -42,7 +46,7 @@ def load_training_problems(
         rewarded = cfg.loss.objective == "policy_gradient"
         require_references([p for p in problems if not rewarded or cfg.treatment(p.domain).judged])
     require_answers([p for p in problems if cfg.treatment(p.domain).verified])
-    problems = drop_unreadable(cfg, problems, tell, evaluated=False)
+    problems = drop_unreadable(cfg.treatment, problems, tell, evaluated=False)
     if any(part.columns.answer is not None for part in settings.parts):
         unanswered = [p for p in problems if p.answer is None]
         what = "have no final answer, so no rollout of theirs counts as right or wrong"
@@ -117,41 +121,9 @@ def load_held_out(
 
     problems = load_problems(drop_references(cfg.eval.data), held_out)
     require_answers(problems)
-    check_answers(cfg.treatment, problems)
+    problems = drop_unreadable(cfg.treatment, problems, held_out, evaluated=True)
     limit = cfg.rollout.max_prompt_tokens
     return drop_long_prompts(problems, tokenizer, cfg.model, limit, held_out)
-
-
-def drop_unreadable(
-    cfg: config.Config, problems: list[P], remark: Remark, *, evaluated: bool
-) -> list[P]:
-    """Leave out the rows whose answer cannot be read, where the reward or a measure needs it.
-
-    Elsewhere they stay: the judge grades them, and whether a rollout is right is not known.
-
-    Raises:
-        DataError: the verifier is the reward, or measures, and can read not one answer.
-    """
-    unreadable = check_answers(cfg.treatment, problems)
-    lost = {p.id for p in unreadable if evaluated or cfg.treatment(p.domain).verified}
-    left_out = [p for p in unreadable if p.id in lost]
-    unknown = [p for p in unreadable if p.id not in lost]
-    for rows, what in (
-        (left_out, "are left out: their final answer cannot be read"),
-        (
-            unknown,
-            "have a final answer that cannot be read: no rollout of theirs is right or wrong",
-        ),
-    ):
-        if rows:
-            first = describe_unreadable(cfg.treatment, rows[0])
-            remark(f"{len(rows)} of {len(problems)} rows {what}; the first: {first}")
-    if evaluated and left_out and len(left_out) == len(problems):
-        first = describe_unreadable(cfg.treatment, left_out[0])
-        raise DataError(
-            f"none of the {len(problems)} final answers can be read; the first: {first}"
-        )
-    return [p for p in problems if p.id not in lost]
 
 
 def _check_domains(cfg: config.Config, problems: Sequence[Problem]) -> None:

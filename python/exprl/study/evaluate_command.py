@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from exprl import config, files
-from exprl.data.problems import load_problems, require_answers
+from exprl.data.problems import drop_unreadable, load_problems, require_answers
 from exprl.data.references import drop_references, keep_all_rows
 from exprl.data.remarks import Remark, ignore
 from exprl.errors import ConfigError, DataError, EngineError
@@ -310,15 +310,13 @@ def _limit_length(cfg: config.Config) -> int:
 
 def _load_problems(job: Measurement, remark: Remark = ignore) -> list[ReferenceProblem]:
     """With references where the rollouts are kept, beside which they stand; else unread."""
-    from exprl.run.problems import drop_unreadable
-
     settings = job.cfg.eval.data
     assert settings is not None, "targets.make_eval_config sets it"
     problems = load_problems(
         keep_all_rows(settings) if job.rollouts else drop_references(settings), remark
     )
     require_answers(problems)
-    return drop_unreadable(job.cfg, problems, remark, evaluated=True)
+    return drop_unreadable(job.cfg.treatment, problems, remark, evaluated=True)
 
 
 def _make_row(

@@ -6,7 +6,7 @@ import pytest
 
 from exprl import config
 from exprl.data.tokenizer import load_tokenizer
-from exprl.errors import DataError
+from exprl.errors import ConfigError, DataError
 from exprl.run.problems import load_held_out, load_training_problems
 
 GAPS = [
@@ -112,3 +112,59 @@ def test_turns_that_the_judge_is_not_shown_are_told_where_one_judges(make_config
     assert len(said) == 1 and "1 of 2 rows have earlier turns" in said[0] and "'2'" in said[0]
     load_training_problems(make_config(rows, method="sparse-grpo"), tokenizer, said.append)
     assert len(said) == 1
+
+
+GOLDS = [
+    {"problem": "What is 1 + 1?", "reference": "It is 2.", "answer": "The answer is 2."},
+    {"problem": "What is 2 + 2?", "reference": "It is 4.", "answer": "see figure"},
+    {"problem": "What is 3 + 3?", "reference": "It is 6.", "answer": "6"},
+    {"problem": "What is 4 + 4?", "reference": "It is 8.", "answer": "N/A"},
+]
+
+
+def test_rows_whose_answer_cannot_be_read_are_left_out_where_the_verifier_rewards(
+    make_config, tokenizer
+):
+    said = []
+    kept = load_training_problems(make_config(GOLDS, "sparse-grpo"), tokenizer, said.append)
+    assert [p.id for p in kept] == ["1", "3"]
+    [line] = said
+    assert "2 of 4 rows are left out: their final answer cannot be read" in line
+    assert "id '2': 'see figure'" in line
+
+
+def test_they_stay_where_the_judge_rewards_and_that_is_said(make_config, tokenizer):
+    said = []
+    kept = load_training_problems(make_config(GOLDS), tokenizer, said.append)
+    assert len(kept) == 4
+    assert "2 of 4 rows have a final answer that cannot be read" in said[0]
+
+
+def test_a_reward_that_can_read_no_answer_is_refused(make_config, tokenizer):
+    with pytest.raises(DataError, match=r"'see figure' .*all 2 rows"):
+        load_training_problems(make_config(GOLDS[1::2], "sparse-grpo"), tokenizer)
+    assert len(load_training_problems(make_config(GOLDS[1::2]), tokenizer)) == 2
+
+
+def test_a_step_that_wants_more_problems_than_are_left_says_why(make_config, tokenizer):
+    cfg = make_config(GOLDS, "sparse-grpo")
+    cfg = cfg.model_copy(
+        update={"rollout": cfg.rollout.model_copy(update={"problems_per_step": 3})}
+    )
+    with pytest.raises(ConfigError, match=r"exceeds the 2 problems[\s\S]*'see figure'"):
+        load_training_problems(cfg, tokenizer)
+
+
+def test_they_are_left_out_of_evaluations(make_config, tokenizer, tmp_path):
+    def held_out(rows, said):
+        path = tmp_path / "held_out.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        cfg = make_config(GOLDS)
+        section = config.Evaluation(data=config.Data(path=str(path)))
+        return load_held_out(cfg.model_copy(update={"eval": section}), tokenizer, said.append)
+
+    said = []
+    assert [p.id for p in held_out(GOLDS, said)] == ["1", "3"]
+    assert said[-1].startswith("eval.data: 2 of 4 rows are left out: their final answer")
+    with pytest.raises(DataError, match="none of the 2 final answers can be read"):
+        held_out(GOLDS[1::2], [])
