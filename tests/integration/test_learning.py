@@ -137,7 +137,7 @@ def test_failed_grades_are_counted_and_the_run_goes_on(engine, tmp_path):
 
     assert len(outcome.rows) == steps
     ungraded_contents = set()
-    for step, row in enumerate(outcome.rows):
+    for step, row in enumerate(outcome.rows, 1):
         table = parquet.read_table(tmp_path / "run" / "rollouts" / f"step-{step:05d}.parquet")
         judged = [r for r in table.to_pylist() if r["finish_reason"] == "stop"]
         ungraded = [r for r in judged if None in r["grades"]]
