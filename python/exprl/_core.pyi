@@ -3,7 +3,7 @@ The Rust core of exprl.
 """
 
 from collections.abc import Iterator
-from typing import Final, SupportsIndex, final
+from typing import Final, SupportsFloat, SupportsIndex, final
 
 import numpy
 import numpy.typing
@@ -297,8 +297,8 @@ def advantages(
     single_segment: str = "zero",
     compat: str | None = None,
     response_width: SupportsIndex | None = None,
-    std_floor: float = 0.05,
-    outcome_weight: float = 1.0,
+    std_floor: SupportsFloat | SupportsIndex = 0.05,
+    outcome_weight: SupportsFloat | SupportsIndex = 1.0,
     overlong: numpy.typing.NDArray[numpy.bool_] | None = None,
 ) -> numpy.typing.NDArray[numpy.float64]:
     """
