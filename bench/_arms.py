@@ -28,6 +28,8 @@ from exprl.run import checkpoint
 from exprl.run.open import open_run, set_threads
 
 REPOSITORY = Path(__file__).parents[1]
+UNTOLD = ("model.path", "train.steps")
+"""Settings that a row leaves out: a path of this machine, and what its own column says."""
 CONFIG = REPOSITORY / "configs" / "division_process.toml"
 
 
@@ -121,7 +123,9 @@ def row(run: Run, columns: Mapping[str, str]) -> dict[str, Any]:
     return {
         "arm": run.arm,
         "seed": run.seed,
-        "settings": [one for one in run.overrides if "path" not in one],
+        "settings": [
+            one for one in run.overrides if not one.startswith(("model.path", "train.steps"))
+        ],
         "steps": len(steps),
         "pass_at_1": pass_at_1,
         "wall_s": round(sum(one["time/step_s"] or 0.0 for one in steps), 1),
