@@ -76,7 +76,7 @@ def run_training(
         JudgeError, EngineError, NumericsError: the run cannot go on; see `train`.
     """
     console = None if show_progress else Console(quiet=True)
-    with Progress(console) as progress, open_run(cfg) as (parts, state):
+    with Progress(console) as progress, open_run(cfg, note=progress.note) as (parts, state):
         progress.start(state.step, cfg.train.steps)
         return train(cfg, parts, state, progress, on_step)
 

@@ -158,6 +158,7 @@ def test_other_settings_are_refused_in_an_existing_run(repo, tmp_path):
     code, output = ended(start(repo, run_dir, **{"optim.lr": 0.5}))
     assert code == 2
     assert "optim.lr: 0.0003 then, 0.5 now" in output
+    assert f"fork it: run_dir=NEW init_from={run_dir}" in output
     code, output = ended(start(repo, run_dir, **{"domains.division.rubric": "r.toml"}))
     assert code == 2
     assert "domains.division.rubric: None then, 'r.toml' now" in output

@@ -98,6 +98,12 @@ class Engine(Protocol):
         ...
 
 
+def announce_engine(rollout: config.Rollout, weights: str) -> str:
+    """What to tell a user who waits for `open_engine`."""
+    name = "vLLM" if rollout.engine == "vllm" else "transformers"
+    return f"starting the engine: {name} loads {weights}; a large model takes minutes"
+
+
 def open_engine(
     model: config.Model, rollout: config.Rollout, *, tokenizer: Any, weights: str
 ) -> Engine:

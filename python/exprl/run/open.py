@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from exprl.learn.memory import Setup, Shapes, fit
 from exprl.learn.model_files import check_model
 from exprl.learn.policy import Policy
 from exprl.reward.judges import Judges, open_judges
-from exprl.rollout.engine import NO_POLICY, Engine, open_engine
+from exprl.rollout.engine import NO_POLICY, Engine, announce_engine, open_engine
 from exprl.rollout.weight_sync import Probe, open_probe
 from exprl.run import checkpoint
 from exprl.run.checkpoint import RunState
@@ -72,12 +72,17 @@ class Parts:
 
 
 @contextmanager
-def open_run(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple[Parts, RunState]]:
+def open_run(
+    cfg: config.Config,
+    engine: Engine | None = None,
+    note: Callable[[str], object] = lambda text: None,
+) -> Iterator[tuple[Parts, RunState]]:
     """Open a run in cfg.run_dir: a new one, or an earlier one at its last whole checkpoint.
 
     Args:
         engine: one that is up already, of the same model and lengths, for several runs in one
             process; it is given this run's weights.
+        note: is told what takes long.
 
     Raises:
         ConfigError: settings or files do not fit; DataError: the rows do not.
@@ -111,6 +116,7 @@ def open_run(cfg: config.Config, engine: Engine | None = None) -> Iterator[tuple
         if engine or cfg.needs_engine:
             probe = open_probe(problems, tokenizer, cfg.model, cfg.rollout)
         if engine is None and probe:
+            note(announce_engine(cfg.rollout, path))
             engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=path)
             engine.policy_version = state.policy_version
             probe.score_by_engine(engine)

@@ -73,7 +73,9 @@ def check_same_run(cfg: config.Config) -> None:
         ]
         if differ:
             raise ConfigError(
-                f"{run_dir} holds a run with other settings; choose another run_dir or delete it"
+                f"{run_dir} holds a run with other settings; choose another run_dir or delete it."
+                f" To train its model on under the new settings, fork it: run_dir=NEW"
+                f" init_from={run_dir} (weights only: the optimizer and the steps begin anew)"
                 + "".join(differ)
             )
 

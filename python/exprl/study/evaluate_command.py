@@ -164,7 +164,7 @@ def measure(job: Measurement) -> Evaluation:
     """Sample and verify in this process; the JSON form reports every k up to n."""
     from exprl.data.tokenizer import load_tokenizer
     from exprl.learn.model_files import check_model
-    from exprl.rollout.engine import open_engine
+    from exprl.rollout.engine import announce_engine, open_engine
     from exprl.run.open import open_verifiers, set_threads
     from exprl.run.problems import drop_long_prompts
     from exprl.steps import Splitter
@@ -182,6 +182,7 @@ def measure(job: Measurement) -> Evaluation:
             f" rollout.max_prompt_tokens = {cfg.rollout.max_prompt_tokens} tokens"
         )
     check_model(cfg.model, cfg.rollout, tokenizer)
+    Console(stderr=True).print(Text(announce_engine(cfg.rollout, job.target.weights)))
     engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=job.target.weights)
     splitter = Splitter(tokenizer.backend_tokenizer.to_str())
     references = {problem.id: problem.judge_reference for problem in kept}
