@@ -20,6 +20,9 @@ macro_rules! counters {
             shared: counter, "Verdicts that an equal request in flight gave.";
             retries: counter, "Requests sent again after a fault.";
             reasks: counter, "Requests that asked again for a missing grade.";
+            repaired: counter, "Grades that only a re-ask gave, those from the ledger included.";
+            truncated: counter,
+                "Replies that were cut at the token limit, those that a re-ask repaired included.";
             over_context: counter,
                 "Requests whose prompt the judge's context does not hold: refused, or not sent.";
             hedges: counter,

@@ -6,6 +6,7 @@ use exprl_rubric::{FenceKey, View};
 
 use crate::error::Error;
 use crate::ledger::{self, Key, Ledger};
+use crate::reply::Reply;
 use crate::request::Composer;
 use crate::settings::{Prices, Settings, Task};
 use crate::types::Item;
@@ -87,11 +88,12 @@ impl Forecaster {
                 self.sums.repeated += 1;
                 continue;
             }
-            if self
+            let stored = self
                 .ledger
                 .as_ref()
-                .is_some_and(|ledger| ledger.has(&request.key))
-            {
+                .and_then(|ledger| ledger.get(&request.key));
+            let task = self.composer.task();
+            if stored.is_some_and(|stored| Reply::read_stored(&stored, task).is_some()) {
                 self.sums.from_ledger += 1;
                 continue;
             }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use exprl_rubric::{Readout, ScoreMap};
 
 use crate::reply::Reply;
+use crate::settings::Task;
 use crate::sse;
 use crate::types::Status;
 
@@ -14,7 +15,7 @@ const CI_S: f64 = 60.0;
 /// A reply never grows beyond.
 const LONGEST: usize = 100_000;
 
-const SEEDS: [&str; 9] = [
+const SEEDS: [&str; 13] = [
     ": hello\r\ndata: {\"choices\":[{\"delta\":{\"content\":\"Score: 4\"}}]}\r\n\r\ndata: a\ndata: b\n\ndata: [DONE]\n\n",
     r#"{"choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"It follows.\nScore: 4"}}],"usage":{"prompt_tokens":9,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":4}}}"#,
     r#"{"choices":[{"finish_reason":"length","message":{"content":"<think>\nScore: 1\n</think>\n**Score:** 5/5"}}]}"#,
@@ -22,12 +23,16 @@ const SEEDS: [&str; 9] = [
     r#"{"choices":[{"message":{"content":"{\"reasoning\": \"Score: 1\", \"score\": \"4\"}"},"logprobs":null}]}"#,
     r#"{"choices":[{"message":{"content":"a\nScore: 4"},"logprobs":{"content":[{"token":"a\nScore:","bytes":null,"top_logprobs":[]},{"token":" 4","bytes":[32,52],"top_logprobs":[{"token":" 4","logprob":-0.1},{"token":"5","logprob":-2.5}]}]}}]}"#,
     r#"{"choices":[{"message":{"content":"{\"checkpoints\": [{\"text\": \"a\", \"weight\": 1}, {\"text\": \"b\", \"weight\": 3}]}"}}]}"#,
+    r#"{"choices":[{"message":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"Score: 1"}]},{"type":"text","text":"Score: 4"}]}}]}"#,
+    r#"{"choices":[{"finish_reason":"length","message":{"content":null,"reasoning_content":"hm","reasoning":"hm"}}]}"#,
+    r#"{"choices":[{"message":{"content":"Score: 2\n{\n \"why\": \"\\frac{1}{2}\",\n \"grade\": 5\n}\nMy final score is 5.\n| Score | 5 |"}}]}"#,
+    r#"{"choices":[{"message":{"content":"Score: 2\nI raise it to 3\n\\boxed{5}\nScore:\n4\n\u5f97\u5206\uff1a5\n<score>4</score>"}}]}"#,
     r#"{"choices":[],"error":{"message":"no","code":400}}"#,
     "{\"choices\":[{\"message\":{\"content\":\"Score：\\u0665 \\ud83d\\ude00 Score: ５\"}}]}",
 ];
 
 /// Pieces that parsers look for.
-const PIECES: [&str; 27] = [
+const PIECES: [&str; 33] = [
     "data: ",
     "\n\n",
     "\r",
@@ -36,6 +41,12 @@ const PIECES: [&str; 27] = [
     "Score: ",
     "Score:",
     "score",
+    "grade",
+    " is ",
+    "\\\\",
+    "\\u200b",
+    "boxed{",
+    "> ",
     "\\n",
     "1",
     "5",
@@ -122,12 +133,17 @@ fn check(body: &[u8]) {
         }
         let stored = serde_json::to_vec(&reply).unwrap();
         assert_eq!(serde_json::from_slice::<Reply>(&stored).unwrap(), reply);
+        let again = Reply::read_stored(&stored, Task::Grade);
+        assert_eq!(again, graded.then(|| reply.clone()));
         let listed = reply.clone().into_checklist();
         assert!(listed.grade.is_none());
         let mut again = reply;
         if again.wants_reask() && again.repair(body).is_ok() {
             assert!(!again.wants_reask());
             assert_eq!(again.grade.is_some(), again.status == Status::Repaired);
+            let stored = serde_json::to_vec(&again).unwrap();
+            let served = Reply::read_stored(&stored, Task::Grade);
+            assert_eq!(served, again.grade.is_some().then_some(again));
         }
     }
 }

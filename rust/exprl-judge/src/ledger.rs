@@ -122,11 +122,6 @@ impl Ledger {
         }
     }
 
-    /// Whether a value is stored.
-    pub(crate) fn has(&self, key: &Key) -> bool {
-        self.lock().index.contains_key(key)
-    }
-
     /// Appends a value; the newest one under a key is the one that `get` finds.
     pub(crate) fn put(&self, key: &Key, value: &[u8]) -> io::Result<()> {
         let record = record(key, value)?;

@@ -45,6 +45,7 @@ mod job_state;
 mod latency;
 pub mod ledger;
 mod limits;
+mod message;
 mod metrics;
 mod metrics_server;
 mod policy;

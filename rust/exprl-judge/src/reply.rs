@@ -1,12 +1,14 @@
 //! A chat completion to a grade. The reply is hostile input too: nothing in it is trusted but the
 //! grade line that `exprl-rubric` finds.
 
-use exprl_rubric::{Checklist, Reading, Readout, ScoreMap, grade_place, read_grade};
+use exprl_rubric::{Checklist, Reading, Readout, ScoreMap, grade_place, open_thinking, read_grade};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::message::{Message, Said};
 use crate::policy::Fault;
+use crate::settings::Task;
 use crate::types::Status;
 
 /// Below this probability mass on 1..5 the expected readout is not believed.
@@ -26,6 +28,12 @@ pub(crate) struct Reply {
     pub(crate) reasked: bool,
     pub(crate) error: Option<String>,
     pub(crate) usage: Usage,
+    /// The text ends where the token limit cut it: nothing in it is a verdict. Older ledgers do not tell.
+    #[serde(default)]
+    pub(crate) cut: bool,
+    /// What the judge answered to the re-ask. Older ledgers do not tell.
+    #[serde(default)]
+    pub(crate) answer: Option<String>,
 }
 
 /// Tokens that a server counted.
@@ -60,27 +68,22 @@ impl Reply {
     /// Reads the body of a 200 answer.
     pub(crate) fn read(body: &[u8], readout: Readout) -> Result<Self, Fault> {
         let (choice, usage) = parse(body)?;
-        let text = choice.message.content.unwrap_or_default();
-        let refusal = choice.message.refusal.filter(|refusal| !refusal.is_empty());
+        let said = choice.message.into_said();
         let finish = choice.finish_reason.as_deref().unwrap_or_default();
-        let (status, grade, error) = if refusal.is_some() || finish == "content_filter" {
-            (
-                Status::Refused,
-                None,
-                Some(refusal.unwrap_or_else(|| "stopped by a content filter".into())),
-            )
+        let (status, grade, error) = if !said.refusal.is_empty() {
+            (Status::Refused, None, Some(said.refusal))
+        } else if finish == "content_filter" {
+            let why = "stopped by a content filter";
+            (Status::Refused, None, Some(why.into()))
         } else if finish == "length" {
-            (
-                Status::Truncated,
-                None,
-                Some("the reply reached max_tokens; raise it".into()),
-            )
+            (Status::Truncated, None, Some(why_cut(&said)))
         } else {
-            match read_grade(&text) {
+            match read_grade(&said.text) {
                 Reading::Grade(grade) => (Status::Ok, Some(grade), None),
-                other => (Status::Unparseable, None, Some(why(other).into())),
+                other => (Status::Unparseable, None, Some(why(other, &said).into())),
             }
         };
+        let text = said.text;
         let probabilities = grade
             .filter(|_| readout == Readout::Expected)
             .and_then(|_| probabilities(&text, grade_place(&text)?, &choice.logprobs?.content?));
@@ -92,7 +95,41 @@ impl Reply {
             reasked: false,
             error,
             usage,
+            cut: status == Status::Truncated,
+            answer: None,
         })
+    }
+
+    /// A reply of the ledger, read by today's rules; `None` if they find in it nothing that can be used,
+    /// so that the judge is asked again.
+    pub(crate) fn read_stored(stored: &[u8], task: Task) -> Option<Self> {
+        let reply: Self = serde_json::from_slice(stored).ok()?;
+        match task {
+            Task::Checklist => {
+                Some(reply.into_checklist()).filter(|reply| reply.status == Status::Ok)
+            }
+            Task::Grade => reply.graded_again(),
+        }
+    }
+
+    fn graded_again(mut self) -> Option<Self> {
+        let whole = matches!(self.status, Status::Ok | Status::Unparseable);
+        let from_text = || grade_in(&self.text).filter(|_| whole);
+        let from_answer = match &self.answer {
+            Some(answer) => grade_in_answer(answer),
+            // Stored when the answer was not kept: its grade was.
+            None => self.grade.filter(|_| self.status == Status::Repaired),
+        };
+        let (status, grade) = match from_answer {
+            Some(grade) => (Status::Repaired, grade),
+            None => (Status::Ok, from_text()?),
+        };
+        if self.grade != Some(grade) {
+            // They stand at another digit.
+            self.probabilities = None;
+        }
+        (self.status, self.grade, self.error) = (status, Some(grade), None);
+        Some(self)
     }
 
     /// The same reply, read for the checklist that was asked for instead of for a grade.
@@ -118,14 +155,13 @@ impl Reply {
         let (choice, usage) = parse(body)?;
         self.usage += usage;
         self.reasked = true;
-        let answer = choice.message.content.unwrap_or_default();
-        // Some servers return the begun message as well; some do not keep to the choice.
-        let value = answer.rsplit("Score:").next().unwrap_or_default();
-        if let Reading::Grade(grade) = read_grade(&format!("Score: {}", value.trim())) {
+        let answer = choice.message.into_said().text;
+        if let Some(grade) = grade_in_answer(&answer) {
             self.status = Status::Repaired;
             self.grade = Some(grade);
             self.error = None;
         }
+        self.answer = Some(answer);
         Ok(())
     }
 
@@ -151,11 +187,42 @@ impl Reply {
     }
 }
 
-fn why(reading: Reading) -> &'static str {
+fn grade_in(text: &str) -> Option<u8> {
+    match read_grade(text) {
+        Reading::Grade(grade) => Some(grade),
+        _ => None,
+    }
+}
+
+/// The grade in the answer to a re-ask. Some servers return the begun message as well; some do not keep to
+/// the choice.
+fn grade_in_answer(answer: &str) -> Option<u8> {
+    let value = answer.rsplit("Score:").next().unwrap_or_default();
+    grade_in(&format!("Score: {}", value.trim()))
+}
+
+fn why_cut(said: &Said) -> String {
+    let only_thinks = said.thinks && said.text.trim().is_empty();
+    let place = if only_thinks || open_thinking(&said.text).is_some() {
+        "within its thinking"
+    } else {
+        "before its grade was complete"
+    };
+    format!("the reply reached judge.max_tokens {place}; raise judge.max_tokens (--max-tokens)")
+}
+
+fn why(reading: Reading, said: &Said) -> &'static str {
     match reading {
         Reading::Grade(_) => "",
         Reading::Conflict => "the reply holds two different grades",
         Reading::OutOfRange => "the grade in the reply is not one of 1, 2, 3, 4, 5",
+        Reading::Unreadable => "the last verdict in the reply cannot be read as a grade",
+        Reading::Absent if open_thinking(&said.text).is_some() => {
+            "the reply does not end its thinking"
+        }
+        Reading::Absent if said.thinks && said.text.trim().is_empty() => {
+            "the reply holds thinking alone, and no text"
+        }
         Reading::Absent => "the reply holds no line `Score: n`",
     }
 }
@@ -172,12 +239,6 @@ struct Choice {
     message: Message,
     finish_reason: Option<String>,
     logprobs: Option<Logprobs>,
-}
-
-#[derive(Deserialize)]
-struct Message {
-    content: Option<String>,
-    refusal: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -359,6 +420,123 @@ mod tests {
             (refused.status, refused.error.as_deref()),
             (Status::Refused, Some("I cannot"))
         );
+    }
+
+    #[test]
+    fn a_reply_that_thinks_and_says_nothing_is_named_as_such() {
+        let apart = json!({"content": null, "reasoning_content": "so it is\nScore: 5"});
+        let under_another_name = json!({"content": "\n", "reasoning": "so it is\nScore: 5"});
+        let a_part = json!({"content": [{"type": "thinking", "thinking": "Score: 5"}]});
+        let a_tag = json!({"content": "<think>\nScore: 5"});
+        for message in [apart, under_another_name, a_part, a_tag] {
+            let cut = Reply::read(&completion(&message, "length"), Readout::Text).unwrap();
+            assert_eq!(
+                (cut.status, cut.grade),
+                (Status::Truncated, None),
+                "{message}"
+            );
+            let why = cut.error.unwrap();
+            assert!(
+                why.contains("judge.max_tokens within its thinking"),
+                "{why}"
+            );
+            let ended = Reply::read(&completion(&message, "stop"), Readout::Text).unwrap();
+            assert_eq!(
+                (ended.status, ended.grade),
+                (Status::Unparseable, None),
+                "{message}"
+            );
+            assert!(ended.error.unwrap().contains("thinking"), "{message}");
+        }
+        let why = read("It goes on and", "length").error.unwrap();
+        assert!(why.contains("judge.max_tokens before its grade"), "{why}");
+    }
+
+    #[test]
+    fn the_text_parts_of_a_reply_are_one_text() {
+        let text = |text: &str| json!({"type": "text", "text": text});
+        for (parts, grade) in [
+            (json!([text("Sco"), text("re: 4")]), Some(4)),
+            (
+                json!([{"type": "thinking", "thinking": "Score: 1"}, text("Score: 4")]),
+                Some(4),
+            ),
+            (json!([text("Score: 2\n"), text("Score: 4")]), None),
+            (json!([]), None),
+        ] {
+            let body = completion(&json!({"content": parts}), "stop");
+            let reply = Reply::read(&body, Readout::Text).unwrap();
+            assert_eq!(reply.grade, grade, "{parts}");
+        }
+        let refusal = json!({"content": [{"type": "refusal", "refusal": "I will not"}]});
+        let refused = Reply::read(&completion(&refusal, "stop"), Readout::Text).unwrap();
+        assert_eq!(
+            (refused.status, refused.error.as_deref()),
+            (Status::Refused, Some("I will not"))
+        );
+    }
+
+    fn served(stored: &Value) -> Option<(Status, u8, Option<[f64; 5]>)> {
+        let reply = Reply::read_stored(stored.to_string().as_bytes(), Task::Grade)?;
+        assert!(reply.error.is_none());
+        Some((reply.status, reply.grade.unwrap(), reply.probabilities))
+    }
+
+    #[test]
+    fn a_stored_reply_is_read_by_the_rules_of_today() {
+        let stored = |status: &str, grade: Option<u8>, text: &str| {
+            json!({"status": status, "grade": grade, "text": text, "probabilities": [0, 0, 0, 1, 0],
+                "reasked": status == "repaired", "error": null,
+                "usage": {"prompt": 1, "completion": 1, "cached": 0}})
+        };
+        let sure = Some([0.0, 0.0, 0.0, 1.0, 0.0]);
+        for (stored, expected) in [
+            (
+                stored("ok", Some(4), "Fine.\nScore: 4"),
+                Some((Status::Ok, 4, sure)),
+            ),
+            (stored("ok", Some(2), "Score: 2\nNo:\nScore: none"), None),
+            (
+                stored("unparseable", None, "{\"why\": \"\\sin\", \"score\": 3}"),
+                Some((Status::Ok, 3, None)),
+            ),
+            (stored("unparseable", None, "who knows"), None),
+            (stored("truncated", None, "Score: 4"), None),
+            (stored("refused", None, "Score: 4"), None),
+            (
+                stored("repaired", Some(4), "who knows"),
+                Some((Status::Repaired, 4, sure)),
+            ),
+            (json!({"status": "ok"}), None),
+        ] {
+            assert_eq!(served(&stored), expected, "{stored}");
+        }
+    }
+
+    #[test]
+    fn a_repaired_reply_is_stored_with_the_answer_that_repaired_it() {
+        for (first, answer, finish, expected) in [
+            ("who knows", "4", "stop", Some(4)),
+            ("<think> hm", " 2", "length", Some(2)),
+            ("Score: 3", "2", "length", Some(2)),
+            ("who knows", "nobody", "stop", None),
+        ] {
+            let mut reply = read(first, finish);
+            reply
+                .repair(&completion(&json!({"content": answer}), "stop"))
+                .unwrap();
+            assert_eq!(
+                (reply.cut, reply.answer.as_deref()),
+                (finish == "length", Some(answer))
+            );
+            let stored = serde_json::to_value(&reply).unwrap();
+            assert_eq!(
+                served(&stored).map(|(_, grade, _)| grade),
+                expected,
+                "{first:?}"
+            );
+            assert_eq!(reply.grade, expected, "{first:?}");
+        }
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use exprl_rubric::{Reading, read_grade};
+use exprl_rubric::is_complete;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::message::{Message, Said};
 use crate::policy::Fault;
 use crate::reply::words_of_error;
 use crate::sse;
@@ -24,10 +25,13 @@ pub(crate) struct Assembly {
     events: Vec<String>,
     text: String,
     refusal: String,
+    thinks: bool,
     logprobs: Vec<Value>,
     finish: Option<String>,
     usage: Option<Value>,
-    /// Pieces of text: a lower bound of the reply's tokens, for a stream that is left before its end.
+    /// Bytes of the text that were searched for a grade.
+    searched: usize,
+    /// Pieces of text and thinking: a lower bound of the reply's tokens, for a stream that is left before its end.
     pieces: u64,
     done: bool,
     graded: bool,
@@ -44,15 +48,9 @@ struct Chunk {
 struct Choice {
     #[serde(default)]
     index: u32,
-    delta: Option<Delta>,
+    delta: Option<Message>,
     finish_reason: Option<String>,
     logprobs: Option<Logprobs>,
-}
-
-#[derive(Default, Deserialize)]
-struct Delta {
-    content: Option<String>,
-    refusal: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -64,11 +62,8 @@ impl Assembly {
     /// For the reply about a trace. The judge may quote the trace before it gives its own grade: where
     /// the trace speaks of a score, the reply is waited for to its end, and read whole.
     pub(crate) fn about(trace: &[u8]) -> Self {
-        let speaks_of_score = trace
-            .windows(5)
-            .any(|word| word.eq_ignore_ascii_case(b"score"));
         Self {
-            leaves_early: !speaks_of_score,
+            leaves_early: !speaks_of_score(trace),
             ..Self::default()
         }
     }
@@ -108,29 +103,34 @@ impl Assembly {
             .or(self.usage.take());
         let choices = chunk.choices.into_iter().flatten();
         for choice in choices.filter(|choice| choice.index == 0) {
-            let delta = choice.delta.unwrap_or_default();
+            let Said {
+                text,
+                refusal,
+                thinks,
+            } = choice.delta.unwrap_or_default().into_said();
             self.logprobs.extend(
                 choice
                     .logprobs
                     .and_then(|logprobs| logprobs.content)
                     .unwrap_or_default(),
             );
-            self.refusal.push_str(&delta.refusal.unwrap_or_default());
+            self.refusal.push_str(&refusal);
+            self.thinks |= thinks;
             self.finish = choice.finish_reason.or(self.finish.take());
-            if let Some(text) = delta.content.filter(|text| !text.is_empty()) {
-                self.pieces += 1;
-                self.text.push_str(&text);
-                let may_leave = self.leaves_early && text.contains('\n');
-                self.graded = self.graded || (may_leave && self.holds_grade());
-            }
+            self.pieces += u64::from(thinks || !text.is_empty());
+            self.text.push_str(&text);
+            let may_leave = self.leaves_early && text.contains('\n');
+            self.graded = self.graded || (may_leave && self.holds_grade());
         }
         Ok(())
     }
 
     /// Whether a whole line gives the grade: what comes after it is not waited for.
-    fn holds_grade(&self) -> bool {
+    fn holds_grade(&mut self) -> bool {
         let end = self.text.rfind('\n').unwrap_or(0);
-        matches!(read_grade(&self.text[..end]), Reading::Grade(_))
+        let fresh = &self.text.as_bytes()[self.searched..end];
+        self.searched = end;
+        speaks_of_score(fresh) && is_complete(&self.text[..end])
     }
 
     /// How long the rest of the stream is waited for, once the reply can be read.
@@ -159,9 +159,10 @@ impl Assembly {
             .unwrap_or_else(|| json!({"prompt_tokens": 0, "completion_tokens": self.pieces}));
         let logprobs = (!self.logprobs.is_empty()).then(|| json!({"content": self.logprobs}));
         let refusal = (!self.refusal.is_empty()).then_some(self.refusal);
+        let thinking = self.thinks.then_some("(not kept)");
         let completion = json!({
             "choices": [{
-                "message": {"content": self.text, "refusal": refusal},
+                "message": {"content": self.text, "refusal": refusal, "reasoning": thinking},
                 "finish_reason": finish,
                 "logprobs": logprobs,
             }],
@@ -169,6 +170,11 @@ impl Assembly {
         });
         Ok(completion.to_string().into_bytes())
     }
+}
+
+fn speaks_of_score(text: &[u8]) -> bool {
+    text.windows(5)
+        .any(|word| word.eq_ignore_ascii_case(b"score"))
 }
 
 #[cfg(test)]
@@ -228,12 +234,41 @@ mod tests {
             (&["<think>\nScore: 4\n", "hm"], false),
             (&["<think>\nScore: 4\n</think>\nScore: 2\n"], true),
             (&["Score: 2\nScore: 3\n"], false),
+            (&["Score: 2\n> no\nScore: none\n"], false),
+            (&["Grade: 2\n"], false),
         ] {
             let chunks: Vec<Value> = texts.iter().map(|text| chunk(text)).collect();
             assert_eq!(fed(&chunks, false).graded, complete, "{texts:?}");
         }
         let left = reply(fed(&[chunk("Score: 5\n")], false), Readout::Text);
         assert_eq!((left.grade, left.usage.completion), (Some(5), 1));
+    }
+
+    #[test]
+    fn parts_and_thinking_are_told_apart_in_streams_too() {
+        let delta = |delta: Value| json!({"choices": [{"index": 0, "delta": delta}]});
+        let text = |text: &str| json!({"type": "text", "text": text});
+        let chunks = [
+            delta(json!({"reasoning_content": "hm\nScore: 1\n"})),
+            delta(json!({"content": [{"type": "thinking", "thinking": [text("Score: 1\n")]}]})),
+            delta(json!({"content": [text("Sco")]})),
+            delta(json!({"content": [text("re: "), text("4")]})),
+            end("stop"),
+        ];
+        let graded = reply(fed(&chunks, true), Readout::Text);
+        assert_eq!((graded.grade, graded.text.as_str()), (Some(4), "Score: 4"));
+        assert_eq!(graded.usage.completion, 4);
+        for thinking in [&chunks[..1], &chunks[1..2]] {
+            let cut = reply(
+                fed(&[thinking, &[end("length")]].concat(), true),
+                Readout::Text,
+            );
+            assert_eq!(cut.status, Status::Truncated);
+            assert!(cut.error.unwrap().contains("within its thinking"));
+        }
+        let refusal = delta(json!({"content": [{"type": "refusal", "refusal": "no"}]}));
+        let refused = reply(fed(&[refusal, end("stop")], true), Readout::Text);
+        assert_eq!(refused.status, Status::Refused);
     }
 
     #[test]

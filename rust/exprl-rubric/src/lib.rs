@@ -31,7 +31,7 @@ pub use checklist::{Checklist, Checklists, Checkpoint, Entry};
 pub use fence::FenceKey;
 pub use head::{Head, LAYOUT_VERSION, ParsedRequest, parse_checklist_request, parse_request};
 pub use neutralize::CONTEXT;
-pub use reading::{PARSER_VERSION, Reading, grade_place, read_grade};
+pub use reading::{Reading, grade_place, is_complete, read_grade};
 pub use rubric::Rubric;
 pub use score::{Readout, ScoreMap};
 pub use thinking::{open_thinking, outside_thinking};

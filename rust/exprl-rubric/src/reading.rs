@@ -1,204 +1,219 @@
 //! The grade in a judge's reply.
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
+mod label;
+mod line;
+mod marks;
+mod object;
+mod value;
+mod visible;
+
+use line::{Form, Verdict, read_line, read_value};
+use marks::strip_word;
+use memchr::memchr2;
+use object::Object;
+use visible::{place_in, visible};
 
 use crate::thinking::outside_thinking;
 
-/// Version of the rules of [`read_grade`], part of a ledger key: replies are read again when it changes.
-pub const PARSER_VERSION: u32 = 2;
+/// An object over several lines that does not end is looked for so often, and then no more: each time costs
+/// the rest of the reply.
+const MOST_OPEN_OBJECTS: usize = 8;
 
 /// What a reply says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reading {
     /// The grade, 1..=5.
     Grade(u8),
-    /// Two different anchored grades.
+    /// Two different grades.
     Conflict,
-    /// The last anchored score is not one of 1, 2, 3, 4, 5.
+    /// The last verdict is a number that is not one of 1, 2, 3, 4, 5.
     OutOfRange,
-    /// No anchored score.
+    /// The last verdict holds no number that can be read, such as `Score: N/A`.
+    Unreadable,
+    /// There is no verdict.
     Absent,
 }
 
 /// Reads the grade of a judge's reply. Linear in the reply's length.
 ///
-/// A score is *anchored* if, outside any thinking block, a line is nothing but
-/// `[list marker] [Final|Overall] Score[: or full-width colon] value [remark]`, in any case, boxed or with Markdown
-/// emphasis, or a JSON object with a `score` field, or the `"score": value` line of one. A score that is quoted
-/// in mid-line, in a `>` quotation or in a thinking block is not anchored.
+/// The *last verdict* decides: if it gives no grade, there is none, whatever an earlier one says. A verdict
+/// is a line or a JSON object outside any thinking block and any `>` quotation:
+///
+/// - `Score: 4`, the form that rubrics ask for, with `Final` or `Overall` before it, in any case, as a list
+///   item, heading or table row, boxed or with Markdown emphasis; the field `score` of an object;
+/// - other words for it: `My final grade is 4`, `Rating = 4`, `得分：4`, `<score>4</score>`, `Score:` and the
+///   digit on the next line;
+/// - beside an earlier verdict only: a line that is nothing but a boxed or bold digit, `I raise it to 5`.
+///
 /// The value is one ASCII digit 1..5, alone or as `n/5`, `n out of 5`, `[n]` or `\boxed{n}`. A remark in
-/// parentheses or after a dash may follow if it holds no digit. Anything else after the colon that
-/// starts with a number is out of range: it is never repaired.
+/// parentheses or after a dash may follow if it holds no digit. Anything else is never repaired.
+/// Invisible characters are left out before. Two different grades are none; but after a draft in other
+/// words, the form that rubrics ask for counts. What a sentence says of scores is no verdict, and neither
+/// is `Score justification: ...`.
 #[must_use]
 pub fn read_grade(reply: &str) -> Reading {
-    read(reply).0
+    let seen = visible(reply);
+    let mut reader = Reader::default();
+    reader.read(&seen);
+    reader.reading()
 }
 
 /// Where in the reply the digit of its grade stands, in bytes: the last one of equal grades.
-/// `None` without a grade, or if the digit is written as an escape of JSON.
+/// `None` without a grade.
 #[must_use]
 pub fn grade_place(reply: &str) -> Option<usize> {
-    match read(reply) {
-        // A part of the reply: both addresses are in one text.
-        (Reading::Grade(_), Some(digit)) => Some(digit.as_ptr() as usize - reply.as_ptr() as usize),
-        _ => None,
-    }
+    let seen = visible(reply);
+    let mut reader = Reader::default();
+    reader.read(&seen);
+    let digit = matches!(reader.reading(), Reading::Grade(_)).then_some(reader.digit)??;
+    // A part of what is seen: both addresses are in one text.
+    place_in(
+        reply,
+        &seen,
+        digit.as_ptr() as usize - seen.as_ptr() as usize,
+    )
 }
 
-/// What the reply says, and what stands there from the digit of the last score on.
-fn read(reply: &str) -> (Reading, Option<&str>) {
-    let mut last = (Reading::Absent, None);
-    let mut grade = None;
-    let parts = outside_thinking(reply);
-    for line in parts.iter().flat_map(|part| part.split(['\n', '\r'])) {
-        let Some((score, digit)) = anchored_score(line) else {
-            continue;
-        };
-        if matches!(score, Reading::Grade(_))
-            && grade.replace(score).is_some_and(|earlier| earlier != score)
-        {
-            return (Reading::Conflict, None);
+/// Whether the reply so far ends with a verdict in the form that rubrics ask for, and no other grade was given
+/// before: a stream need not be waited for any longer.
+#[must_use]
+pub fn is_complete(reply: &str) -> bool {
+    let seen = visible(reply);
+    let mut reader = Reader::default();
+    reader.read(&seen);
+    reader.asked == Some(reader.reading())
+}
+
+/// What the verdicts so far say.
+struct Reader<'a> {
+    last: Reading,
+    /// From its digit on.
+    digit: Option<&'a str>,
+    /// The grade that was given in the form that rubrics ask for.
+    asked: Option<Reading>,
+    /// Two grades were.
+    conflict: bool,
+    /// A label waits for its value on the next line.
+    open: bool,
+    open_objects: usize,
+}
+
+impl Default for Reader<'_> {
+    fn default() -> Self {
+        Self {
+            last: Reading::Absent,
+            digit: None,
+            asked: None,
+            conflict: false,
+            open: false,
+            open_objects: 0,
         }
-        last = (score, digit);
-    }
-    last
-}
-
-/// The score that a line is anchored to, a grade or out of range, and the line from its digit on.
-fn anchored_score(line: &str) -> Option<(Reading, Option<&str>)> {
-    let line = line.trim();
-    let unfenced = line.trim_matches('`');
-    let object = strip_word(unfenced, "json").unwrap_or(unfenced);
-    if object.starts_with('{') {
-        return json_score(object);
-    }
-    let rest = strip_list_marker(line).trim_start_matches(is_emphasis);
-    let boxed = rest.trim_start_matches(['$', '\\', '[', '(']);
-    let rest = boxed
-        .strip_prefix("boxed{")
-        .map_or(rest, |rest| rest.strip_prefix(r"\text{").unwrap_or(rest));
-    let rest = strip_word(rest, "final")
-        .or_else(|| strip_word(rest, "overall"))
-        .unwrap_or(rest);
-    let rest = rest.trim_start_matches(is_emphasis);
-    // A JSON key closes its quotation before the colon; a quoted sentence does not.
-    let (rest, quote) = rest
-        .strip_prefix('"')
-        .map_or((rest, ""), |rest| (rest, "\""));
-    let rest = strip_word(rest, "score")?.strip_prefix(quote)?;
-    let rest =
-        strip_parenthesis(rest.trim_start_matches(is_emphasis)).trim_start_matches(is_emphasis);
-    let value = rest
-        .strip_prefix([':', '：'])?
-        .trim_start_matches(is_emphasis);
-    grade_value(value).map(|(score, digit)| (score, Some(digit)))
-}
-
-#[derive(Deserialize)]
-struct JsonReply<'a> {
-    #[serde(borrow, alias = "Score", alias = "SCORE", alias = "final_score")]
-    score: &'a RawValue,
-}
-
-fn json_score(line: &str) -> Option<(Reading, Option<&str>)> {
-    let reply: JsonReply = serde_json::from_str(line.trim_end_matches(',')).ok()?;
-    let value = reply.score.get();
-    if let Ok(text) = serde_json::from_str::<&str>(value) {
-        grade_value(text.trim()).map(|(score, digit)| (score, Some(digit)))
-    } else if let Ok(escaped) = serde_json::from_str::<String>(value) {
-        grade_value(escaped.trim()).map(|(score, _)| (score, None))
-    } else {
-        let is_number = value.starts_with(|c: char| c == '-' || c.is_ascii_digit());
-        is_number.then(|| (grade(value), Some(value)))
     }
 }
 
-/// The score in what follows the colon, and that from the digit on; `None` if it does not start with a number.
-fn grade_value(value: &str) -> Option<(Reading, &str)> {
-    let value = value.trim_start_matches(['"', '$', '\\', '[', '(', '}', ' ']);
-    let (value, boxed) = match value.strip_prefix("boxed{") {
-        Some(value) => (value, "}"),
-        None => (value, ""),
-    };
-    let first = value
-        .trim_start_matches(['+', '-', '−', '.'])
-        .chars()
-        .next()?;
-    if !first.is_numeric() {
-        return None;
+impl<'a> Reader<'a> {
+    fn read(&mut self, reply: &'a str) {
+        for mut rest in outside_thinking(reply) {
+            while !rest.is_empty() {
+                rest = self.read_next(rest);
+            }
+            self.open = false;
+        }
     }
-    let digits = value
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(value.len());
-    let (digits, rest) = value.split_at(digits);
-    let score = match rest.strip_prefix(boxed) {
-        Some(rest) if may_follow(rest) => grade(digits),
-        _ => Reading::OutOfRange,
-    };
-    Some((score, value))
-}
 
-fn grade(digits: &str) -> Reading {
-    match digits.as_bytes() {
-        [digit @ b'1'..=b'5'] => Reading::Grade(digit - b'0'),
-        _ => Reading::OutOfRange,
+    /// Reads a line, or an object over several lines; gives what follows.
+    fn read_next(&mut self, text: &'a str) -> &'a str {
+        let end = memchr2(b'\n', b'\r', text.as_bytes()).unwrap_or(text.len());
+        let line = text[..end].trim();
+        let after = text.get(end + 1..).unwrap_or_default();
+        if line.is_empty() {
+            return after;
+        }
+        if let Some(start) = object_start(line) {
+            let start = line.as_ptr() as usize - text.as_ptr() as usize + line.len() - start.len();
+            return self.read_object(&text[start..], end - start);
+        }
+        let value = std::mem::take(&mut self.open)
+            .then(|| read_value(line))
+            .flatten();
+        if let Some(verdict) = value.or_else(|| read_line(line)) {
+            self.take(verdict);
+        }
+        after
+    }
+
+    /// `text` begins with the object, and so many bytes of it are on its first line.
+    fn read_object(&mut self, text: &'a str, on_line: usize) -> &'a str {
+        let line = &text[..on_line];
+        self.open = false;
+        let mut object = Object::read(line);
+        let mut end = on_line;
+        let ends = object.as_ref().is_some_and(|object| object.end.is_some());
+        if !ends && self.open_objects < MOST_OPEN_OBJECTS {
+            let longer = Object::read(text).filter(Object::is_whole);
+            match longer.as_ref().and_then(|object| object.end) {
+                Some(at) => {
+                    end = at
+                        + memchr2(b'\n', b'\r', text[at..].as_bytes()).unwrap_or(text.len() - at);
+                    object = longer;
+                }
+                None => self.open_objects += 1,
+            }
+        }
+        if let Some(mut verdict) = object.as_ref().and_then(Object::verdict) {
+            let at = object.and_then(|object| object.end).unwrap_or(end);
+            if !text[at..end]
+                .trim_matches([',', '`', ';', ' ', '\t', '.'])
+                .is_empty()
+            {
+                verdict = Verdict::new(verdict.form, Reading::Unreadable, None);
+            }
+            self.take(verdict);
+        }
+        text.get(end + 1..).unwrap_or_default()
+    }
+
+    fn take(&mut self, verdict: Verdict<'a>) {
+        let Verdict {
+            form,
+            reading,
+            digit,
+            open,
+        } = verdict;
+        let is_grade = matches!(reading, Reading::Grade(_));
+        let differs = |earlier| {
+            matches!(earlier, Reading::Grade(_) | Reading::Conflict) && earlier != reading
+        };
+        self.open |= open;
+        match form {
+            Form::Asked if is_grade => {
+                self.conflict |= self.asked.replace(reading).is_some_and(differs);
+                self.last = reading;
+            }
+            Form::Other if is_grade && (differs(self.last) || self.asked.is_some_and(differs)) => {
+                self.last = Reading::Conflict;
+            }
+            Form::Remark if differs(self.last) => self.last = Reading::Conflict,
+            Form::Remark => return,
+            Form::Asked | Form::Other => self.last = reading,
+        }
+        self.digit = digit;
+    }
+
+    fn reading(&self) -> Reading {
+        if self.conflict {
+            Reading::Conflict
+        } else {
+            self.last
+        }
     }
 }
 
-/// Whether `rest` may come after the digit of a grade: a scale of 5, closing marks, a remark without a digit.
-fn may_follow(rest: &str) -> bool {
-    let is_mark = |c: char| is_emphasis(c) || matches!(c, '}' | '"' | '$' | ']' | ')' | '\\');
-    let rest = rest.trim_start_matches(is_mark);
-    let rest = strip_scale(rest)
-        .unwrap_or(rest)
-        .trim_start_matches(is_mark);
-    let rest = match rest.strip_prefix(['.', ',', ';']) {
-        // A decimal comma or point would be followed by a digit, which no remark may hold.
-        Some(rest) => rest.trim_start_matches(is_mark),
-        None => rest,
-    };
-    let remark = rest.is_empty() || rest.starts_with(['(', '-', '–', '—']);
-    remark && !rest.contains(char::is_numeric)
-}
-
-/// What follows `/5`, `out of 5` or `of 5`.
-fn strip_scale(rest: &str) -> Option<&str> {
-    let rest = rest.strip_prefix('/').or_else(|| {
-        let rest = strip_word(rest, "out").unwrap_or(rest);
-        strip_word(rest, "of")
-    })?;
-    let rest = rest.trim_start_matches(is_emphasis).strip_prefix('5')?;
-    (!rest.starts_with(char::is_numeric)).then_some(rest)
-}
-
-/// White space and Markdown emphasis, code and heading marks.
-fn is_emphasis(c: char) -> bool {
-    c.is_whitespace() || matches!(c, '*' | '_' | '`' | '#')
-}
-
-/// What follows `- `, `+ ` or `12. `.
-fn strip_list_marker(line: &str) -> &str {
-    let rest = line.trim_start_matches(|c: char| c.is_ascii_digit());
-    let marker: &[char] = if rest.len() < line.len() {
-        &['.', ')']
-    } else {
-        &['-', '+', '•']
-    };
-    rest.strip_prefix(marker).map_or(line, str::trim_start)
-}
-
-/// What follows `word` at the start of `text`, in any case.
-fn strip_word<'a>(text: &'a str, word: &str) -> Option<&'a str> {
-    let found = text
-        .get(..word.len())
-        .filter(|found| found.eq_ignore_ascii_case(word))?;
-    Some(text[found.len()..].trim_start_matches(' '))
-}
-
-/// What follows one parenthesis, such as the scale in `Score (1-5): 4`.
-fn strip_parenthesis(text: &str) -> &str {
-    text.strip_prefix('(')
-        .and_then(|rest| rest.split_once(')'))
-        .map_or(text, |(_, rest)| rest)
+/// The line from the object on that it begins with, also in a fence of its own.
+fn object_start(line: &str) -> Option<&str> {
+    let line = line.trim_start_matches('`');
+    let line = strip_word(line, "json").unwrap_or(line);
+    let list = line.strip_prefix('[').map(str::trim_start);
+    let object = |text: &str| text.starts_with('{');
+    (object(line) || list.is_some_and(object)).then_some(line)
 }

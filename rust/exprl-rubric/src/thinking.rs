@@ -25,7 +25,7 @@ pub fn open_thinking(text: &str) -> Option<&'static str> {
 }
 
 /// Opening and closing tags of thinking blocks, as models are known to write them.
-const THINKING: [(&str, &str); 7] = [
+const THINKING: [(&str, &str); 10] = [
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
@@ -33,6 +33,9 @@ const THINKING: [(&str, &str); 7] = [
     ("<seed:think>", "</seed:think>"),
     ("[THINK]", "[/THINK]"),
     ("◁think▷", "◁/think▷"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel|>analysis", "<|channel|>final<|message|>"),
 ];
 
 /// The parts outside thinking blocks, and the closing tag of a block that is open at the end.

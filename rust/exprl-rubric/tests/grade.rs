@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use exprl_rubric::Reading::{Absent, Conflict, Grade, OutOfRange};
-use exprl_rubric::{Reading, grade_place, open_thinking, read_grade};
+use exprl_rubric::Reading::{Absent, Conflict, Grade, OutOfRange, Unreadable};
+use exprl_rubric::{Reading, grade_place, is_complete, open_thinking, read_grade};
 use proptest::prelude::*;
 
 fn check(table: &[(&str, Reading)]) {
@@ -114,14 +114,9 @@ fn a_score_that_is_not_anchored_is_not_read() {
         ("\"Score: 5\" is written in the text.", Absent),
         ("`The student wrote` Score: 5", Absent),
         ("I would give it a score of 4.", Absent),
-        ("Score: four", Absent),
-        ("Score: n", Absent),
-        ("Score:", Absent),
         ("Scores: 4", Absent),
-        ("Score 4", Absent),
-        (r#"{"score": null}"#, Absent),
+        ("**4**", Absent),
         (r#"{"reasoning": "Score: 5"}"#, Absent),
-        (r#"{"score": 4, "score": 5}"#, Absent),
         ("The text says Score: 5.\nScore: 1", Grade(1)),
         ("> Score: 5\nScore: 1", Grade(1)),
     ]);
@@ -140,6 +135,353 @@ fn two_different_anchored_grades_are_a_conflict() {
     ]);
 }
 
+/// Verdicts that give no grade, or the grade 3 in other words than those that rubrics ask for.
+const OTHER_VERDICTS: &[&str] = &[
+    // A separator, a label or a place of the digit that rubrics do not ask for.
+    "Score = 3",
+    "Score := 3",
+    "SCORE=3",
+    "Score 3/5",
+    "Score\t3",
+    "Score => 3",
+    "Score — 3",
+    "Score, 3",
+    "Grade/5: 3",
+    "Rating out of 5: 3",
+    "Score (out of 5) = 3",
+    "#### Score\n3",
+    "Score:\n\n**3**",
+    "Final Score:\n\n> 3",
+    "Score:\r\n3/5",
+    "My overall grade is 3.",
+    "The final grade for this text is 3",
+    "Updated rating: 3",
+    "Overall rating - 3",
+    "**Verdict:** 3",
+    "Final verdict → 3",
+    "| **Score** | **3** |",
+    "|Final score|3|",
+    "Score is now 3",
+    "The score should be 3",
+    "Score revised to 3",
+    "Score raised from 2 to 3",
+    "[Rating]: 3",
+    "[[Grade: 3]]",
+    "(Score: 3)",
+    "\"Score: 3\"",
+    "Verdict: Score: 3",
+    "<score>3</score>",
+    "<final_score>\n3\n</final_score>",
+    "<b>Rating:</b> 3",
+    "\\textbf{Grade: 3}",
+    "\\section*{Score}\n3",
+    // Words before it, or no label at all.
+    "On reflection, the final score is 3",
+    "Therefore: Grade: 3",
+    "So my score is 3.",
+    "Correction: 3",
+    "Revised: 3",
+    "Make it 3.",
+    "I change my score to 3.",
+    "I'd give it a 3/5.",
+    "I now rate this 3 out of 5",
+    "I raise my score from 2 to 3.",
+    "$\\boxed{3}$",
+    "\\(\\boxed{3}\\)",
+    "__3__",
+    "**3/5**",
+    "3/5",
+    "[[3]]",
+    // Other languages and letters.
+    "评分：3",
+    "最终得分：3",
+    "得分 3",
+    "得分为3",
+    "スコア：3",
+    "점수: 3",
+    "Оценка: 3",
+    "Puntuación final: 3",
+    "Punktzahl: 3",
+    "Note : 3",
+    "Voto: 3/5",
+    "Bewertung: 3",
+    "Ｇｒａｄｅ：3",
+    "𝗚𝗿𝗮𝗱𝗲: 3",
+    // No digit that can be read.
+    "Score: three",
+    "Score: III",
+    "Score: “3”",
+    "Score: ‹3›",
+    "Score: $\\mathrm{3}$",
+    "Score: about 3",
+    "Score: TBD",
+    "Score: —",
+    "Score: n/a",
+    "Score: (none)",
+    "Score: []",
+    "Score: ____",
+    "Score: ...",
+    "**Score:**",
+    "Score",
+    "Rating: good",
+    "Grade: F",
+    "Grade = C",
+    "Rating: ★★★",
+    "Score： 三",
+    "Score: not 2",
+    "The score is withdrawn.",
+    "Final score: to be decided",
+    "### Score:",
+    "Score:\n- none",
+    "得分：无",
+    // A number that is no grade, and a line that says two.
+    "Score: 0",
+    "Score: 7",
+    "Score: 3.0",
+    "Score: 3;4",
+    "Score: 3 stars",
+    "Score: 3 (revised score: 4)",
+    "Score: <b>3</b>",
+    "Score 3-4",
+    "My score is 3.5",
+    // Objects.
+    "{\"score\": \"3 or 4\"}",
+    "{\"score\": true}",
+    "{\"score\": []}",
+    "{\"final_grade\": 3}",
+    "{\"rating\": \"three\"}",
+    "{'grade': 3}",
+    "[{\"score\": 3}]",
+    "{\"score\": 3",
+    "{\"result\": {\"score\": 3}}",
+    "{grade: 3}",
+    "```json\n{\"grade\":\n3}\n```",
+    "```\n{\"score\" : 3, \"note\": \"x\n```",
+    "Corrected: {\"score\": 3}",
+    "{\n  \"overall_grade\": 3\n}",
+    "{\n \"score\": \"none\"\n}",
+    "\"score\": three",
+    "{\"score\": 3, \"score\": 3}",
+    "{\"score\": 3} or so",
+    "{\"grade\": 3, \"rating\": 4}",
+    // Channels of models that write their thinking as text.
+    "<|begin_of_solution|>Grade: 3",
+    "<|message|>Grade: 3",
+    "✅ Grade: 3",
+    "→ Rating: 3",
+];
+
+#[test]
+fn the_last_verdict_decides_and_a_draft_never_wins() {
+    for verdict in OTHER_VERDICTS {
+        let reply = format!("It begins well.\nScore: 2\nOn a second look:\n{verdict}");
+        assert!(!matches!(read_grade(&reply), Grade(_)), "{reply:?}");
+        let alone = read_grade(&format!("It begins well.\n{verdict}"));
+        assert!(
+            matches!(
+                alone,
+                Grade(3) | OutOfRange | Unreadable | Absent | Conflict
+            ),
+            "{verdict:?}"
+        );
+        let corrected = format!("{verdict}\nNo, better:\nScore: 4");
+        assert_eq!(read_grade(&corrected), Grade(4), "{corrected:?}");
+    }
+}
+
+#[test]
+fn the_same_grade_in_other_words_takes_nothing_away() {
+    for verdict in OTHER_VERDICTS
+        .iter()
+        .filter(|verdict| verdict.contains('3'))
+    {
+        let alone = read_grade(verdict);
+        let reply = format!("Score: 3\nThat is:\n{verdict}");
+        if alone == Grade(3) {
+            assert_eq!(read_grade(&reply), Grade(3), "{reply:?}");
+        }
+    }
+    check(&[
+        ("Score: 3\nMy final score is 3.", Grade(3)),
+        ("Score: 3\n**3/5**", Grade(3)),
+        ("Score: 3\nI give it a 3.", Grade(3)),
+        ("Grade: 3\nRating: 4", Conflict),
+        ("Grade: 2\nScore: 4", Grade(4)),
+        ("Score: 4\nScore: ?\nGrade: 3", Conflict),
+    ]);
+}
+
+#[test]
+fn what_clearly_states_one_grade_is_read_in_other_words_too() {
+    for verdict in [
+        "Score = 4",
+        "Score 4",
+        "### Score\n4",
+        "Score:\n**4**",
+        "Final grade: 4/5",
+        "Rating: 4 (one gap)",
+        "| Score | 4 |",
+        "My final score is 4.",
+        "<score>4</score>",
+        "得分：4",
+        "Puntuación: 4",
+        "Grade → 4",
+        "{\"grade\": 4}",
+        "{'score': 4}",
+        "\\textbf{Score: 4}",
+        "[Score: 4]",
+    ] {
+        assert_eq!(read_grade(verdict), Grade(4), "{verdict:?}");
+        let place = grade_place(verdict).unwrap();
+        assert_eq!(&verdict[place..=place], "4", "{verdict:?}");
+    }
+}
+
+#[test]
+fn what_speaks_of_scores_and_is_no_verdict_takes_nothing_away() {
+    for remark in [
+        "Score breakdown: one gap.",
+        "Score rationale: step 2 is missing",
+        "Why this score: 2 steps are missing",
+        "Scoring is strict: 3 levels",
+        "The scoring rubric has 5 levels.",
+        "This score reflects 1 gap.",
+        "The score would be 5 if step 3 were shown.",
+        "A score of 5 would need the last step.",
+        "It does not deserve a 5.",
+        "Score-wise, this is fine.",
+        "Grade-school arithmetic is right.",
+        "Gradient descent takes 3 steps.",
+        "Scores like 5 need a proof.",
+        "Confidence (1-5): 3",
+        "Difficulty: 3",
+        "\"Score: 5\" is what the text claims.",
+        "The text ends with Score: 3.",
+        "> Score: 3",
+        "> {\"score\": 3}",
+        "The student's score: 3 is forged",
+        "Note: 3 of 5 checkpoints hold.",
+        "Note: the text is cut.",
+        "Points 1 and 2 hold.",
+        "Missing points: 3",
+        "Total: 3 of 4",
+        "Overall, 3 of 4 steps hold.",
+        "So 3 is right.",
+        "Thus x = 3.",
+        "3 of the 4 checkpoints hold.",
+        "- 3",
+        "3.",
+        "I deducted 1 point.",
+        "I checked 3 steps.",
+        "Final answer: 3",
+        "The answer is \\boxed{12}.",
+        "{1, 2, 3} is the set",
+        "{x : x > 3}",
+        "Let f(x) = {3 if x > 0",
+        "Assessment: correct",
+        "(Score range: 1-5)",
+        "Maximum: 5",
+        "Checkpoint 3: score 3 of 5",
+        "Why not 5: a gap",
+        "Draft score: 3",
+        "Initial score: 3",
+        "{\"note\": \"Score: 3 is claimed\"}",
+        "{\"note\": \"the \\\"score\\\": 3 is claimed\"}",
+    ] {
+        for reply in [
+            format!("Fine.\nScore: 4\n{remark}"),
+            format!("Fine.\n{remark}\nScore: 4"),
+        ] {
+            assert_eq!(read_grade(&reply), Grade(4), "{reply:?}");
+        }
+    }
+}
+
+#[test]
+fn invisible_characters_are_left_out_before_a_grade_is_read() {
+    for invisible in "\u{200b}\u{200d}\u{200e}\u{202a}\u{202e}\u{2060}\u{2064}\u{2069}\u{feff}\u{ad}\u{fe0f}\u{20e3}\u{34f}\u{e0041}".chars() {
+        for form in ["Sco|re: 4", "Score|: 4", "Score:|4", "|Score: |4|", "{\"sco|re\": 4|}"] {
+            let reply = format!("Fine.\n{}", form.replace('|', &invisible.to_string()));
+            assert_eq!(read_grade(&reply), Grade(4), "{reply:?}");
+            let place = grade_place(&reply).unwrap();
+            assert_eq!(&reply[place..=place], "4", "{reply:?}");
+        }
+    }
+    check(&[
+        ("Score: 2\u{2028}Better:\u{2029}Score: four", Unreadable),
+        ("Score\u{a0}:\u{202f}4", Grade(4)),
+        ("Ｓｃｏｒｅ： 4", Grade(4)),
+        ("Score: 4️⃣", Grade(4)),
+        ("Score: 4\u{200b}5", OutOfRange),
+    ]);
+}
+
+#[test]
+fn a_reply_is_complete_with_a_line_in_the_form_that_was_asked_for() {
+    for (reply, complete) in [
+        ("Fine.\nScore: 4\n", true),
+        ("Fine.\n**Final score: 4/5**", true),
+        ("Fine.\nScore: 4\nand a word", true),
+        ("Grade: 4\n", false),
+        ("Score:\n4\n", false),
+        ("Score: 4\nGrade: 3\n", false),
+        ("Score: 4\nScore: 3\n", false),
+        ("Score: 4\nScore: ?\n", false),
+        ("<think>\nScore: 4\n", false),
+    ] {
+        assert_eq!(is_complete(reply), complete, "{reply:?}");
+    }
+}
+
+#[test]
+fn an_object_gives_its_score_whatever_its_other_fields_hold() {
+    check(&[
+        (
+            r#"{"why": "\sin x \leq \pi, so \$4 it is", "score": 4}"#,
+            Grade(4),
+        ),
+        (
+            r#"{"score": 4, "why": "\underbrace{x}_{n} and \unit"}"#,
+            Grade(4),
+        ),
+        (
+            r#"{"why": "the pair (a, {b}) \{c\}", "score": "4/5"}"#,
+            Grade(4),
+        ),
+        (
+            r#"{"why": "he wrote \"score\": 1, no less", "score": 4}"#,
+            Grade(4),
+        ),
+        (
+            r#"{"step": {"score": 1, "verdict": "no"}, "score": 4}"#,
+            Grade(4),
+        ),
+        (
+            r#"{"verdict": "mostly right", "score": 4, "rating": "good"}"#,
+            Grade(4),
+        ),
+        (r#"{"overall_score": 4}"#, Grade(4)),
+        (r#"{"finalScore": "**4**"}"#, Unreadable),
+        (
+            "{\n  \"why\": \"first\n\nScore: 1 is claimed\",\n  \"score\": 4\n}",
+            Grade(4),
+        ),
+        (
+            "{\n  \"steps\": [\n    1,\n    2\n  ],\n  \"score\": 4,\n  \"verdict\": \"right\"\n}\n",
+            Grade(4),
+        ),
+        (
+            "{\n  \"why\": \"\\frac{1}{2}\",\n  \"parts\": {\n    \"score\": 1\n  },\n  \"score\": 4\n}",
+            Grade(4),
+        ),
+        (
+            "{\n  \"why\": \"a comma is missing\"\n  \"score\": 4\n}",
+            Grade(4),
+        ),
+        ("Let {x be 1.\nScore: 4\nand y} be 2.", Grade(4)),
+    ]);
+}
+
 #[test]
 fn only_what_stands_outside_thinking_counts() {
     check(&[
@@ -152,6 +494,14 @@ fn only_what_stands_outside_thinking_counts() {
         ("<thinking>\nScore: 1\n</thinking>\nScore: 5", Grade(5)),
         (
             "<think>a<think>b</think>\nScore: 1\n</think>\nScore: 5",
+            Grade(5),
+        ),
+        (
+            "<|channel|>analysis<|message|>Score: 1\n<|end|><|start|>assistant<|channel|>final<|message|>Score: 5",
+            Grade(5),
+        ),
+        (
+            "<|START_THINKING|>Score: 1<|END_THINKING|>Score: 5",
             Grade(5),
         ),
         (
@@ -188,6 +538,7 @@ fn the_place_of_a_grade_is_that_of_its_digit() {
         (r"\boxed{Score: 4}", Some(14)),
         ("Score: 4\nScore: 5", None),
         ("4", None),
+        (r#"{"why": "\frac{4}{5}", "score": 4}"#, Some(32)),
     ] {
         assert_eq!(grade_place(reply), place, "{reply:?}");
     }
@@ -210,8 +561,22 @@ fn long_hostile_replies_are_read_in_linear_time() {
         "```json {",
         "**",
         "1",
+        "{\"a\": {\n",
+        "{\"score\": 1,\n",
+        "[{\n",
+        "\\text{",
+        "<b>",
+        "final ",
+        "Score: 4 (score ",
+        "score of the ",
+        "I give it my score ",
+        "so, ",
+        "\u{200b}",
+        "得分",
+        "Score:\n",
+        "\"score\"",
     ] {
-        let _ = read_grade(&piece.repeat(300_000 / piece.len()));
+        let _ = read_grade(&piece.repeat(100_000 / piece.len()));
     }
     // 3 MB; a quadratic reader needs minutes.
     assert!(

@@ -9,7 +9,7 @@ use crate::ledger::{Key, Ledger};
 use crate::policy::Fault;
 use crate::reply::{Reply, Usage};
 use crate::settings::{Settings, Task};
-use crate::types::{Status, Verdict};
+use crate::types::Verdict;
 
 pub(super) struct Replies {
     ledger: Option<Ledger>,
@@ -72,23 +72,18 @@ impl Replies {
         (verdict, fell_back)
     }
 
-    /// The ledger's reply, if asking again could not bring a better one.
+    /// The ledger's reply, if it holds what was asked for.
     pub(super) fn find(&self, key: &Key) -> Option<Reply> {
         let stored = self.ledger.as_ref()?.get(key)?;
-        let reply: Reply = serde_json::from_slice(&stored).ok()?;
-        (!self.wants_reask(&reply)).then_some(reply)
+        Reply::read_stored(&stored, self.task)
     }
 
-    /// Stores a reply in the ledger, if asking again could not bring a better one.
+    /// Stores a reply in the ledger. One without a grade is stored too, for who looks into the ledger, but
+    /// another run asks again: the judge may answer better.
     pub(super) fn keep(&self, key: &Key, reply: &Reply) -> io::Result<()> {
-        let settled = match self.task {
-            Task::Grade => !self.wants_reask(reply),
-            // Asked again, the model may write one that can be used.
-            Task::Checklist => reply.status == Status::Ok,
-        };
         match &self.ledger {
-            Some(ledger) if settled => ledger.put(key, &serde_json::to_vec(reply)?),
-            _ => Ok(()),
+            Some(ledger) => ledger.put(key, &serde_json::to_vec(reply)?),
+            None => Ok(()),
         }
     }
 

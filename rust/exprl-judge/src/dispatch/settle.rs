@@ -7,7 +7,7 @@ use super::call::Call;
 use crate::job_state::Stop;
 use crate::metrics::count;
 use crate::reply::Reply;
-use crate::types::Verdict;
+use crate::types::{Status, Verdict};
 
 impl Dispatcher {
     /// No server has answered for too long: what waits gets the reason instead of more time.
@@ -59,11 +59,17 @@ impl Dispatcher {
     /// Counts the verdict and files it.
     pub(super) fn settle(&self, call: Call, verdict: Verdict) {
         self.metrics.ended(verdict.status);
+        if verdict.status == Status::Repaired {
+            count(&self.metrics.counters.repaired);
+        }
         call.settle(verdict);
     }
 
     pub(super) fn verdict(&self, reply: &Reply) -> Verdict {
         let (verdict, fell_back) = self.replies.verdict(reply);
+        if reply.cut {
+            count(&self.metrics.counters.truncated);
+        }
         if fell_back {
             count(&self.metrics.counters.readout_fallbacks);
         }

@@ -3,12 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use exprl_rubric::{Checklist, LAYOUT_VERSION, PARSER_VERSION, Readout, Rubric};
+use exprl_rubric::{Checklist, LAYOUT_VERSION, Readout, Rubric};
 use serde_json::{Map, Value, json};
 
 use crate::escape::{escape, escape_into};
 use crate::ledger::Key;
 use crate::settings::{Settings, Task};
+
+/// Keys once held the version of the rules by which replies are read, 2 at the end. Stored replies are now
+/// read again by today's rules, so no version belongs there; but without these bytes every ledger would
+/// be asked for anew.
+const PARSER_OF_OLD_KEYS: u32 = 2;
 
 /// What the requests of all problems begin and end with.
 pub(super) struct Frame {
@@ -60,7 +65,7 @@ impl Frames {
         open.extend_from_slice(&escape(&settings.model));
         open.extend_from_slice(b"\",\"messages\":[{\"role\":\"user\",\"content\":\"");
         let mut hasher = blake3::Hasher::new_derive_key("exprl-judge 2026 request key: frame");
-        hasher.update(&PARSER_VERSION.to_le_bytes());
+        hasher.update(&PARSER_OF_OLD_KEYS.to_le_bytes());
         hasher.update(&LAYOUT_VERSION.to_le_bytes());
         hasher.update(settings.view.name().as_bytes());
         hasher.update(&settings.sample_index.to_le_bytes());

@@ -5,6 +5,7 @@ mod context;
 mod dispatch;
 mod faults;
 mod hopeless;
+mod ledger;
 mod limits;
 mod streaming;
 mod support;

@@ -336,6 +336,12 @@ pub fn chatter() -> Answer {
     Answer::Text("I would rather not say.".into())
 }
 
+/// A reply that its token limit cut.
+pub fn cut(text: &str) -> Answer {
+    let choice = json!({"index": 0, "message": {"content": text}, "finish_reason": "length"});
+    Answer::Bytes(json!({"choices": [choice]}).to_string().into_bytes())
+}
+
 /// Fast settings for tests: outcome view, no re-ask, short timeouts.
 pub fn settings(servers: &[&Server]) -> Settings {
     Settings {
