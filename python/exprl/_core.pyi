@@ -205,6 +205,11 @@ class JudgeStats:
         Requests that asked again for a missing grade.
         """
     @property
+    def repaired(self, /) -> int:
+        """
+        Grades that only a re-ask gave, those from the ledger included.
+        """
+    @property
     def requests_sent(self, /) -> int:
         """
         HTTP requests sent, repeats, hedges and re-asks included.
@@ -227,6 +232,11 @@ class JudgeStats:
     def statuses(self, /) -> dict[str, int]:
         """
         Verdicts by status.
+        """
+    @property
+    def truncated(self, /) -> int:
+        """
+        Replies that were cut at the token limit, those that a re-ask repaired included.
         """
 
 @final

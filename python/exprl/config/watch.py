@@ -117,6 +117,12 @@ class Alarms(Section):
     over_context: int | None = Field(
         0, ge=0, description="requests of a step that the judge's context does not hold"
     )
+    repaired_rate: float | None = Field(
+        0.5,
+        ge=0.0,
+        le=1.0,
+        description="share of grades that only a re-ask gave; no reasoning stands behind those",
+    )
     logp_gap: float | None = Field(
         0.05, gt=0.0, description="mean |engine - trainer log-prob| per token of a step, in nats"
     )

@@ -28,6 +28,7 @@ NAMES = (
     "missing",
     "missing_length",
     "over_context",
+    "repaired",
     "logp_gap",
 )
 
@@ -128,6 +129,17 @@ def find_alarms(
             "{value:,.0f} requests for a grade do not fit the judge's context (limit {limit:,.0f})",
             "Serve the judge with a longer context, or lower judge.max_tokens or"
             " rollout.max_response_tokens",
+        ),
+        (
+            "repaired",
+            "judge/repaired_rate",
+            settings.repaired_rate,
+            "{value:.0%} of the grades came from a re-ask for the grade alone: no reasoning of the"
+            " judge stands behind them (limit {limit:.0%})",
+            "If judge/truncated counts as many, replies are cut before their grade: raise"
+            " judge.max_tokens, or let the judge think less. If not, the judge does not end its"
+            " reply with the line `Score: n`: read replies (`exprl judge ledger export`), and"
+            " change judge.rubric or the model",
         ),
         (
             "logp_gap",

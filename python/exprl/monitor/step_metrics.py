@@ -218,9 +218,18 @@ def _judge(scored: Sequence[Scored], stats: JudgeStats) -> dict[str, float]:
         # 0 seconds = no request was answered.
         "judge/latency_p50_s": stats.latency_p50_s or float("nan"),
         "judge/latency_p95_s": stats.latency_p95_s or float("nan"),
+        "judge/reasks": stats.reasks,
+        "judge/repaired_rate": _repaired_rate(stats),
+        "judge/truncated": stats.truncated,
+        "judge/readout_fallbacks": stats.readout_fallbacks,
         "judge/prompt_tokens": stats.prompt_tokens,
         "judge/completion_tokens": stats.completion_tokens,
     }
+
+
+def _repaired_rate(stats: JudgeStats) -> float:
+    graded = stats.statuses["ok"] + stats.repaired
+    return stats.repaired / graded if graded else float("nan")
 
 
 def _mean_length(scored: Sequence[Scored]) -> float:

@@ -270,6 +270,19 @@ fn summary(stats: &Stats, tally: &Tally, kept: u64, started: Instant) {
     if let Some(reason) = tally.commonest_reason() {
         say!("{reason}");
     }
+    if stats.repaired > 0 {
+        say!(
+            "{} grades came from a re-ask for the grade alone: no reasoning stands behind them ({} replies were \
+             cut at --max-tokens)",
+            stats.repaired, stats.truncated
+        );
+    }
+    if stats.readout_fallbacks > 0 {
+        say!(
+            "{} scores are those of the grade in the text: their replies had no usable probabilities",
+            stats.readout_fallbacks
+        );
+    }
     if stats.ledger_failed > 0 {
         say!(
             "{} replies could not be stored in the ledger (is its disk full?): another run asks for them again",

@@ -50,6 +50,13 @@ impl Message {
 }
 
 impl Said {
+    /// What a later piece says is added.
+    pub(crate) fn append(&mut self, more: &Self) {
+        self.text.push_str(&more.text);
+        self.refusal.push_str(&more.refusal);
+        self.thinks |= more.thinks;
+    }
+
     fn add(&mut self, part: &Value) {
         let kind = part["type"].as_str().unwrap_or("text");
         match kind {

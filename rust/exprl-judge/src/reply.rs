@@ -426,9 +426,9 @@ mod tests {
     fn a_reply_that_thinks_and_says_nothing_is_named_as_such() {
         let apart = json!({"content": null, "reasoning_content": "so it is\nScore: 5"});
         let under_another_name = json!({"content": "\n", "reasoning": "so it is\nScore: 5"});
-        let a_part = json!({"content": [{"type": "thinking", "thinking": "Score: 5"}]});
-        let a_tag = json!({"content": "<think>\nScore: 5"});
-        for message in [apart, under_another_name, a_part, a_tag] {
+        let in_parts = json!({"content": [{"type": "thinking", "thinking": "Score: 5"}]});
+        let in_tags = json!({"content": "<think>\nScore: 5"});
+        for message in [apart, under_another_name, in_parts, in_tags] {
             let cut = Reply::read(&completion(&message, "length"), Readout::Text).unwrap();
             assert_eq!(
                 (cut.status, cut.grade),

@@ -23,9 +23,7 @@ pub(crate) struct Assembly {
     leaves_early: bool,
     parser: sse::Parser,
     events: Vec<String>,
-    text: String,
-    refusal: String,
-    thinks: bool,
+    said: Said,
     logprobs: Vec<Value>,
     finish: Option<String>,
     usage: Option<Value>,
@@ -103,23 +101,17 @@ impl Assembly {
             .or(self.usage.take());
         let choices = chunk.choices.into_iter().flatten();
         for choice in choices.filter(|choice| choice.index == 0) {
-            let Said {
-                text,
-                refusal,
-                thinks,
-            } = choice.delta.unwrap_or_default().into_said();
+            let said = choice.delta.unwrap_or_default().into_said();
             self.logprobs.extend(
                 choice
                     .logprobs
                     .and_then(|logprobs| logprobs.content)
                     .unwrap_or_default(),
             );
-            self.refusal.push_str(&refusal);
-            self.thinks |= thinks;
             self.finish = choice.finish_reason.or(self.finish.take());
-            self.pieces += u64::from(thinks || !text.is_empty());
-            self.text.push_str(&text);
-            let may_leave = self.leaves_early && text.contains('\n');
+            self.pieces += u64::from(said.thinks || !said.text.is_empty());
+            let may_leave = self.leaves_early && said.text.contains('\n');
+            self.said.append(&said);
             self.graded = self.graded || (may_leave && self.holds_grade());
         }
         Ok(())
@@ -127,10 +119,10 @@ impl Assembly {
 
     /// Whether a whole line gives the grade: what comes after it is not waited for.
     fn holds_grade(&mut self) -> bool {
-        let end = self.text.rfind('\n').unwrap_or(0);
-        let fresh = &self.text.as_bytes()[self.searched..end];
+        let end = self.said.text.rfind('\n').unwrap_or(0);
+        let fresh = &self.said.text.as_bytes()[self.searched..end];
         self.searched = end;
-        speaks_of_score(fresh) && is_complete(&self.text[..end])
+        speaks_of_score(fresh) && is_complete(&self.said.text[..end])
     }
 
     /// How long the rest of the stream is waited for, once the reply can be read.
@@ -158,11 +150,11 @@ impl Assembly {
             .usage
             .unwrap_or_else(|| json!({"prompt_tokens": 0, "completion_tokens": self.pieces}));
         let logprobs = (!self.logprobs.is_empty()).then(|| json!({"content": self.logprobs}));
-        let refusal = (!self.refusal.is_empty()).then_some(self.refusal);
-        let thinking = self.thinks.then_some("(not kept)");
+        let refusal = (!self.said.refusal.is_empty()).then_some(self.said.refusal);
+        let thinking = self.said.thinks.then_some("(not kept)");
         let completion = json!({
             "choices": [{
-                "message": {"content": self.text, "refusal": refusal, "reasoning": thinking},
+                "message": {"content": self.said.text, "refusal": refusal, "reasoning": thinking},
                 "finish_reason": finish,
                 "logprobs": logprobs,
             }],
@@ -315,7 +307,10 @@ mod tests {
             let event = format!("data: {nothing}\n\n");
             assembly.feed(event.as_bytes()).unwrap();
         }
-        assert_eq!((assembly.text.as_str(), assembly.patience()), ("", None));
+        assert_eq!(
+            (assembly.said.text.as_str(), assembly.patience()),
+            ("", None)
+        );
     }
 
     #[test]

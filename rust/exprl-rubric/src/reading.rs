@@ -1,9 +1,11 @@
 //! The grade in a judge's reply.
 
+mod join;
 mod label;
 mod line;
 mod marks;
 mod object;
+mod remark;
 mod value;
 mod visible;
 
@@ -154,7 +156,7 @@ impl<'a> Reader<'a> {
             match longer.as_ref().and_then(|object| object.end) {
                 Some(at) => {
                     end = at
-                        + memchr2(b'\n', b'\r', text[at..].as_bytes()).unwrap_or(text.len() - at);
+                        + memchr2(b'\n', b'\r', &text.as_bytes()[at..]).unwrap_or(text.len() - at);
                     object = longer;
                 }
                 None => self.open_objects += 1,

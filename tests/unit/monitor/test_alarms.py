@@ -16,6 +16,7 @@ QUIET = {
     "text/reference_overlap": 0.1,
     "text/injection_rate": 0.0,
     "judge/missing_rate": 0.0,
+    "judge/repaired_rate": 0.02,
     "sync/logp_gap": 1e-4,
 }
 
@@ -45,6 +46,7 @@ def test_a_quiet_run_raises_nothing():
         ("text/injection_rate", 0.02, "injection", "injection_rate"),
         ("judge/missing_rate", 0.06, "missing", "missing_rate"),
         ("judge/over_context", 1.0, "over_context", "over_context"),
+        ("judge/repaired_rate", 0.6, "repaired", "repaired_rate"),
         ("sync/logp_gap", 0.06, "logp_gap", "logp_gap"),
         ("steps/single_rate", 0.6, "single_step", "single_rate"),
     ],
@@ -124,6 +126,14 @@ def test_the_alarm_about_missing_grades_tells_their_commonest_reason():
         "The commonest reason (3 of 4 missing grades): HTTP 400: 4096 tokens at most;"
         " lower judge.max_tokens"
     )
+
+
+def test_the_alarm_about_re_asked_grades_speaks_in_the_first_step_and_names_the_setting():
+    watch = Watch(config.Alarms(), config.Advantage(), [])
+    flags, [alarm] = watch.add(QUIET | {"judge/repaired_rate": 1.0, "judge/truncated": 64.0})
+    assert flags["alarm/repaired"] == 1.0
+    assert "100% of the grades came from a re-ask" in str(alarm)
+    assert "judge.max_tokens" in alarm.remedy and "judge.rubric" in alarm.remedy
 
 
 def test_a_score_that_rises_without_right_answers_is_an_alarm():

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from exprl.judge import Judge, JudgeSettings
+from exprl.judge import Judge, JudgeItem, JudgeSettings, RuleJudge
 from exprl.learn.loss import LossStats
 from exprl.learn.policy import UpdateStats
 from exprl.monitor.step_metrics import step_row
@@ -75,6 +75,26 @@ def test_the_lengths_of_rollouts_with_and_without_a_grade_are_compared():
         no_counts(),
     )
     assert (values["judge/graded_length"], values["judge/missing_length"]) == (5.0, 40.0)
+
+
+def judged(*, prose_rate):
+    """The row of a step whose four grades came from a rule judge, with the expected readout."""
+    items = [JudgeItem(str(i), "5)106973=", "r", (f"0{i}/5=0r0",)) for i in range(4)]
+    with RuleJudge("division", prose_rate=prose_rate, seed=1) as server:
+        with Judge(JudgeSettings((server.url,), server.model, readout="expected")) as judge:
+            verdicts = [graded.verdicts[0] for graded in judge.submit(items).result()]
+            stats = judge.stats()
+    assert all(verdict.grade is not None for verdict in verdicts)
+    return step_row([scored("a", (5,), (1.0,))], [], TWO, {}, RunState(), stats)
+
+
+def test_grades_that_only_a_re_ask_gave_are_counted():
+    every, none = judged(prose_rate=1.0), judged(prose_rate=0.0)
+    names = ("judge/reasks", "judge/repaired_rate", "judge/readout_fallbacks", "judge/truncated")
+    assert [every[name] for name in names] == [4, 1.0, 4, 0]
+    assert [none[name] for name in names] == [0, 0.0, 0, 0]
+    nothing = step_row([scored("a", (5,), (1.0,))], [], TWO, {}, RunState(), no_counts())
+    assert math.isnan(nothing["judge/repaired_rate"])
 
 
 def test_the_histogram_is_over_the_grades_that_were_given():

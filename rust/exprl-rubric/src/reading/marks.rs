@@ -1,4 +1,4 @@
-//! The dress of a line: list markers, Markdown, LaTeX, tags.
+//! The dress of a line: list markers, Markdown, LaTeX, tags; and its first words.
 
 use super::label::strip_label;
 
@@ -79,9 +79,10 @@ fn strip_number(line: &str) -> &str {
 fn strip_command(text: &str) -> Option<&str> {
     let name = text.strip_prefix('\\')?;
     let rest = name.trim_start_matches(|c: char| c.is_ascii_alphabetic());
-    let rest = match rest.len() == name.len() {
-        true => rest.strip_prefix(['(', '[', '{', ' ', '\\'])?,
-        false => rest,
+    let rest = if rest.len() == name.len() {
+        rest.strip_prefix(['(', '[', '{', ' ', '\\'])?
+    } else {
+        rest
     };
     let rest = rest.strip_prefix('*').unwrap_or(rest);
     Some(rest.strip_prefix('{').unwrap_or(rest))
@@ -102,4 +103,27 @@ pub(super) fn split_tag(text: &str) -> Option<(&str, &str)> {
         .position(|byte| !(byte.is_ascii_alphanumeric() || b"_-/| ".contains(&byte)))?;
     let rest = inner[end..].strip_prefix('>')?;
     Some((inner[..end].trim_matches(['/', '|', ' ']), rest))
+}
+
+/// What follows the first of these words that `text` begins with.
+pub(super) fn first_of<'a>(
+    words: &[&str],
+    text: &'a str,
+    strip: fn(&'a str, &str) -> Option<&'a str>,
+) -> Option<&'a str> {
+    // Most lines begin with none of them, and most words are told apart by their first letter.
+    let first = text.as_bytes().first()?.to_ascii_lowercase();
+    let mut words = words
+        .iter()
+        .filter(|word| word.as_bytes().first() == Some(&first));
+    words.find_map(|word| strip(text, word))
+}
+
+/// What follows any number of these words.
+pub(super) fn strip_all<'a>(words: &[&str], text: &'a str) -> &'a str {
+    let mut rest = text;
+    while let Some(after) = first_of(words, rest, strip_whole_word) {
+        rest = after;
+    }
+    rest
 }

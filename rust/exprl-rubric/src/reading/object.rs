@@ -89,9 +89,10 @@ impl<'a> Object<'a> {
         if self.labels == 0 {
             return None;
         }
-        let (form, values) = match self.score.is_empty() {
-            false => (Form::Asked, &self.score),
-            true => (Form::Other, &self.other),
+        let (form, values) = if self.score.is_empty() {
+            (Form::Other, &self.other)
+        } else {
+            (Form::Asked, &self.score)
         };
         let value = match values[..] {
             [value] if self.end.is_some() => read_value(value),

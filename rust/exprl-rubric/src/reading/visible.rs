@@ -20,8 +20,10 @@ pub(super) fn place_in(text: &str, visible: &str, place: usize) -> Option<usize>
 }
 
 fn fold(c: char) -> Option<char> {
+    if c.is_ascii() {
+        return Some(c);
+    }
     match c {
-        '\0'..='\x7f' => Some(c),
         // Soft hyphen, joiners, marks and overrides of direction, fillers, variation selectors, keycaps, tags.
         '\u{ad}'
         | '\u{34f}'
@@ -35,8 +37,10 @@ fn fold(c: char) -> Option<char> {
         | '\u{feff}'
         | '\u{e0000}'..='\u{e01ef}' => None,
         '\u{85}' | '\u{2028}' | '\u{2029}' => Some('\n'),
-        '０'..='９' | '＜' | '＞' => Some(c),
-        '！'..='～' => char::from_u32(c as u32 - 0xfee0),
+        // Tags keep their own signs.
+        '！'..='～' if !matches!(c, '０'..='９' | '＜' | '＞') => {
+            char::from_u32(c as u32 - 0xfee0)
+        }
         '\u{1d400}'..='\u{1d6a3}' => {
             let letter = ((c as u32 - 0x1d400) % 52) as u8;
             Some(char::from(if letter < 26 {
