@@ -274,7 +274,8 @@ fn summary(stats: &Stats, tally: &Tally, kept: u64, started: Instant) {
         say!(
             "{} grades came from a re-ask for the grade alone: no reasoning stands behind them ({} replies were \
              cut at --max-tokens)",
-            stats.repaired, stats.truncated
+            stats.repaired,
+            stats.truncated
         );
     }
     if stats.readout_fallbacks > 0 {

@@ -80,10 +80,12 @@ def test_the_lengths_of_rollouts_with_and_without_a_grade_are_compared():
 def judged(*, prose_rate):
     """The row of a step whose four grades came from a rule judge, with the expected readout."""
     items = [JudgeItem(str(i), "5)106973=", "r", (f"0{i}/5=0r0",)) for i in range(4)]
-    with RuleJudge("division", prose_rate=prose_rate, seed=1) as server:
-        with Judge(JudgeSettings((server.url,), server.model, readout="expected")) as judge:
-            verdicts = [graded.verdicts[0] for graded in judge.submit(items).result()]
-            stats = judge.stats()
+    with (
+        RuleJudge("division", prose_rate=prose_rate, seed=1) as server,
+        Judge(JudgeSettings((server.url,), server.model, readout="expected")) as judge,
+    ):
+        verdicts = [graded.verdicts[0] for graded in judge.submit(items).result()]
+        stats = judge.stats()
     assert all(verdict.grade is not None for verdict in verdicts)
     return step_row([scored("a", (5,), (1.0,))], [], TWO, {}, RunState(), stats)
 
