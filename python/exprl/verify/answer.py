@@ -16,6 +16,7 @@ from exprl.verify.reading import (
     normalize,
     read_mathematics,
     read_words,
+    split_list,
 )
 
 TAIL = 1000
@@ -40,7 +41,11 @@ def is_equal(found: str, gold: str) -> bool:
     normal = normalize(found)
     if normal and normal == normalize(gold):
         return True
-    if not 0 < len(normal) <= LONGEST_ANSWER or (is_doubtful(found) and not is_doubtful(gold)):
+    if not 0 < len(normal) <= LONGEST_ANSWER:
+        return False
+    if len(split_list(gold)) > 1:  # `x = 1 or x = 2` names all of them
+        found = re.sub(r"\bor\b", "and", found)
+    if is_doubtful(found) and not is_doubtful(gold):
         return False
     words = read_words(found), read_words(gold)
     if None not in words:

@@ -10,7 +10,13 @@ from exprl.types import Problem
 from exprl.verify import choice, quantity
 from exprl.verify.answer import is_equal
 from exprl.verify.marked import find_marked
-from exprl.verify.reading import LONGEST_ANSWER, read_mathematics, read_words, undress
+from exprl.verify.reading import (
+    LONGEST_ANSWER,
+    read_mathematics,
+    read_words,
+    split_list,
+    undress,
+)
 
 _VOID = re.compile(
     r"[\s.\u2026\u2013\u2014\-_?*$/\\]*|\\[lc]?dots|n/a|n\.a|nan|null|tbd|todo|unknown"
@@ -38,7 +44,7 @@ class Gold:
         """
         if not self.needs_all or len(self.answers) == 1:
             return any(_is_one(found, gold, verifier) for gold in self.answers)
-        left = _split(found)
+        left = split_list(found)
         if len(left) != len(self.answers):
             return False
         for gold in self.answers:
@@ -116,25 +122,3 @@ def _is_one(found: str, gold: str, verifier: VerifierName) -> bool:
             return quantity.is_equal(found, gold)
         case _:
             return found.strip() == gold
-
-
-_BRACES = re.compile(r"\s*\\?\{(.*?)\\?\}\s*", re.DOTALL)
-_BETWEEN = re.compile(r"\s*(?:[,;\n]|\band\b|\bor\b)\s*")
-
-
-def _split(found: str) -> list[str]:
-    """The answers that a final answer lists; a comma within brackets is no border."""
-    text = undress(found)
-    inner = _BRACES.fullmatch(text)
-    text = inner.group(1) if inner else text
-    parts, depth, start = [], 0, 0
-    for match in re.finditer(rf"\\?[()\[\]{{}}]|{_BETWEEN.pattern}", text):
-        token = match.group()
-        if token[-1:] in ("(", "[", "{"):
-            depth += 1
-        elif token[-1:] in (")", "]", "}"):
-            depth -= 1
-        elif depth <= 0:
-            parts.append(text[start : match.start()])
-            start = match.end()
-    return [part.strip() for part in [*parts, text[start:]] if part.strip()]

@@ -44,7 +44,7 @@ def undress(answer: str) -> str:
     '18 dollars'
     """
     text = _SET_TEXT.sub(r" \1 ", _MATH_SIGN.sub("", drop_emphasis(answer)))
-    text = re.sub(r"\\[,;:! ]|~|\\quad|\s+", " ", text)
+    text = re.sub(r"(?<!\\)\\[,;:! ]|~|\\quad|\s+", " ", text)
     text = _STATED.sub("", text, count=1) if _STATED.match(text) else text
     return re.sub(r" +", " ", text).strip().removesuffix(".").strip()
 
@@ -74,17 +74,23 @@ _WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s.,'\u2019\-]+[^\W\d_]+)*\W{0,2}")
 def read_words(answer: str) -> str | None:
     r"""The words of an answer that is nothing but words, in small letters; else None.
 
-    A word is no product of its letters. One letter is no word.
+    A word is no product of its letters. One letter is no word, and neither is `xy`: it has no
+    vowel.
 
     >>> read_words(r"\text{No solution}"), read_words("Paris."), read_words("2 apples")
     ('no solution', 'paris', None)
     """
     text = undress(answer)
-    if not _WORDS.fullmatch(text):
+    if not _WORDS.fullmatch(text) or (text.isascii() and not re.search("[aeiou]", text.lower())):
         return None
     return " ".join(re.findall(r"[^\W\d_]+", text)).casefold()
 
 
+_SET_UNIT = re.compile(
+    r"(?P<head>.*[^\s\\])(?:\s|\\[,;:! ]|~)*"
+    rf"{_SET_TEXT.pattern}(?:\s*\^\s*\{{?-?\d\}}?)?[\s.$]*",
+    re.DOTALL,
+)
 _UNIT = re.compile(
     r"(?P<head>.*[\d})%])(?P<unit>\s+[^\W\d_]+(?:[\s/]+[^\W\d_]+){0,4}(?:\s*\^\s*\{?-?\d\}?)?)",
     re.DOTALL,
@@ -115,6 +121,16 @@ def drop_unit(answer: str) -> str:
     return found["head"] if named and not _NO_UNITS & set(words) else answer
 
 
+def _drop_set_unit(answer: str) -> str:
+    r"""Without a unit that is set as text: `5\ \text{m/s}`, `5x \text{ dollars}`."""
+    found = _SET_UNIT.fullmatch(answer) if len(answer) <= LONGEST_ANSWER else None
+    if found is None or not re.search(r"\d", found["head"]):
+        return answer
+    unit = found[2].strip()
+    named = re.fullmatch(r"[^\W\d_]+(?:[\s/.\u00b7]+[^\W\d_]+)*\.?", unit)
+    return found["head"] if named and not _NO_UNITS & set(unit.lower().split()) else answer
+
+
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{\w+\*?\}|\\[a-zA-Z]+")
 _WORD = re.compile(
     r"[^\W\d_]{4,}|\b(?:see|the|fig)\b|[^\W\d_]{3,}(?=[.,]?\s+[^\W\d_]{3,})", re.IGNORECASE
@@ -137,7 +153,7 @@ def read_mathematics(answer: str) -> str | None:
     ('42', '42')
     >>> read_mathematics("see figure 3")
     """
-    text = drop_unit(undress(answer))
+    text = drop_unit(undress(_drop_set_unit(answer)))
     label = _LABEL.match(text)
     if label and _has_words(label.group()):
         text = text[label.end() :]
@@ -160,3 +176,29 @@ def _is_balanced(text: str) -> bool:
         if depth < 0:
             return False
     return depth == 0
+
+
+_BRACES = re.compile(r"\s*\\?\{(.*?)\\?\}\s*", re.DOTALL)
+_BORDER = re.compile(r"\\?[()\[\]{}]|\s*(?:[,;\n]|\band\b|\bor\b)\s*")
+
+
+def split_list(answer: str) -> list[str]:
+    r"""The answers that an answer lists; a comma within brackets is no border.
+
+    >>> split_list(r"\{(1,2), (3,4)\}"), split_list("x = 1 or x = 2"), split_list("5")
+    (['(1,2)', '(3,4)'], ['x = 1', 'x = 2'], ['5'])
+    """
+    text = undress(answer)
+    inner = _BRACES.fullmatch(text)
+    text = inner.group(1) if inner else text
+    parts, depth, start = [], 0, 0
+    for match in _BORDER.finditer(text):
+        token = match.group()
+        if token[-1:] in ("(", "[", "{"):
+            depth += 1
+        elif token[-1:] in (")", "]", "}"):
+            depth -= 1
+        elif depth <= 0:
+            parts.append(text[start : match.start()])
+            start = match.end()
+    return [part.strip() for part in [*parts, text[start:]] if part.strip()]
