@@ -1,9 +1,10 @@
 //! Number tracks: a solution is judged by the values that it computes, against those of the reference.
 //!
-//! A computed value is a number right after `=`; GSM8K's `<<a*b=c>>` is covered by that. The final answer
-//! is the number after `####`, in a box, after `A:` at the start of a line or after "answer is".
+//! A computed value is a number right after `=`; GSM8K's `<<a*b=c>>` is covered by that. A beginning without
+//! one does work if it names a value of the reference that the problem does not give. The final answer is
+//! the number after `####`, in a box, after `A:` at the start of a line or after "answer is".
 //! A rule, not a reader: words are not understood, and other routes to the answer are known only by
-//! the values that they share with the reference. Measured in `tests/rehearsal_gsm8k.rs`.
+//! the values that they share with the reference. Measured in `tests/gsm8k.rs`.
 
 use exprl_rubric::{ParsedRequest, View};
 
@@ -20,7 +21,7 @@ pub(crate) fn judge(request: &ParsedRequest<'_>, reference: &str) -> Judgement {
         View::Outcome => outcome(request.trace, &values, answer),
         View::Prefix | View::Step => {
             values.push(answer);
-            on_track(request, reference, &values, answer)
+            on_track(request, &values, answer)
         }
     }
 }
@@ -52,13 +53,9 @@ fn outcome(trace: &str, values: &[f64], answer: f64) -> Judgement {
     )
 }
 
-/// Whether a prefix or a step is on the reference's track.
-fn on_track(
-    request: &ParsedRequest<'_>,
-    reference: &str,
-    values: &[f64],
-    answer: f64,
-) -> Judgement {
+/// Whether a prefix or a step is on the reference's track. One that does no work, because it restates
+/// the problem, plans or promises, is neither on it nor off it: 3.
+fn on_track(request: &ParsedRequest<'_>, values: &[f64], answer: f64) -> Judgement {
     let trace = request.trace;
     if let Some(given) = stated_answer(trace) {
         return if same(given, answer) {
@@ -70,22 +67,23 @@ fn on_track(
             )
         };
     }
-    let mine: Vec<f64> = computed(trace).collect();
+    let given: Vec<f64> = numbers(request.problem).map(|n| n.value).collect();
+    let mine: Vec<f64> = results(trace)
+        .filter(|result| !(result.of_a_name && holds(&given, result.value)))
+        .map(|result| result.value)
+        .collect();
     let strange = mine.iter().filter(|value| !holds(values, **value)).count();
     match mine.last() {
         None => {
-            let known: Vec<f64> = [request.problem, reference]
-                .iter()
-                .flat_map(|t| numbers(t))
+            let reached = numbers(trace)
                 .map(|n| n.value)
-                .collect();
-            if numbers(trace).any(|number| holds(&known, number.value)) {
-                Judgement::new(
-                    5,
-                    "It computes nothing yet and works with the problem's numbers.",
-                )
-            } else {
-                Judgement::new(3, "It holds none of the problem's numbers.")
+                .find(|value| holds(values, *value) && !holds(&given, *value));
+            match reached {
+                Some(value) => Judgement::new(5, format!("It reaches the reference's {value}.")),
+                None => Judgement::new(
+                    3,
+                    "It does no work yet: it holds no value that the problem does not give.",
+                ),
             }
         }
         Some(_) if strange == 0 => {
@@ -111,11 +109,27 @@ struct Number {
     start: usize,
 }
 
+/// A number right after `=`.
+struct Computed {
+    value: f64,
+    /// A name stands before the `=`, as in `eggs = 16`, and no operation: that may only restate a given number.
+    of_a_name: bool,
+}
+
 /// The numbers right after `=`, in order.
+fn results(text: &str) -> impl Iterator<Item = Computed> + '_ {
+    numbers(text).filter_map(|n| {
+        let left = text[..n.start].trim_end().strip_suffix('=')?;
+        Some(Computed {
+            value: n.value,
+            of_a_name: left.trim_end().ends_with(char::is_alphabetic),
+        })
+    })
+}
+
+/// Their values.
 fn computed(text: &str) -> impl Iterator<Item = f64> + '_ {
-    numbers(text)
-        .filter(|n| text[..n.start].trim_end().ends_with('='))
-        .map(|n| n.value)
+    results(text).map(|result| result.value)
 }
 
 /// The number behind the last mark of a final answer.

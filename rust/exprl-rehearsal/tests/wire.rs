@@ -315,16 +315,15 @@ async fn numbers_judges_an_outcome_by_its_answer_and_then_by_its_values() {
 async fn numbers_judges_a_prefix_by_the_track_and_not_by_the_amount() {
     let judge = start(Rule::Numbers).await;
     let table = [
-        ("### She has 16 eggs and eats 3.", 5),
         ("### 16 - 3 - 4 = <<16-3-4=9>>9", 5),
+        ("### Of her 16 eggs she sells 9.", 5),
+        ("### With eggs = 16 and price = 2: 16 - 3 - 4 = 9", 5),
         ("### 16 - 3 - 4 = 9 ### 9 * 2 = $18", 5),
         ("### 3 + 4 = 7", 2),
         ("### 3 + 4 = 7 ### 16 - 7 = 9", 4),
         ("### 16 - 3 = 13 ### 13 * 2 = 26", 2),
         ("### 16 - 3 - 4 = 9 ### 9 * 2 = 18\n#### 18", 5),
         ("### 16 - 3 - 4 = 9\n#### 9", 1),
-        ("### Let me think.", 3),
-        ("", 3),
     ];
     for (trace, expected) in table {
         let request = ask(
@@ -335,6 +334,28 @@ async fn numbers_judges_a_prefix_by_the_track_and_not_by_the_amount() {
             trace,
         );
         assert_eq!(grade(&judge, &request).await, expected, "{trace:?}");
+    }
+}
+
+#[tokio::test]
+async fn numbers_grades_a_beginning_that_does_no_work_3_in_every_process_view() {
+    let judge = start(Rule::Numbers).await;
+    let restated = format!("### {EGGS} {EGGS}");
+    for trace in [
+        "",
+        "### Let me think.",
+        "### She has 16 eggs and eats 3.",
+        "### We are given 16 eggs, of which Ann eats 3 and bakes with 4, at $2 each.",
+        "### eggs = 16, eaten = 3, baked = 4, price = $2",
+        "### First I will subtract 3 and 4 from 16. Then I will multiply by 2.",
+        "### Step 1: read the problem. ### Step 2: plan. ### Step 3: compute.",
+        "### 16 - 3 - 4 = ?",
+        restated.as_str(),
+    ] {
+        for view in [View::Prefix, View::Step] {
+            let request = ask(Rule::Numbers, view, EGGS, Some(EGGS_REFERENCE), trace);
+            assert_eq!(grade(&judge, &request).await, 3, "{trace:?}");
+        }
     }
 }
 

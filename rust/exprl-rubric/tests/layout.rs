@@ -233,6 +233,10 @@ fn the_process_rubrics_ask_for_the_path_and_not_for_the_amount() {
                     .head(&key(), "p", reference);
                 assert!(head.text().contains("on a path that leads to"));
                 assert!(head.text().contains("It is not how much"));
+                assert!(
+                    head.text()
+                        .contains("does no work is neither on the path nor off it and deserves 3")
+                );
                 assert_eq!(head.text().contains("the reference"), reference.is_some());
             }
         }
