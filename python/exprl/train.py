@@ -102,7 +102,7 @@ def train(
         RolloutWriter(parts.run_dir) as writer,
         interruptible(progress.note) as interrupt,
     ):
-        watch = Watch(cfg.alarms, cfg.advantage, read_metrics(parts.run_dir))
+        watch = Watch(cfg.alarms, cfg.advantage, read_metrics(parts.run_dir), cfg.reward.steps)
         if parts.verifiers.sandbox:
             progress.note(parts.verifiers.sandbox.summary())
         policy = parts.policy
@@ -138,7 +138,15 @@ def train(
             state.count(scored, updates)
             judged = count_since(counted, parts.judges)
             row = (
-                step_row(scored, updates, parts.problems, parts.references, state, judged)
+                step_row(
+                    scored,
+                    updates,
+                    parts.problems,
+                    parts.references,
+                    state,
+                    judged,
+                    cfg.reward.delimiter,
+                )
                 | data.row()
                 | {"batch/fill": fill_rate(batches, cfg.optim.micro_batch_tokens)}
                 | (parts.probe.row() if parts.probe else {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -15,16 +14,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from exprl import config
+from exprl.cli import dry_run_stalling, dry_run_steps
 from exprl.cli.dry_run_model import describe_model, warn_of_template
+from exprl.cli.dry_run_references import grade_references
 from exprl.cli.dry_run_server import check_server
-from exprl.data.references import choose_references
 from exprl.data.tokenizer import load_tokenizer, prompt_ids
-from exprl.errors import ConfigError, EngineError, JudgeError
-from exprl.judge import JudgeItem
+from exprl.errors import ConfigError, EngineError
 from exprl.learn import memory
 from exprl.learn.memory import fit
 from exprl.monitor.metrics_log import check_trackers
-from exprl.reward import judges
 from exprl.rollout.engine import NO_VLLM
 from exprl.run import recorded
 from exprl.run.open import memory_setup, open_verifiers
@@ -34,8 +32,11 @@ from exprl.types import Problem, ReferenceProblem
 REFERENCES_TRIED = 8
 
 
-def report(cfg: config.Config) -> int:
+def report(cfg: config.Config, sample: int = 0) -> int:
     """Print what the run would do and return the exit code: 0, or raise what would stop it.
+
+    Args:
+        sample: start the engine and sample so many rollouts, to see where they are cut.
 
     Raises:
         ConfigError, DataError: as the run would.
@@ -71,22 +72,39 @@ def report(cfg: config.Config) -> int:
     console.print(f"computes   {_computation(cfg)}")
     _show_memory(cfg, [*problems, *held_out], tokenizer, console)
     if cfg.asks_judge:
-        for endpoint in cfg.judge.endpoints:
-            for label, text in check_server(endpoint, cfg):
-                shown = label if label == "server" else f"[yellow]{label}[/]"
-                console.print(f"{shown}{' ' * (11 - len(label))}{escape(text)}", soft_wrap=True)
-        for name, treatment in cfg.treatments.items():
-            asked = next((p for p in problems if p.domain == name), None)
-            if treatment.judged and asked:
-                console.print(f"judge      {name}: {_ask_judge(cfg, treatment, asked)}")
+        _ask_judges(cfg, problems, console)
     for line in _check_programs(cfg, problems, held_out):
         console.print(f"sandbox    {line}")
     if cfg.needs_engine and cfg.rollout.engine == "vllm" and not find_spec("vllm"):
         raise EngineError(NO_VLLM)
-    for warning in (*warnings(cfg), *warn_of_template(cfg, tokenizer, problems[0].prompt)):
-        console.print(f"[yellow]warning[/]    {escape(warning)}")
+    for warning in (
+        *_check_steps(cfg, problems, tokenizer, sample, console),
+        *warnings(cfg),
+        *warn_of_template(cfg, tokenizer, problems[0].prompt),
+    ):
+        console.print(f"[yellow]warning[/]    {escape(warning)}", soft_wrap=True)
     console.print("ready: nothing was trained or written")
     return 0
+
+
+def _ask_judges(cfg: config.Config, problems: Sequence[ReferenceProblem], console: Console) -> None:
+    """Look at each server, and have each domain's judge grade references.
+
+    Raises:
+        JudgeError: no judge answered, or a reply holds no grade.
+    """
+    for endpoint in cfg.judge.endpoints:
+        for label, text in check_server(endpoint, cfg):
+            shown = label if label == "server" else f"[yellow]{label}[/]"
+            console.print(f"{shown}{' ' * (11 - len(label))}{escape(text)}", soft_wrap=True)
+    for name, treatment in cfg.treatments.items():
+        own = [p for p in problems if p.domain == name]
+        if treatment.judged and own:
+            grades = grade_references(cfg, treatment, own)
+            console.print(f"judge      {name}: {escape(grades.found)}", soft_wrap=True)
+            if grades.warning:
+                text = f"[yellow]warning[/]    {name}: {escape(grades.warning)}"
+                console.print(text, soft_wrap=True)
 
 
 def _check_run_dir(cfg: config.Config) -> None:
@@ -162,6 +180,7 @@ def warnings(cfg: config.Config) -> Iterator[str]:
         )
     if cfg.judge.readout == "expected" and cfg.judge.kind == "rules":
         yield 'judge.readout = "expected" needs log-probs, which the rule judge may not give'
+    yield from dry_run_stalling.warnings(cfg)
     if cfg.judge.condition != "right" and cfg.asks_judge:
         yield f"judge.condition = {cfg.judge.condition!r} is for calibration: rewards mislead"
 
@@ -237,29 +256,18 @@ def _show_memory(
                 console.print(f"[yellow]warning[/]    {warning}")
 
 
-def _ask_judge(cfg: config.Config, treatment: config.Treatment, problem: ReferenceProblem) -> str:
-    """Have the reference itself graded: the judge must answer, and its reply hold a grade."""
-    item = JudgeItem(
-        id="dry-run",
-        problem=problem.question,
-        reference=choose_references("right", [problem], cfg.seed)[problem.id]
-        if _one(cfg)
-        else None,
-        segments=(problem.reference or problem.question,),
-        domain=problem.domain,
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        grading = judges.grading_of(treatment)
-        section = judges.settings_for(cfg.judge, grading, 1, Path(folder))
-        with judges.open_judge(section, cfg.seed) as judge:
-            verdict = judge.submit([item]).result()[0].verdicts[0]
-    if verdict.grade is None:
-        where = ", ".join(cfg.judge.endpoints) or "the rule judge"
-        reason = verdict.error or f"its reply ends {verdict.reply[-300:]!r}"
-        raise JudgeError(f"{where} gave no grade: {verdict.status}: {reason}")
-    return f"answers: the reference itself is graded {verdict.grade} ({verdict.latency_s:.2f} s)"
-
-
-def _one(cfg: config.Config) -> bool:
-    """A wrong reference needs a second problem; the dry run shows none instead."""
-    return cfg.judge.condition == "right"
+def _check_steps(
+    cfg: config.Config,
+    problems: Sequence[Problem],
+    tokenizer: Any,
+    sample: int,
+    console: Console,
+) -> Iterator[str]:
+    """Warnings about the rule of steps, from sampled rollouts or from the prompts alone."""
+    if not (sample and cfg.needs_engine):
+        yield from dry_run_steps.warn_of_prompts(cfg, problems)
+        return
+    found, warning = dry_run_steps.sample_steps(cfg, problems, tokenizer, sample)
+    console.print(f"sampled    {escape(found)}", soft_wrap=True)
+    if warning:
+        yield warning

@@ -19,6 +19,14 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="check everything that can fail later, then end")
     ] = False,
+    sample: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="with --dry-run: start the engine, sample so many rollouts of the model, and show"
+            " into how many steps each rule of reward.steps cuts them",
+        ),
+    ] = 0,
 ) -> None:
     """Train a policy. The same command again resumes an interrupted run.
 
@@ -32,7 +40,9 @@ def train(
     if dry_run:
         from exprl.cli.dry_run import report
 
-        raise typer.Exit(report(cfg))
+        raise typer.Exit(report(cfg, sample))
+    if sample:
+        raise typer.BadParameter("goes with --dry-run", param_hint="--sample")
 
     raise typer.Exit(_train(cfg))
 

@@ -90,6 +90,18 @@ class Alarms(Section):
     accuracy_rise: float = Field(
         0.02, description="rise of the share of right rollouts that counts as following"
     )
+    stall_rise: float | None = Field(
+        0.1,
+        gt=0.0,
+        description="rise of the mean score over a few steps that is stalling where no more"
+        " rollouts are right and they run into the length limit or grow",
+    )
+    stall_overlong: float = Field(
+        0.5, ge=0.0, le=1.0, description="share of rollouts cut by length that counts as that"
+    )
+    stall_length: float = Field(
+        1.25, ge=1.0, description="factor by which rollouts grow that counts as that"
+    )
     single_rate: float | None = Field(
         0.5,
         ge=0.0,

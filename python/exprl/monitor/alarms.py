@@ -14,13 +14,21 @@ import numpy as np
 
 from exprl import config
 from exprl.reward.missing import Reason
+from exprl.steps import StepRule
 from exprl.types import Float64Array
+
+RULES_TO_TRY: tuple[StepRule, ...] = ("heading", "paragraph", "line", "delimiter")
+"""From coarse to fine; `delimiter` last, since it cuts where the prompt must ask for it."""
+
+STALL_STEPS = 2
+"""Steps in the means that `stalling` compares: it speaks after four steps of a run."""
 
 Row = Mapping[str, float | None]
 """Of metrics.jsonl; None and NaN are numbers that do not exist."""
 
 NAMES = (
     "score_without_accuracy",
+    "stalling",
     "single_step",
     "delimiters",
     "reference_overlap",
@@ -55,11 +63,20 @@ class Watch:
     """The rows of a run, and which alarms have been told."""
 
     def __init__(
-        self, settings: config.Alarms, advantage: config.Advantage, earlier: Sequence[Row]
+        self,
+        settings: config.Alarms,
+        advantage: config.Advantage,
+        earlier: Sequence[Row],
+        steps: StepRule = "delimiter",
     ) -> None:
-        """Go on after `earlier`, the rows of a resumed run before its first step."""
+        """Go on after `earlier`, the rows of a resumed run before its first step.
+
+        Args:
+            steps: the rule by which rollouts are cut into steps.
+        """
         self._settings = settings
         self._advantage = advantage
+        self._steps = steps
         self._rows = list(earlier)
 
     def add(
@@ -74,7 +91,8 @@ class Watch:
             The flags to write with it, and the alarms whose episode begins here: none of the last
             `alarms.repeat_after` steps had them.
         """
-        now = list(find_alarms([*self._rows, row], self._settings, self._advantage, reason))
+        rows = [*self._rows, row]
+        now = list(find_alarms(rows, self._settings, self._advantage, reason, self._steps))
         flags = {f"alarm/{name}": float(any(a.name == name for a in now)) for name in NAMES}
         recent = self._rows[-self._settings.repeat_after :]
         fresh = [a for a in now if not any(r.get(f"alarm/{a.name}") for r in recent)]
@@ -87,14 +105,17 @@ def find_alarms(
     settings: config.Alarms,
     advantage: config.Advantage,
     reason: Reason | None = None,
+    steps: StepRule = "delimiter",
 ) -> Iterator[Alarm]:
     """The alarms of the last row, in the light of those before it.
 
     Args:
         reason: why grades of the last row's step are missing.
+        steps: the rule by which rollouts are cut into steps.
     """
     yield from _score_without_accuracy(rows, settings)
-    yield from _single_step(rows[-1], settings, advantage)
+    yield from _stalling(rows, settings)
+    yield from _single_step(rows[-1], settings, advantage, steps)
     yield from _delimiters(rows, settings)
     yield from _missing_length(rows, settings)
     for name, metric, limit, message, remedy in (
@@ -180,7 +201,49 @@ def _score_without_accuracy(rows: Sequence[Row], settings: config.Alarms) -> Ite
         )
 
 
-def _single_step(row: Row, settings: config.Alarms, advantage: config.Advantage) -> Iterator[Alarm]:
+def _stalling(rows: Sequence[Row], settings: config.Alarms) -> Iterator[Alarm]:
+    """The last two steps against every two earlier ones within the window."""
+    rise, recent = settings.stall_rise, rows[-settings.window :]
+    if rise is None or len(recent) < 2 * STALL_STEPS:
+        return
+    score, accuracy, overlong, length = (
+        _window_means(recent, name, STALL_STEPS)
+        for name in (
+            "reward/mean",
+            "reward/correct_rate",
+            "rollout/overlong_rate",
+            "rollout/length_mean",
+        )
+    )
+    past = slice(-STALL_STEPS)  # NaN, which is no number, makes each comparison false
+    flat = accuracy[-1] - accuracy[past] < settings.accuracy_rise
+    # A share of 98 % cannot rise any more.
+    cut = (overlong[-1] >= settings.stall_overlong) & (overlong[-1] >= 0.95 * overlong[past])
+    longer = length[-1] >= settings.stall_length * length[past]
+    hollow = np.where(flat & (cut | longer), score[-1] - score[past], np.nan)
+    if np.isnan(hollow).all():
+        return
+    at = int(np.nanargmax(hollow))
+    if hollow[at] > rise:
+        since = len(rows) - len(recent) + at + 1
+        yield Alarm(
+            "stalling",
+            float(hollow[at]),
+            rise,
+            f"since steps {since}-{since + STALL_STEPS - 1} the mean score rose by"
+            f" {hollow[at]:.3f} (limit {rise}) and the share of right rollouts by"
+            f" {accuracy[-1] - accuracy[at]:.3f}; {overlong[-1]:.0%} of the rollouts run into the"
+            f" length limit (before: {overlong[at]:.0%}), of {length[-1]:,.0f} tokens in the mean"
+            f" (before: {length[at]:,.0f})",
+            "The policy may be paid for standing still: read rollouts (RUN/rollouts), set"
+            " reward.overlong to 'zero' or advantage.kind to 'delta', or raise"
+            " rollout.max_response_tokens if good rollouts are cut",
+        )
+
+
+def _single_step(
+    row: Row, settings: config.Alarms, advantage: config.Advantage, steps: StepRule
+) -> Iterator[Alarm]:
     """Only where such a rollout learns nothing: `delta` gives it advantage 0."""
     value, limit = _value(row, "steps/single_rate"), settings.single_rate
     if advantage.kind != "delta" or advantage.single_segment != "zero":
@@ -192,9 +255,29 @@ def _single_step(row: Row, settings: config.Alarms, advantage: config.Advantage)
             limit,
             f"{value:.0%} of the rollouts have one step only, and learn nothing from it"
             f" (limit {limit:.0%})",
-            "Look at the delimiter that the prompt asks for, or set advantage.single_segment to"
-            " 'score' or 'group'",
+            f"{_rule_to_try(row, steps)}, or set advantage.single_segment to 'score' or 'group'",
         )
+
+
+def _rule_to_try(row: Row, steps: StepRule) -> str:
+    """What would cut the step's own rollouts of one step: the coarsest rule that does well."""
+    shares = {rule: _value(row, f"steps/single_cut_by_{rule}") for rule in RULES_TO_TRY}
+    if shares[steps] >= 0.5:
+        return (
+            f"reward.steps = '{steps}' finds more steps in {shares[steps]:.0%} of them, which"
+            " reward.min_step_tokens or reward.max_steps joins: lower the one or raise the other"
+        )
+    best = max((share for share in shares.values() if share > 0), default=math.nan)
+    rule = next((rule for rule, share in shares.items() if share >= best / 2), None)
+    if rule is None:
+        return (
+            f"Ask for steps in data.system or data.template as reward.steps = '{steps}' finds them"
+            " (no other rule would cut these rollouts)"
+        )
+    return (
+        f"reward.steps = '{rule}' would cut {shares[rule]:.0%} of them; or ask for steps in"
+        f" data.system or data.template as reward.steps = '{steps}' finds them"
+    )
 
 
 def _delimiters(rows: Sequence[Row], settings: config.Alarms) -> Iterator[Alarm]:

@@ -23,6 +23,7 @@ METRICS: dict[str, str] = {
     "steps/single_rate": "share of the rollouts that have one step",
     "steps/grade_{place}": "mean grade of the first, the middle and the last step, over rollouts of"
     " three steps or more; with process rewards",
+    "steps/single_cut_by_{rule}": "share of these that this rule of reward.steps would cut",
     "rollout/count": "rollouts of the step",
     "rollout/redrawn": "further problems sampled in place of those that teach nothing",
     "rollout/tokens": "sampled tokens of the step",

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from exprl.learn.policy import UpdateStats
 from exprl.monitor import text_signs
 from exprl.reward.judges import Judges
 from exprl.run.checkpoint import RunState
+from exprl.steps import StepRule, split_text
 from exprl.types import Problem, Scored
 
 PLACES = {"first": 0.0, "middle": 0.5, "last": 1.0}
@@ -29,18 +31,20 @@ def step_row(
     references: Mapping[str, str | None],
     state: RunState,
     judged: JudgeStats | None,
+    delimiter: str = "###",
 ) -> dict[str, float]:
     """The row of metrics.jsonl for a step, times excepted. NaN = there was nothing to measure.
 
     Args:
         references: the hidden ones by problem id, of those that this run knows.
         judged: what the dispatcher counted in this step; None where no judge is asked.
+        delimiter: of reward.delimiter, for what other rules would make of rollouts of one step.
     """
     row = _updates(updates)
     if not scored:  # SFT
         return row
     begun = state.policy_version - sum(not u.skipped for u in updates)
-    row |= _rewards(scored) | _steps(scored) | _rollouts(scored) | _lag(scored, begun)
+    row |= _rewards(scored) | _steps(scored, delimiter) | _rollouts(scored) | _lag(scored, begun)
     if any(p.answer is not None for p in problems):
         row["reward/unsolved"] = 1.0 - len(state.solved) / len(problems)
     if judged is not None:
@@ -100,17 +104,23 @@ def _rewards(scored: Sequence[Scored]) -> dict[str, float]:
     return row
 
 
-def _steps(scored: Sequence[Scored]) -> dict[str, float]:
+def _steps(scored: Sequence[Scored], delimiter: str) -> dict[str, float]:
     counts = [len(s.segments) for s in scored if s.segments]
     # Where some domains reward steps, only theirs can be too few.
     process = [len(s.segments) for s in scored if s.segments and s.per_segment]
     tokens = sum(len(s.rollout.token_ids) for s in scored if s.segments)
-    return {
+    row = {
         "steps/per_rollout": _mean(counts),
         "steps/per_1k_tokens": 1000.0 * sum(counts) / tokens if tokens else float("nan"),
         "steps/single_rate": _mean([n == 1 for n in process or counts]),
         **_grades_by_place(scored),
     }
+    if process:
+        single = [s.text for s in scored if len(s.segments) == 1 and s.per_segment]
+        for rule in get_args(StepRule):
+            cut = [len(split_text(text, rule, delimiter=delimiter)) > 1 for text in single]
+            row[f"steps/single_cut_by_{rule}"] = _mean(cut)
+    return row
 
 
 def _grades_by_place(scored: Sequence[Scored]) -> dict[str, float]:

@@ -188,6 +188,33 @@ fn prefixes_come_as_segments_with_their_places() {
 }
 
 #[test]
+fn a_trace_is_cut_by_the_rule_and_its_steps_are_joined() {
+    let served = Served::start(&[]);
+    let trace = "C### is a key.\n\n3*2=6\n```\n### x\n```\nSo 6";
+    let steps = |flags: &[&str]| {
+        let flags = [&["--view", "prefix", "--no-reply"], flags].concat();
+        output(&served.score(&flags, &line(2, trace)))[0]["segments"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|s| s["end"].as_u64().unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(steps(&[]), [1, 26, 38]);
+    assert_eq!(steps(&["--steps", "heading"]), [38]);
+    assert_eq!(steps(&["--steps", "paragraph"]), [16, 38]);
+    assert_eq!(steps(&["--steps", "line"]), [16, 22, 34, 38]);
+    assert_eq!(
+        steps(&["--steps", "line", "--max-steps", "3"]),
+        [22, 34, 38]
+    );
+    assert_eq!(
+        steps(&["--steps", "line", "--min-step-words", "3"]),
+        [16, 38]
+    );
+}
+
+#[test]
 fn a_second_run_over_the_ledger_sends_nothing() {
     let served = Served::start(&[]);
     let folder = tempfile::tempdir().unwrap();
@@ -309,6 +336,14 @@ fn wrong_settings_end_with_2_and_say_what_to_change() {
         (vec!["--rules", "numbers", "--view", "page"], "`outcome`"),
         (vec!["--rules", "numbers", "--rpm", "many"], "--rpm"),
         (vec!["--rules", "sums"], "division and numbers"),
+        (
+            vec!["--rules", "numbers", "--steps", "sentence"],
+            "delimiter, heading, paragraph, line",
+        ),
+        (
+            vec!["--rules", "numbers", "--max-steps", "0"],
+            "--max-steps",
+        ),
         (vec!["--rules", "numbers", "--prices", "1,2"], "3 elements"),
         (vec!["--rules", "numbers", "--extra", "7"], "expected a map"),
     ] {

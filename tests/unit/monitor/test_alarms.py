@@ -77,6 +77,85 @@ def test_single_steps_matter_where_delta_learns_nothing_from_them(advantage, exp
     assert names([QUIET | {"steps/single_rate": 0.9}], advantage) == expected
 
 
+def single_steps(**cut):
+    """A step of which 90 % of the rollouts are whole; `cut` says which rule would cut how many."""
+    shares = dict.fromkeys(("delimiter", "heading", "paragraph", "line"), 0.0) | cut
+    return QUIET | {
+        "steps/single_rate": 0.9,
+        **{f"steps/single_cut_by_{rule}": share for rule, share in shares.items()},
+    }
+
+
+@pytest.mark.parametrize(
+    ("steps", "cut", "said"),
+    [
+        ("delimiter", {"line": 0.93}, "reward.steps = 'line' would cut 93% of them"),
+        # The coarsest rule of those that do well costs the fewest requests.
+        (
+            "delimiter",
+            {"heading": 0.1, "paragraph": 0.6, "line": 0.93},
+            "reward.steps = 'paragraph' would cut 60% of them",
+        ),
+        ("heading", {"delimiter": 0.7}, "reward.steps = 'delimiter' would cut 70% of them"),
+        ("line", {"line": 0.8}, "reward.min_step_tokens or reward.max_steps joins"),
+        ("delimiter", {}, "no other rule would cut"),
+    ],
+)
+def test_the_alarm_for_single_steps_names_the_rule_to_try(steps, cut, said):
+    row = single_steps(**cut)
+    [alarm] = find_alarms([row], config.Alarms(), config.Advantage(), steps=steps)
+    assert alarm.name == "single_step" and said in alarm.remedy
+
+
+STALLED = {  # means of a step: 135 M parameters on word problems, advantage `group`, 64 tokens
+    "reward__mean": [0.24, 0.30, 0.41, 0.52, 0.63, 0.71, 0.76],
+    "rollout__overlong_rate": [0.71, 0.80, 0.88, 0.93, 0.96, 0.97, 0.98],
+    "rollout__length_mean": [56.0, 58.0, 60.0, 61.0, 63.0, 63.0, 64.0],
+}
+
+
+def stalled(n=7, **changes):
+    series = STALLED | {"reward__correct_rate": [0.0] * 7} | changes
+    return rows(n=n, **{key: values.__getitem__ for key, values in series.items()})
+
+
+def test_a_policy_that_learns_to_stand_still_is_told_within_five_steps():
+    spoke = [n for n in range(1, 8) if "stalling" in names(stalled(n))]
+    assert spoke == [4, 5, 6, 7]
+    *_, alarm = (a for a in find_alarms(stalled(), config.Alarms(), config.Advantage()))
+    assert "since steps 1-2 the mean score rose by 0.465" in alarm.message
+    assert "98% of the rollouts run into the length limit (before: 76%)" in alarm.message
+    assert "reward.overlong" in alarm.remedy
+    assert names(stalled(), stall_rise="none") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "raised"),
+    [
+        ({"reward__correct_rate": [0.0, 0.0, 0.01, 0.02, 0.04, 0.05, 0.06]}, False),
+        ({"reward__mean": [0.24, 0.25, 0.24, 0.26, 0.25, 0.27, 0.26]}, False),
+        # Fewer are cut: the policy learns to end.
+        ({"rollout__overlong_rate": [0.98, 0.97, 0.93, 0.88, 0.80, 0.71, 0.65]}, False),
+        # Few are cut, and they stay as long as they were.
+        ({"rollout__overlong_rate": [0.1] * 7}, False),
+        # Few are cut, and they grow.
+        (
+            {
+                "rollout__overlong_rate": [0.1] * 7,
+                "rollout__length_mean": [200, 210, 230, 260, 290, 300, 310.0],
+            },
+            True,
+        ),
+        # All are cut from the start on.
+        ({"rollout__overlong_rate": [1.0] * 7}, True),
+        # Without answers nobody knows whether more rollouts are right.
+        ({"reward__correct_rate": [math.nan] * 7}, False),
+    ],
+)
+def test_stalling_needs_a_rising_score_flat_accuracy_and_longer_or_cut_rollouts(changes, raised):
+    assert ("stalling" in names(stalled(**changes))) == raised
+
+
 def graded_by_length(*, missing, missing_length, graded_length=100.0, steps=1):
     lengths = {"judge/missing_length": missing_length, "judge/graded_length": graded_length}
     return [QUIET | {"judge/missing": missing} | lengths] * steps

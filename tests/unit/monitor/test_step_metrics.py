@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from exprl.learn.loss import LossStats
 from exprl.learn.policy import UpdateStats
 from exprl.monitor.step_metrics import step_row
 from exprl.run.checkpoint import RunState
+from exprl.steps import StepRule
 from exprl.types import Message, Problem, Prompt, Rollout, Scored, Segment
 
 
@@ -58,6 +60,26 @@ def test_the_reward_is_the_mean_score_and_missing_rollouts_do_not_count():
     assert values["reward/final"] == 0.5  # of 0 and 1
     assert values["reward/excluded_rate"] == 0.5
     assert values["rollout/failed_rate"] == 0.25
+
+
+def test_what_other_rules_would_make_of_rollouts_of_one_step_is_measured():
+    def whole(text, *others):
+        one = scored("a", (5,), (1.0,))
+        return dataclasses.replace(one, segments=(Segment(0, 4, text), *others))
+
+    items = [
+        whole("a\nb"),
+        whole("a\n\nb"),
+        whole("a b"),
+        whole("a\n### b\n"),
+        whole("a\n\nb", Segment(4, 5, "### c")),  # has two steps, and does not count
+    ]
+    values = row(items)
+    assert values["steps/single_rate"] == 0.8
+    shares = {rule: values[f"steps/single_cut_by_{rule}"] for rule in get_args(StepRule)}
+    assert shares == {"delimiter": 0.25, "heading": 0.25, "paragraph": 0.25, "line": 0.75}
+    outcome = [dataclasses.replace(one, per_segment=False) for one in items]
+    assert "steps/single_cut_by_line" not in row(outcome)
 
 
 def test_the_lengths_of_rollouts_with_and_without_a_grade_are_compared():

@@ -1,0 +1,113 @@
+"""The dry run's rehearsal of the judge: it grades references as it will grade rollouts."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from exprl import config
+from exprl.data.references import choose_references
+from exprl.errors import JudgeError
+from exprl.judge import Graded, JudgeItem, View
+from exprl.judge.types import Verdict
+from exprl.reward import judges
+from exprl.steps import split_text
+from exprl.types import ReferenceProblem
+
+REFERENCES_GRADED = 3
+REPLY_SHOWN = 300
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceGrades:
+    """Grades of the first references of a domain, each cut into steps as rollouts are.
+
+    found: what was seen.
+    warning: where a right solution gets a low grade; None where it does not.
+    """
+
+    found: str
+    warning: str | None
+
+
+def grade_references(
+    cfg: config.Config, treatment: config.Treatment, problems: Sequence[ReferenceProblem]
+) -> ReferenceGrades:
+    """Have the first references of a domain graded.
+
+    Args:
+        problems: of the domain.
+
+    Raises:
+        JudgeError: no judge answered, or a reply holds no grade.
+    """
+    asked = [p for p in problems if p.reference][:REFERENCES_GRADED] or problems[:1]
+    # A wrong reference needs a second problem; the dry run shows none instead.
+    right = cfg.judge.condition == "right"
+    references = choose_references("right" if right else "none", asked, cfg.seed)
+    items = [
+        JudgeItem(
+            id=f"dry-run-{i}",
+            problem=problem.question,
+            reference=references[problem.id],
+            segments=_cut(cfg.reward, problem.reference or problem.question),
+            domain=problem.domain,
+        )
+        for i, problem in enumerate(asked)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        grading = judges.grading_of(treatment)
+        section = judges.settings_for(cfg.judge, grading, 1, Path(folder))
+        with judges.open_judge(section, cfg.seed) as judge:
+            graded = sorted(judge.submit(items).result(), key=lambda one: one.index)
+    for one in graded:
+        _require_grades(cfg, one)
+    low = [one for one in graded if _final(one, treatment.view) <= 3.0]
+    first = ", ".join(str(verdict.grade) for verdict in graded[0].verdicts)
+    latency = max(verdict.latency_s for one in graded for verdict in one.verdicts)
+    found = (
+        f"answers: the reference itself is graded {first}"
+        f"{' (step by step)' if len(graded[0].verdicts) > 1 else ''};"
+        f" {len(graded) - len(low)} of {len(graded)} references are graded above 3"
+        f" ({latency:.2f} s)"
+    )
+    many = right and len(low) > len(graded) / 2
+    return ReferenceGrades(found, _warning(low, len(graded)) if many else None)
+
+
+def _cut(reward: config.Reward, reference: str) -> tuple[str, ...]:
+    """A reference has no tokens of the policy; words stand for them in `min_step_tokens`."""
+    return split_text(
+        reference,
+        reward.steps,
+        delimiter=reward.delimiter,
+        min_step_words=reward.min_step_tokens,
+        max_steps=reward.max_steps,
+    )
+
+
+def _require_grades(cfg: config.Config, graded: Graded) -> None:
+    lost = next((verdict for verdict in graded.verdicts if verdict.grade is None), None)
+    if lost is None:
+        return
+    where = ", ".join(cfg.judge.endpoints) or "the rule judge"
+    reason = lost.error or f"its reply ends {lost.reply[-REPLY_SHOWN:]!r}"
+    raise JudgeError(f"{where} gave no grade: {lost.status}: {reason}")
+
+
+def _final(graded: Graded, view: View) -> float:
+    """The grade of the whole solution: its last one, or the mean of steps that are seen alone."""
+    grades = [verdict.grade for verdict in graded.verdicts if verdict.grade is not None]
+    return sum(grades) / len(grades) if view == "step" else float(grades[-1])
+
+
+def _warning(low: Sequence[Graded], count: int) -> str:
+    last: Verdict = low[0].verdicts[-1]
+    return (
+        f"{len(low)} of {count} references are graded 3 or less, as if the right solution were"
+        " wrong: rollouts will be graded so, too. Do problem and reference belong together"
+        " (data.columns), is the judge able to grade them, and does its rubric fit? A reply ends:"
+        f" {last.reply[-REPLY_SHOWN:]!r}"
+    )

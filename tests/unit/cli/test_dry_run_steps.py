@@ -1,0 +1,115 @@
+"""What the dry run says of steps and of references, before anything is trained."""
+
+import pytest
+
+from exprl import config
+from exprl.cli.dry_run_references import grade_references
+from exprl.cli.dry_run_steps import sample_steps, warn_of_prompts
+from exprl.data.problems import load_problems
+from exprl.data.tokenizer import load_tokenizer
+from exprl.errors import JudgeError
+from exprl.types import Message, Prompt, ReferenceProblem
+
+QUESTION = "A hall has 7 rows of 9 chairs. 4 chairs break. How many are whole?"
+REFERENCE = "7 * 9 = 63 chairs.\n\n63 - 4 = 59 are whole.\n\n#### 59"
+
+
+def problem(name="p", *, reference=REFERENCE, system=None, user=QUESTION):
+    messages = ([Message("system", system)] if system else []) + [Message("user", user)]
+    return ReferenceProblem(name, Prompt(name, tuple(messages)), "59", "math", reference=reference)
+
+
+def config_of(view="prefix", judge=None, **reward):
+    return config.build(
+        {
+            "model": {"path": "m"},
+            "data": {"path": "d"},
+            "judge": {"kind": "rules", "rules": "numbers", "view": view, **(judge or {})},
+            "reward": reward,
+            "advantage": {"kind": "grpo" if view == "outcome" else "delta"},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("reward", "system", "warned"),
+    [
+        ({}, None, True),
+        ({}, "Begin each step with ###.", False),
+        ({"delimiter": "Step"}, "Begin each step with ###.", True),
+        ({"delimiter": "Step"}, "Write Step 1, Step 2 and so on.", False),
+        ({"steps": "heading"}, "Think first.", True),
+        ({"steps": "heading"}, "Put each step under a heading.", False),
+        ({"steps": "paragraph"}, None, False),
+        ({"steps": "line"}, None, False),
+        ({"steps": "line"}, "Begin each step with ###.", True),
+        ({"steps": "line", "max_steps": 1}, None, True),
+    ],
+)
+def test_a_rule_that_the_prompts_do_not_ask_for_is_named(reward, system, warned):
+    problems = [problem(str(i), system=system) for i in range(4)]
+    said = list(warn_of_prompts(config_of(**reward), problems))
+    assert bool(said) == warned, said
+    assert all("reward." in one for one in said)
+
+
+def test_a_template_may_ask_for_the_steps_and_outcome_rewards_need_none():
+    asked = [problem(user=f"{QUESTION}\nUse ### for each step.")]
+    assert list(warn_of_prompts(config_of(), asked)) == []
+    assert list(warn_of_prompts(config_of("outcome"), [problem()])) == []
+
+
+@pytest.mark.parametrize(
+    ("view", "reward", "grades"),
+    [
+        ("prefix", {"steps": "paragraph"}, "5, 5, 5 (step by step)"),
+        ("prefix", {"steps": "paragraph", "max_steps": 2}, "5, 5 (step by step)"),
+        ("prefix", {}, "5, 5 (step by step)"),
+        ("outcome", {}, "5;"),
+    ],
+)
+def test_references_are_cut_and_graded_as_rollouts_are(view, reward, grades):
+    cfg = config_of(view, **reward)
+    seen = grade_references(cfg, cfg.treatment("math"), [problem(str(i)) for i in range(5)])
+    assert f"the reference itself is graded {grades}" in seen.found
+    assert "3 of 3 references are graded above 3" in seen.found
+    assert seen.warning is None
+
+
+@pytest.mark.parametrize("view", ["outcome", "prefix", "step"])
+def test_references_that_the_judge_grades_low_are_a_warning_with_the_reply(view):
+    cfg = config_of(view, steps="line")
+    low = [problem(str(i), reference="By symmetry.\nNo number is here.") for i in range(3)]
+    seen = grade_references(cfg, cfg.treatment("math"), low)
+    assert seen.warning is not None and "3 of 3 references are graded 3 or less" in seen.warning
+    assert "A reply ends:" in seen.warning and "Score: 3" in seen.warning
+    one_of_three = [low[0], problem("1"), problem("2")]
+    assert grade_references(cfg, cfg.treatment("math"), one_of_three).warning is None
+
+
+def test_a_judge_that_is_shown_no_reference_may_grade_low():
+    cfg = config_of("outcome", judge={"condition": "none"})
+    assert grade_references(cfg, cfg.treatment("math"), [problem()]).warning is None
+
+
+def test_a_reference_without_a_grade_ends_the_dry_run():
+    cfg = config_of("prefix", judge={"fault_no_grade_rate": 1.0})
+    with pytest.raises(JudgeError, match="gave no grade: unparseable: "):
+        grade_references(cfg, cfg.treatment("math"), [problem()])
+
+
+def test_sampled_rollouts_show_what_each_rule_makes_of_them(repo, monkeypatch):
+    """The miniature's base writes `###`, and nothing in lines."""
+    monkeypatch.chdir(repo)
+    changes = ["rollout.engine=transformers", "rollout.max_num_seqs=16", "model.dtype=float32"]
+    cfg = config.load("configs/division_process.toml", changes)
+    tokenizer, problems = load_tokenizer(cfg.model), load_problems(cfg.data)
+    found, warning = sample_steps(cfg, problems, tokenizer, 4)
+    assert found.startswith("4 rollouts: ") and "heading 1.0, paragraph 1.0, line 1.0" in found
+    assert "reward.steps = 'delimiter', 0 of one step" in found
+    assert warning is None
+
+    by_line = config.load("configs/division_process.toml", [*changes, "reward.steps=line"])
+    found, warning = sample_steps(by_line, problems, tokenizer, 4)
+    assert "1.0 steps each by reward.steps = 'line', 4 of one step" in found
+    assert warning is not None and warning.startswith("4 of 4 sampled rollouts have one step")
