@@ -246,7 +246,8 @@ def _single_step(
 ) -> Iterator[Alarm]:
     """Only where such a rollout learns nothing: `delta` gives it advantage 0."""
     value, limit = _value(row, "steps/single_rate"), settings.single_rate
-    if advantage.kind != "delta" or advantage.single_segment != "zero":
+    gives_zero = advantage.single_segment == "zero" and advantage.compat is None
+    if advantage.kind != "delta" or not gives_zero:
         return
     if limit is not None and value > limit:
         yield Alarm(

@@ -69,6 +69,7 @@ def test_a_value_past_its_limit_raises_its_alarm_with_value_and_remedy(metric, v
     [
         ({}, ["single_step"]),
         ({"single_segment": "score"}, []),
+        ({"compat": "published"}, []),
         ({"kind": "group"}, []),
         ({"kind": "grpo"}, []),
     ],
