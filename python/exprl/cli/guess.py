@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from exprl import config
-from exprl.config.placeholders import find_names
+from exprl.cli.table import NAMES, Table, make_plain
 from exprl.config.reward import VERIFIERS
-from exprl.data.columns import Column, find_column, join_names, list_columns
+from exprl.data.columns import join_names
 from exprl.data.files import Row, describe_kind
 from exprl.errors import DataError
 from exprl.verify.answer import find_answer
 
-# By role, the names that public datasets use; earlier ones win.
-NAMES = {
-    "problem": "problem question prompt query instruction task input messages conversation",
-    "reference": "reference reference_solution gold_solution solution canonical_solution rationale"
-    " explanation response output completion answer ground_truth",
-    "answer": "final_answer gold_answer expected_answer ground_truth answer target label result"
-    " test",
-    "id": "id task_id problem_id unique_id uuid",
-    "domain": "domain ability",
-}
-# Nested columns whose keys may have a role; others often hold what some model wrote.
-NESTS = ("extra_info", "reward_model", "metadata", "meta", "info")
 # Texts that stand before the question.
 BEFORE_THE_QUESTION = ("body", "context", "passage")
 HASHES = r"####\s*(.+)"
@@ -79,7 +67,7 @@ def guess(path: str, rows: Sequence[Row], asked: Asked) -> Guesses:
             column is not there. Names the file, the columns and the option that helps.
     """
     found = Guesses()
-    table = _Table(path, rows)
+    table = Table(path, rows)
     problem = _find_problem(table, asked, found)
     reference = _find_reference(table, asked, problem, found)
     answer = _find_answer(table, asked, problem, reference, found)
@@ -100,73 +88,7 @@ def guess(path: str, rows: Sequence[Row], asked: Asked) -> Guesses:
     return found
 
 
-class _Table:
-    """The rows by column; nested ones by their dotted names."""
-
-    def __init__(self, path: str, rows: Sequence[Row]) -> None:
-        self.path = path
-        self.rows = rows
-        self.columns = list_columns(rows)
-
-    def named(self, role: str) -> Iterator[str]:
-        """The columns whose name says that they may have the role, best first, nested ones last."""
-        plain = {_make_plain(name): name for name in self.columns}
-        nested = {
-            _make_plain(leaf): name
-            for name in self.columns
-            for nest, _, leaf in [name.rpartition(".")]
-            if nest in NESTS
-        }
-        return (names[n] for names in (plain, nested) for n in NAMES[role].split() if n in names)
-
-    def given(self, column: str, option: str) -> str | None:
-        """A column that the user named, or several in braces."""
-        if column == "none":
-            return None
-        names = [column] if find_column(self.rows, column) else find_names(column) or [column]
-        for name in names:
-            if find_column(self.rows, name) is None:
-                raise DataError(
-                    f"{self.path}: no column {name!r} ({option}); its columns are"
-                    f" {join_names(self.columns)}"
-                )
-        return column
-
-    def cells(self, column: str) -> list[Any]:
-        """Its cells, one per row; None where a row has none."""
-        found = find_column(self.rows, column) or Column(column, (column,))
-        return [found.read(row, f"{self.path}: row {i}") for i, row in enumerate(self.rows, 1)]
-
-    def texts(self, column: str) -> list[str]:
-        """Its cells that are text, a number or a list of these, as text."""
-        return [text for cell in self.cells(column) if (text := _as_text(cell))]
-
-    def chat_row(self, column: str) -> int | None:
-        """The number of the first row that holds a list of chat messages there."""
-        for number, cell in enumerate(self.cells(column), 1):
-            if isinstance(cell, list) and cell and isinstance(cell[0], dict) and "role" in cell[0]:
-                return number
-        return None
-
-    def longest(self, column: str) -> int:
-        """Characters of the longest cell, chats as they are printed; of several columns the sum."""
-        names = [column] if find_column(self.rows, column) else find_names(column)
-        return sum(max(len(str(cell or "")) for cell in self.cells(name)) for name in names)
-
-
-def _make_plain(name: str) -> str:
-    return re.sub(r"\W+", "_", name.lower()).strip("_")
-
-
-def _as_text(cell: Any) -> str:
-    if isinstance(cell, list):
-        return "\n".join(map(_as_text, cell))
-    if isinstance(cell, int | float) and not isinstance(cell, bool):
-        return str(cell)
-    return cell if isinstance(cell, str) and cell.strip() else ""
-
-
-def _find_problem(table: _Table, asked: Asked, found: Guesses) -> str:
+def _find_problem(table: Table, asked: Asked, found: Guesses) -> str:
     if asked.problem is not None:
         column, why = table.given(asked.problem, "--problem"), "you named it"
     else:
@@ -195,19 +117,19 @@ def _find_problem(table: _Table, asked: Asked, found: Guesses) -> str:
     return column
 
 
-def _find_before(table: _Table, column: str | None) -> str | None:
+def _find_before(table: Table, column: str | None) -> str | None:
     """The column of what a question is about, such as SVAMP's `Body`."""
     if (
         column is None
         or not table.texts(column)
-        or _make_plain(column) not in ("question", "problem")
+        or make_plain(column) not in ("question", "problem")
     ):
         return None
-    bodies = (c for c in table.columns if _make_plain(c) in BEFORE_THE_QUESTION)
+    bodies = (c for c in table.columns if make_plain(c) in BEFORE_THE_QUESTION)
     return next((c for c in bodies if table.texts(c)), None)
 
 
-def _find_reference(table: _Table, asked: Asked, problem: str, found: Guesses) -> str | None:
+def _find_reference(table: Table, asked: Asked, problem: str, found: Guesses) -> str | None:
     key = "data.columns.reference"
     if asked.reference is not None:
         column = table.given(asked.reference, "--reference")
@@ -217,7 +139,7 @@ def _find_reference(table: _Table, asked: Asked, problem: str, found: Guesses) -
         texts = table.texts(column)
         longest = max(map(len, texts), default=0)
         has_lines = any("\n" in text.strip() for text in texts)
-        leaf = _make_plain(column.rpartition(".")[2])
+        leaf = make_plain(column.rpartition(".")[2])
         least = LONGEST_ANSWER if leaf in AS_OFTEN_ANSWERS else LONGEST_ANSWER // 4
         if column != problem and (longest > least or has_lines):
             found.settle(key, column, f"by its name; its longest text has {longest} characters")
@@ -237,7 +159,7 @@ def _find_reference(table: _Table, asked: Asked, problem: str, found: Guesses) -
 
 
 def _find_answer(
-    table: _Table, asked: Asked, problem: str, reference: str | None, found: Guesses
+    table: Table, asked: Asked, problem: str, reference: str | None, found: Guesses
 ) -> str | None:
     key = "data.columns.answer"
     if asked.answer is not None:
@@ -280,7 +202,7 @@ def _find_pattern(texts: Sequence[str]) -> tuple[str | None, str]:
     return None, ""
 
 
-def _find_code(table: _Table, found: Guesses) -> bool:
+def _find_code(table: Table, found: Guesses) -> bool:
     if "entry_point" not in table.columns:
         return False
     why = "the column 'entry_point' names a function, so the problems are programs"
@@ -292,7 +214,7 @@ def _find_code(table: _Table, found: Guesses) -> bool:
     return True
 
 
-def _find_id(table: _Table, found: Guesses) -> None:
+def _find_id(table: Table, found: Guesses) -> None:
     for column in table.named("id"):
         ids = table.texts(column)
         if len(set(ids)) == len(table.rows):
@@ -300,7 +222,7 @@ def _find_id(table: _Table, found: Guesses) -> None:
             return
 
 
-def _find_domain(table: _Table, found: Guesses) -> None:
+def _find_domain(table: Table, found: Guesses) -> None:
     """A column of domains, if each is one that chooses a verifier by its name."""
     for column in table.named("domain"):
         domains = table.texts(column)
@@ -324,7 +246,7 @@ def _choose_method(reference: str | None, code: bool, found: Guesses) -> None:
 
 
 def _choose_lengths(
-    table: _Table, problem: str, reference: str | None, rows: int, found: Guesses
+    table: Table, problem: str, reference: str | None, rows: int, found: Guesses
 ) -> None:
     longest = table.longest(problem)
     found.settle(
