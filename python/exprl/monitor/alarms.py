@@ -20,6 +20,9 @@ from exprl.types import Float64Array
 RULES_TO_TRY: tuple[StepRule, ...] = ("heading", "paragraph", "line", "delimiter")
 """From coarse to fine; `delimiter` last, since it cuts where the prompt must ask for it."""
 
+WORTH_TRYING = 0.25
+"""Share of the rollouts of one step that a rule must cut to be named."""
+
 STALL_STEPS = 2
 """Steps in the means that `stalling` compares: it speaks after four steps of a run."""
 
@@ -268,12 +271,12 @@ def _rule_to_try(row: Row, steps: StepRule) -> str:
             f"reward.steps = '{steps}' finds more steps in {shares[steps]:.0%} of them, which"
             " reward.min_step_tokens or reward.max_steps joins: lower the one or raise the other"
         )
-    best = max((share for share in shares.values() if share > 0), default=math.nan)
+    best = max((share for share in shares.values() if share >= WORTH_TRYING), default=math.nan)
     rule = next((rule for rule, share in shares.items() if share >= best / 2), None)
     if rule is None:
         return (
             f"Ask for steps in data.system or data.template as reward.steps = '{steps}' finds them"
-            " (no other rule would cut these rollouts)"
+            f" (no rule would cut {WORTH_TRYING:.0%} of these rollouts)"
         )
     return (
         f"reward.steps = '{rule}' would cut {shares[rule]:.0%} of them; or ask for steps in"

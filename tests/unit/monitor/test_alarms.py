@@ -99,7 +99,8 @@ def single_steps(**cut):
         ),
         ("heading", {"delimiter": 0.7}, "reward.steps = 'delimiter' would cut 70% of them"),
         ("line", {"line": 0.8}, "reward.min_step_tokens or reward.max_steps joins"),
-        ("delimiter", {}, "no other rule would cut"),
+        ("delimiter", {}, "no rule would cut 25% of these rollouts"),
+        ("delimiter", {"line": 0.2}, "no rule would cut 25% of these rollouts"),
     ],
 )
 def test_the_alarm_for_single_steps_names_the_rule_to_try(steps, cut, said):
