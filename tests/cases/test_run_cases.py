@@ -21,7 +21,7 @@ path = "{folder}/data.jsonl"
 [rollout]
 engine = "transformers"
 problems_per_step = 4
-group_size = 4
+group_size = 16
 temperature = 1.0
 max_prompt_tokens = 128
 max_response_tokens = 64
