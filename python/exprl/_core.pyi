@@ -291,12 +291,15 @@ class Splitter:
         delimiter: str,
         min_step_tokens: int,
         max_steps: int | None,
+        cut_thinking: bool,
     ) -> Splitter: ...
     def split(
-        self, /, token_ids: numpy.typing.NDArray[numpy.integer] | list[int]
+        self, /, token_ids: numpy.typing.NDArray[numpy.integer] | list[int], opened: bool
     ) -> list[tuple[int, int, str]]:
         """
         The steps of one rollout as (first token, one past the last token, text).
+
+        `opened`: the prompt ends inside a thinking block, in which the rollout goes on.
         """
 
 def advantages(
@@ -361,7 +364,12 @@ def rubric_command(arguments: SupportsGetItem[int, str]) -> int:
     """
 
 def split_text(
-    text: str, rule: str, delimiter: str, min_step_words: int, max_steps: int | None
+    text: str,
+    rule: str,
+    delimiter: str,
+    min_step_words: int,
+    max_steps: int | None,
+    cut_thinking: bool,
 ) -> list[str]:
     """
     The steps of a text without tokens; joined, they are the text.

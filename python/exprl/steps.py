@@ -35,20 +35,24 @@ class Splitter:
         delimiter: str = "###",
         min_step_tokens: int = 1,
         max_steps: int | None = None,
+        cut_thinking: bool = True,
     ) -> None:
         """Build the table of the vocabulary's bytes: once per tokenizer.
 
         Args:
             tokenizer_json: the text of a tokenizer.json, such as `tokenizer.to_str()` of
                 `tokenizers` or `tokenizer.backend_tokenizer.to_str()` of transformers gives it.
-            rule, delimiter, max_steps: as in `split_text`.
+            rule, delimiter, max_steps, cut_thinking: as in `split_text`.
             min_step_tokens: a step of fewer tokens is joined to the next one, and the last step to
                 the one before it.
 
         Raises:
             ValueError: not a tokenizer.json, or settings that `split_text` refuses.
         """
-        self._core = _core.Splitter(tokenizer_json, rule, delimiter, min_step_tokens, max_steps)
+        self.cut_thinking = cut_thinking
+        self._core = _core.Splitter(
+            tokenizer_json, rule, delimiter, min_step_tokens, max_steps, cut_thinking
+        )
 
     def split(
         self, token_ids: npt.NDArray[np.integer] | Sequence[int], opening: str = ""
@@ -71,7 +75,7 @@ class Splitter:
         from exprl.types import Segment
 
         ids = token_ids if isinstance(token_ids, np.ndarray) else list(token_ids)
-        segments = tuple(starmap(Segment, self._core.split(ids)))
+        segments = tuple(starmap(Segment, self._core.split(ids, bool(opening))))
         if not (opening and segments):
             return segments
         first, *others = segments
@@ -85,6 +89,7 @@ def split_text(
     delimiter: str = "###",
     min_step_words: int = 1,
     max_steps: int | None = None,
+    cut_thinking: bool = True,
 ) -> tuple[str, ...]:
     r"""The steps of a trace that has no tokens, cut at the same places; joined, they are the text.
 
@@ -106,6 +111,8 @@ def split_text(
     ('one\ntwo\n\n', 'three')
     >>> split_text("one\ntwo\n\nthree\nfour", "line", max_steps=2)
     ('one\ntwo\n\n', 'three\nfour')
+    >>> split_text("<think>1?\n2?</think>\none\ntwo", "line", cut_thinking=False)
+    ('<think>1?\n2?</think>\none\n', 'two')
 
     Args:
         delimiter: at least one character; read by the rule `delimiter` only.
@@ -113,6 +120,9 @@ def split_text(
             one before it.
         max_steps: neighbours are joined so that at most this many steps are left. How many were
             joined differs by one at most; the larger ones come first. None joins none.
+        cut_thinking: False starts no step inside a thinking block (`exprl.thinking`), so that each
+            step shows something to a judge who sees no thinking. A block belongs to the step that
+            it stands in, and at the start to the first one.
 
     Returns:
         At least one step, and none of white space only, unless the text is; none if it is empty.
@@ -120,4 +130,4 @@ def split_text(
     Raises:
         ValueError: there is no such rule, the delimiter is empty, or a number is below 1.
     """
-    return tuple(_core.split_text(text, rule, delimiter, min_step_words, max_steps))
+    return tuple(_core.split_text(text, rule, delimiter, min_step_words, max_steps, cut_thinking))

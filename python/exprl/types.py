@@ -192,6 +192,7 @@ class Scored:
     domain: of its problem.
     per_segment: whether each segment was to get a score of its own.
     bridge: whether a step without a score is joined to the next one (reward.missing = "bridge").
+    blank: whether it shows the judge nothing: it is empty, or its thinking never ends.
     overlong: whether its scores count 0 for its length, whatever they are (overlong = "zero").
     rewarded: whether a score was asked for; self-distillation asks for none, so none is missing.
     reasons: why grades are missing, one for each that judge or engine did not give.
@@ -209,6 +210,7 @@ class Scored:
     reasons: tuple[str, ...] = ()
     bridge: bool = False
     overlong: bool = False
+    blank: bool = False
 
     @property
     def text(self) -> str:

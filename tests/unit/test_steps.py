@@ -374,3 +374,33 @@ def test_errors_say_what_is_wrong() -> None:
         Splitter(byte_level_bpe().to_str(), min_step_tokens=0)
     with pytest.raises(ValueError, match=r"not a tokenizer\.json"):
         Splitter("{}")
+
+
+@pytest.mark.parametrize("opening", ["", "<think>\n"])
+@pytest.mark.parametrize("rule", get_args(StepRule))
+def test_no_step_starts_inside_thinking_that_is_not_shown(rule: StepRule, opening: str) -> None:
+    """Wherever the tokens of the tags are cut, and also where the prompt opened the block."""
+    tokenizer = byte_level_bpe()
+    thought = "7 + 5?\n\n### 12.\n\n### so\n"
+    block = f"{thought}</think>" if opening else f"<think>{thought}</think>"
+    solution = "\n\n### First 12.\n\n### Then 24."
+    ids = tokenizer.encode(block + solution, add_special_tokens=False).ids
+    splitter = Splitter(tokenizer.to_str(), rule, cut_thinking=False)
+    segments = splitter.split(ids, opening)
+    assert [s.text for s in segments] == [
+        f"{opening}{block}\n\n### First 12.\n\n",
+        "### Then 24.",
+    ]
+    assert [s.start for s in segments] == [0, segments[0].end] and segments[-1].end == len(ids)
+    shown = Splitter(tokenizer.to_str(), rule).split(ids, opening)
+    assert len(shown) > 3
+
+
+@pytest.mark.parametrize("rule", get_args(StepRule))
+def test_a_rollout_that_never_stops_thinking_is_one_segment(rule: StepRule) -> None:
+    tokenizer = byte_level_bpe()
+    text = "### First\n\n### Second\n\n### Third"
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    splitter = Splitter(tokenizer.to_str(), rule, cut_thinking=False)
+    assert len(splitter.split(ids)) == 3
+    assert [s.text for s in splitter.split(ids, "<think>")] == [f"<think>{text}"]

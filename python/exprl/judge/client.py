@@ -193,13 +193,19 @@ def split(
     delimiter: str = "###",
     min_step_words: int = 1,
     max_steps: int | None = None,
+    cut_thinking: bool = True,
 ) -> tuple[str, ...]:
     """Cut a plain text into segments; joined, they are the text. An empty text is one segment.
 
     The arguments are those of `exprl.steps.split_text`.
     """
     steps = split_text(
-        trace, rule, delimiter=delimiter, min_step_words=min_step_words, max_steps=max_steps
+        trace,
+        rule,
+        delimiter=delimiter,
+        min_step_words=min_step_words,
+        max_steps=max_steps,
+        cut_thinking=cut_thinking,
     )
     return steps or (trace,)
 

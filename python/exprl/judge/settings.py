@@ -78,6 +78,7 @@ class JudgeSettings:
     score_map: ScoreMap = setting("linear")
     rubric: str | None = setting(None)
     rubrics: str | None = setting(None)
+    show_thinking: bool = setting(False)
     temperature: float = setting(0.0, ge=0.0, le=10.0)
     max_tokens: int = setting(2048, gt=0)
     extra: Mapping[str, Any] = field(default_factory=dict, metadata={"may_change": False})

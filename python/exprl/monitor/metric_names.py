@@ -31,6 +31,7 @@ METRICS: dict[str, str] = {
     "rollout/length_p{percent}": "tokens of a rollout: 10th, 50th and 90th percentile",
     "rollout/length_max": "tokens of the longest rollout",
     "rollout/overlong_rate": "share of the rollouts that were cut by the length limit",
+    "rollout/blank_rate": "share of the rollouts that are empty, or whose thinking never ends",
     "rollout/failed_rate": "share of the rollouts that the engine gave up",
     "lag/mean": "optimizer steps by which the policy is ahead of the tokens that it trains on",
     "lag/max": "the largest such lag",

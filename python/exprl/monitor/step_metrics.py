@@ -149,6 +149,7 @@ def _rollouts(scored: Sequence[Scored]) -> dict[str, float]:
         },
         "rollout/length_max": float(lengths.max()) if len(lengths) else math.nan,
         "rollout/overlong_rate": _mean([s.rollout.finish_reason == "length" for s in scored]),
+        "rollout/blank_rate": _mean([s.blank for s in scored]),
         "rollout/failed_rate": _mean([s.rollout.finish_reason == "failed" for s in scored]),
     }
 

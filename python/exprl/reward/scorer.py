@@ -15,6 +15,7 @@ from exprl import config
 from exprl.judge import Graded, JudgeItem
 from exprl.reward.judges import Judges, Session
 from exprl.steps import Splitter
+from exprl.thinking import outside_thinking
 from exprl.types import Problem, Rollout, Scored, Segment
 from exprl.verify.verifiers import Verifiers
 
@@ -61,6 +62,7 @@ class Scorer:
         self._correct: list[Future[bool | None] | None] = []
         self._pushed: list[int] = []
         self._unreadable: set[int] = set()
+        self._blank: set[int] = set()
 
     def push(self, rollout: Rollout) -> None:
         """Take a finished rollout; it is judged and verified while others are sampled."""
@@ -73,7 +75,9 @@ class Scorer:
         self._rollouts.append((rollout, segments))
         self._correct.append(self._verify(rollout, segments, problem))
         judged = self._is_judged(rollout, self._treatments[problem.domain])
-        if self._job and judged and segments:
+        if self._is_blank(segments):
+            self._blank.add(len(self._rollouts) - 1)
+        elif self._job and judged:
             self._pushed.append(len(self._rollouts) - 1)
             self._job.push(
                 JudgeItem(
@@ -112,6 +116,12 @@ class Scorer:
             return False
         return not self._is_overlong(rollout) or self._keeps_scores(treatment)
 
+    def _is_blank(self, segments: Sequence[Segment]) -> bool:
+        """Whether the judge would see nothing: no text, or all of it thinking that is not shown."""
+        text = "".join(s.text for s in segments)
+        shown = [text] if self._splitter.cut_thinking else outside_thinking(text)
+        return not "".join(shown).strip()
+
     def _is_overlong(self, rollout: Rollout) -> bool:
         return rollout.finish_reason == "length" and self._reward.overlong != "none"
 
@@ -141,6 +151,11 @@ class Scorer:
             reasons = (UNKNOWN_TOKEN if i in self._unreadable else ENGINE_FAILED,)
         elif treatment.source == "none":
             pass
+        elif i in self._blank and treatment.judged and not overlong:
+            # No judge failed: there is no solution, and no solution is worth the lowest score.
+            width = len(segments) if treatment.per_segment else 1
+            grades = (None,) * width
+            scores = combine_scores(treatment, (0.0,) * width, correct)
         elif overlong and not self._keeps_scores(treatment):
             width = len(segments) if treatment.per_segment else 1
             grades, scores = (None,) * width, (0.0,) * width
@@ -160,6 +175,7 @@ class Scorer:
             domain=domain,
             per_segment=treatment.per_segment,
             reasons=reasons,
+            blank=i in self._blank and rollout.finish_reason != "failed",
             bridge=treatment.per_segment and self._reward.missing == "bridge",
             overlong=overlong and self._reward.overlong == "zero",
         )

@@ -160,7 +160,7 @@ def open_run(
             engine=engine,
             policy=policy,
             probe=probe,
-            splitter=open_splitter(cfg.reward, tokenizer),
+            splitter=open_splitter(cfg, tokenizer),
             judges=judges,
             verifiers=verifiers,
             remarks=remarks,
@@ -168,14 +168,16 @@ def open_run(
         yield parts, state
 
 
-def open_splitter(reward: config.Reward, tokenizer: Any) -> Splitter:
+def open_splitter(cfg: config.Config, tokenizer: Any) -> Splitter:
     """What cuts rollouts into steps as the config asks."""
+    reward = cfg.reward
     return Splitter(
         tokenizer.backend_tokenizer.to_str(),
         reward.steps,
         delimiter=reward.delimiter,
         min_step_tokens=reward.min_step_tokens,
         max_steps=reward.max_steps,
+        cut_thinking=cfg.judge.show_thinking,
     )
 
 

@@ -159,14 +159,15 @@ pub(crate) struct StepArgs {
 }
 
 impl StepArgs {
-    /// The settings that the flags name.
-    pub(crate) fn settings(&self) -> Result<exprl_steps::Settings, Error> {
+    /// The settings that the flags name; `cut_thinking`: what the judge sees of it.
+    pub(crate) fn settings(&self, cut_thinking: bool) -> Result<exprl_steps::Settings, Error> {
         let rule = exprl_steps::Rule::new(&self.rule, &self.delimiter)
             .map_err(|error| Error::Usage(error.to_string()))?;
         Ok(exprl_steps::Settings {
             rule,
             min_size: self.min_step_words,
             max_steps: self.max_steps,
+            cut_thinking,
         })
     }
 }

@@ -32,7 +32,11 @@ pub(crate) async fn run(args: &ScoreArgs) -> Result<u8, Error> {
     }
     let _rules = args.ask.serve_rules(&mut settings).await?;
     // Looked up as lines are read, whose errors then name the line.
-    let reader = reader(args, settings.rubrics.take().as_deref())?;
+    let reader = reader(
+        args,
+        settings.rubrics.take().as_deref(),
+        settings.show_thinking,
+    )?;
     let mut source = Source::open(args.input.as_deref())?;
     if let Some(out) = args.out.as_deref().filter(|out| source.is_at(out)) {
         return Err(Error::Usage(format!(
@@ -121,7 +125,7 @@ fn replace(new: &Path, old: &Path, enough: bool) -> Result<(), Error> {
     Ok(())
 }
 
-fn reader(args: &ScoreArgs, rubrics: Option<&Path>) -> Result<Reader, Error> {
+fn reader(args: &ScoreArgs, rubrics: Option<&Path>, show_thinking: bool) -> Result<Reader, Error> {
     let checklists = match rubrics {
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|error| Error::file(path, &error))?;
@@ -134,7 +138,7 @@ fn reader(args: &ScoreArgs, rubrics: Option<&Path>) -> Result<Reader, Error> {
     };
     Ok(Reader {
         reference: args.reference,
-        steps: Some(args.steps.settings()?),
+        steps: Some(args.steps.settings(show_thinking)?),
         label: args.label.clone(),
         checklists,
     })

@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use exprl_rubric::{CONTEXT, Checklist, Checklists, FenceKey, Head, Rubric, View};
+use exprl_rubric::{CONTEXT, Checklist, Checklists, FenceKey, Head, Rubric, View, drop_thinking};
 pub(crate) use frame::ReplyLimit;
 use frame::{Frame, Framed, Frames, ask_again};
 
@@ -43,6 +43,7 @@ pub(crate) struct Composer {
     rubric: Option<Arc<Framed>>,
     builtin: Mutex<HashMap<String, Arc<Framed>>>,
     frames: Frames,
+    show_thinking: bool,
     /// JSON after the begun reply of a re-ask, by the name of its limit.
     pub(crate) ask_again: [Bytes; 2],
 }
@@ -58,6 +59,7 @@ impl Composer {
             rubric: settings.read_rubric()?.map(|rubric| frames.around(rubric)),
             builtin: Mutex::default(),
             frames,
+            show_thinking: settings.show_thinking,
             ask_again: ReplyLimit::ALL.map(|name| ask_again(settings, name)),
         })
     }
@@ -99,9 +101,19 @@ impl Composer {
         if checklist.is_some() {
             shared.extend_from_slice(blake3::hash(head.blocks().as_bytes()).as_bytes());
         }
+        let frame = &framed.frames[which];
+        let shown = if self.show_thinking {
+            None
+        } else {
+            drop_thinking(&item.segments)
+        };
+        let requests = match shown {
+            Some(segments) => self.requests(&segments, &head, frame, &shared),
+            None => self.requests(&item.segments, &head, frame, &shared),
+        };
         Ok(Rollout {
             affinity: front(head.hash()),
-            requests: self.requests(&item.segments, &head, &framed.frames[which], &shared),
+            requests,
         })
     }
 
@@ -357,6 +369,30 @@ mod tests {
             assert!(body.get("max_tokens").is_none());
             assert_eq!(body["temperature"], 0.0);
         }
+    }
+
+    #[test]
+    fn thinking_is_dropped_unless_it_is_to_be_shown() {
+        let segments = ["<think>4? ### 5?", "no</think>2 + 2 ", "### is 4"];
+        for view in [View::Outcome, View::Prefix, View::Step] {
+            let plain = composer(view)
+                .render(&item(&["", "2 + 2 ", "### is 4"]))
+                .unwrap();
+            let hidden = composer(view).render(&item(&segments)).unwrap();
+            assert_eq!(hidden.requests.len(), plain.requests.len());
+            for (hidden, plain) in hidden.requests.iter().zip(&plain.requests) {
+                assert_eq!(content(&hidden.body), content(&plain.body));
+                assert_eq!(hidden.key, plain.key);
+            }
+        }
+        let settings = Settings {
+            view: View::Outcome,
+            show_thinking: true,
+            ..Settings::new(vec!["http://h/v1".into()], "a \"judge\"")
+        };
+        let shown = Composer::new(&settings, FenceKey::new([1; 32])).unwrap();
+        let shown = shown.render(&item(&segments)).unwrap();
+        assert!(content(&shown.requests[0].body).contains("4? ### 5?no"));
     }
 
     #[test]

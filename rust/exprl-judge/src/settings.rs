@@ -101,11 +101,15 @@ settings! {
     /// JSONL file of per-problem rubrics, as `exprl rubric build` writes it, for items that bring no
     /// checklist. Every item with a reference must then be found there.
     rubrics: Option<PathBuf> = None;
+    /// Let the judge see what the policy thought: blocks of `<think>` and the like. Left out, thinking is
+    /// dropped before a trace is judged, and no step starts inside it.
+    show_thinking: bool = false;
     /// Sampling temperature of the judge.
     temperature: f64 = 0.0;
     /// Tokens of a reply, at most.
     max_tokens: u32 = 2048;
-    /// Further fields of the request, such as `{"top_p": 0.9}`.
+    /// Further fields of the request beside the message, such as `{"reasoning_effort": "low"}` or
+    /// `{"chat_template_kwargs": {"enable_thinking": false}}`.
     extra: Map<String, Value> = Map::new();
     /// Requests in flight per server, at most.
     concurrency: usize = 64;

@@ -17,6 +17,7 @@ fn settings(
     delimiter: &str,
     (min_name, min_size): (&str, i64),
     max_steps: Option<i64>,
+    cut_thinking: bool,
 ) -> PyResult<Settings> {
     Ok(Settings {
         rule: Rule::new(rule, delimiter).map_err(|error| value_error(&error))?,
@@ -24,6 +25,7 @@ fn settings(
         max_steps: max_steps
             .map(|limit| at_least_one("max_steps", limit))
             .transpose()?,
+        cut_thinking,
     })
 }
 
@@ -51,24 +53,28 @@ impl Splitter {
         delimiter: &str,
         min_step_tokens: i64,
         max_steps: Option<i64>,
+        cut_thinking: bool,
     ) -> PyResult<Self> {
         let least = ("min_step_tokens", min_step_tokens);
-        let settings = settings(rule, delimiter, least, max_steps)?;
+        let settings = settings(rule, delimiter, least, max_steps, cut_thinking)?;
         py.detach(|| exprl_steps::Splitter::from_json(tokenizer_json, settings))
             .map(|splitter| Self(Box::new(splitter)))
             .map_err(|error| value_error(&error))
     }
 
     /// The steps of one rollout as (first token, one past the last token, text).
-    #[pyo3(signature = (token_ids: "numpy.typing.NDArray[numpy.integer] | list[int]"))]
+    ///
+    /// `opened`: the prompt ends inside a thinking block, in which the rollout goes on.
+    #[pyo3(signature = (token_ids: "numpy.typing.NDArray[numpy.integer] | list[int]", opened))]
     fn split(
         &self,
         py: Python<'_>,
         token_ids: &Bound<'_, PyAny>,
+        opened: bool,
     ) -> PyResult<Vec<(usize, usize, String)>> {
         let ids = token_ids_of(token_ids)?;
         let segments = py
-            .detach(|| self.0.split(&ids))
+            .detach(|| self.0.split_after(&ids, opened))
             .map_err(|error| value_error(&error))?;
         Ok(segments
             .into_iter()
@@ -86,9 +92,10 @@ pub fn split_text(
     delimiter: &str,
     min_step_words: i64,
     max_steps: Option<i64>,
+    cut_thinking: bool,
 ) -> PyResult<Vec<String>> {
     let least = ("min_step_words", min_step_words);
-    let settings = settings(rule, delimiter, least, max_steps)?;
+    let settings = settings(rule, delimiter, least, max_steps, cut_thinking)?;
     let ranges = py.detach(|| exprl_steps::split_text(text, &settings));
     Ok(ranges
         .into_iter()

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 #[pyfunction]
 pub fn outside_thinking(py: Python<'_>, text: &str) -> Vec<String> {
     py.detach(|| {
-        exprl_rubric::outside_thinking(text)
+        exprl_texts::outside_thinking(text)
             .into_iter()
             .map(str::to_owned)
             .collect()
@@ -16,5 +16,5 @@ pub fn outside_thinking(py: Python<'_>, text: &str) -> Vec<String> {
 /// The closing tag that a text still owes, if it ends within a thinking block.
 #[pyfunction]
 pub fn open_thinking(py: Python<'_>, text: &str) -> Option<&'static str> {
-    py.detach(|| exprl_rubric::open_thinking(text))
+    py.detach(|| exprl_texts::open_thinking(text))
 }

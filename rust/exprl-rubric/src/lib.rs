@@ -25,17 +25,17 @@ mod neutralize;
 mod reading;
 mod rubric;
 mod score;
-mod thinking;
 
 pub use checklist::{Checklist, Checklists, Checkpoint, Entry};
+pub use exprl_texts::{drop_thinking, open_thinking, outside_thinking};
 pub use fence::FenceKey;
 pub use head::{Head, LAYOUT_VERSION, ParsedRequest, parse_checklist_request, parse_request};
 pub use neutralize::CONTEXT;
 pub use reading::{Reading, grade_place, is_complete, read_grade};
 pub use rubric::Rubric;
 pub use score::{Readout, ScoreMap};
-pub use thinking::{open_thinking, outside_thinking};
 
+use exprl_texts as thinking;
 use serde::{Deserialize, Serialize};
 use strum::{IntoStaticStr, VariantArray};
 

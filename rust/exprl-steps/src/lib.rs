@@ -16,10 +16,12 @@ mod rule;
 mod stream;
 mod vocabulary;
 
+use std::borrow::Cow;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::str::FromStr;
 
+use exprl_texts::blank_thinking;
 use tokenizers::Tokenizer;
 
 use vocabulary::Vocabulary;
@@ -92,6 +94,9 @@ pub struct Settings {
     pub min_size: NonZeroUsize,
     /// Neighbours are joined so that at most this many steps are left.
     pub max_steps: Option<NonZeroUsize>,
+    /// Whether thinking is cut like other text. If not, no step starts inside a thinking block, and no step
+    /// is thinking only: a block belongs to the step that it stands in, and at the start to the first one.
+    pub cut_thinking: bool,
 }
 
 impl Settings {
@@ -102,7 +107,18 @@ impl Settings {
             rule,
             min_size: NonZeroUsize::MIN,
             max_steps: None,
+            cut_thinking: true,
         }
+    }
+
+    /// The text in which starts of steps are looked for: thinking is white space where it is not cut.
+    fn seen<'a>(&self, text: &'a [u8], opened: bool) -> Cow<'a, [u8]> {
+        let blanked = if self.cut_thinking {
+            None
+        } else {
+            blank_thinking(text, opened)
+        };
+        blanked.map_or(Cow::Borrowed(text), Cow::Owned)
     }
 
     /// Joins steps as the settings ask; `size` measures those from one start to another.
@@ -141,6 +157,13 @@ impl Splitter {
 
     /// The segments of one rollout, in order; none for no tokens.
     pub fn split(&self, token_ids: &[u32]) -> Result<Vec<Segment>, Error> {
+        self.split_after(token_ids, false)
+    }
+
+    /// The segments of a rollout after its prompt.
+    ///
+    /// `opened`: the prompt ends inside a thinking block, in which the rollout goes on.
+    pub fn split_after(&self, token_ids: &[u32], opened: bool) -> Result<Vec<Segment>, Error> {
         if token_ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -148,10 +171,11 @@ impl Splitter {
             Decode::Table(vocabulary) => vocabulary.decode(token_ids)?,
             Decode::Stream(tokenizer) => stream::decode(tokenizer, token_ids)?,
         };
-        let steps = self.settings.rule.step_starts(&decoded.bytes);
+        let seen = self.settings.seen(&decoded.bytes, opened);
+        let steps = self.settings.rule.step_starts(&seen);
         let first_tokens = first_tokens(&decoded, &steps);
         // A step whose text lies in a token of the step before may have white space left, or nothing.
-        let shown = rule::shown(&decoded.bytes, &text_cuts(&decoded, &first_tokens));
+        let shown = rule::shown(&seen, &text_cuts(&decoded, &first_tokens));
         let first_tokens = self.settings.join(
             rule::pick(first_tokens, &shown),
             token_ids.len(),
@@ -181,7 +205,8 @@ pub fn split_text(text: &str, settings: &Settings) -> Vec<Range<usize>> {
     if text.is_empty() {
         return Vec::new();
     }
-    let starts = settings.rule.step_starts(text.as_bytes());
+    let seen = settings.seen(text.as_bytes(), false);
+    let starts = settings.rule.step_starts(&seen);
     let starts = settings.join(starts, text.len(), |from, to| {
         text[from..to].split_whitespace().count()
     });

@@ -21,6 +21,59 @@ fn assert_cut(rule: &str, expected: &str) {
 }
 
 #[test]
+fn thinking_that_is_not_cut_belongs_to_the_step_that_follows_or_holds_it() {
+    let whole = |name: &str, text: &'static str| {
+        let settings = Settings {
+            cut_thinking: false,
+            ..Settings::new(Rule::new(name, "###").unwrap())
+        };
+        cut(text, &settings)
+    };
+    for (name, text, steps) in [
+        (
+            "delimiter",
+            "<think>a ### b</think> c ### d",
+            &["<think>a ### b</think> c ", "### d"][..],
+        ),
+        (
+            "delimiter",
+            "a ### b</think>\n### c ### d",
+            &["a ### b</think>\n### c ", "### d"],
+        ),
+        (
+            "delimiter",
+            "### a <think>b ### c",
+            &["### a <think>b ### c"],
+        ),
+        ("delimiter", "<think>a ### b", &["<think>a ### b"]),
+        (
+            "heading",
+            "<think>\n### a\n</think>\n### b\n### c",
+            &["<think>\n### a\n</think>\n### b\n", "### c"],
+        ),
+        (
+            "paragraph",
+            "[THINK]a\n\nb[/THINK]\n\nc\n\nd",
+            &["[THINK]a\n\nb[/THINK]\n\nc\n\n", "d"],
+        ),
+        (
+            "line",
+            "<think>a\nb\n</think>\nc\nd",
+            &["<think>a\nb\n</think>\nc\n", "d"],
+        ),
+        // A fence that only a thought opened hides no line.
+        (
+            "line",
+            "<think>\n```\n</think>c\nd",
+            &["<think>\n```\n</think>c\n", "d"],
+        ),
+        ("line", "a\nb", &["a\n", "b"]),
+    ] {
+        assert_eq!(whole(name, text), steps, "{name}: {text:?}");
+    }
+}
+
+#[test]
 fn a_heading_starts_a_line_and_a_step() {
     for expected in [
         "Let n = 4.\n¦### Square it\n16\n¦#### Halve it\n8",

@@ -1,8 +1,9 @@
-//! What the texts of rollouts show of a policy that plays its judge: copies of the hidden
-//! reference, and words to the judge.
+//! What texts of models show: where they think, and, of a policy that plays its judge, copies of the
+//! hidden reference and words to the judge.
 
 mod injections;
 mod overlap;
+mod thinking;
 mod words;
 
 use std::num::NonZero;
@@ -11,6 +12,7 @@ use std::thread;
 
 pub use injections::{INJECTIONS, injections};
 pub use overlap::{Hidden, NGRAM};
+pub use thinking::{blank_thinking, drop_thinking, open_thinking, outside_thinking};
 
 /// A rollout's text, and what it must not repeat.
 #[derive(Clone, Copy, Debug)]

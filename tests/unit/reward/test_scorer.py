@@ -22,7 +22,7 @@ WRONG_THIRD = RIGHT.replace("06/5=1r1", "06/5=2r1")
 EOS = "<eos>"  # of the tokenizer in conftest.py
 
 
-def rollout(tokenizer, text, index, finish="stop"):
+def rollout(tokenizer, text, index, finish="stop", opening=""):
     ids = tokenizer.encode(text + (EOS if finish == "stop" else "")).ids
     return Rollout(
         problem_id="p",
@@ -32,11 +32,20 @@ def rollout(tokenizer, text, index, finish="stop"):
         generator_logp=np.zeros(len(ids), dtype=np.float32),
         finish_reason=finish,
         versions=np.zeros(len(ids), dtype=np.int32),
+        opening=opening,
     )
 
 
 def score(
-    tokenizer, rollouts, *, view="prefix", reward=None, faults=None, advantage=None, made=Verifiers
+    tokenizer,
+    rollouts,
+    *,
+    view="prefix",
+    reward=None,
+    faults=None,
+    advantage=None,
+    made=Verifiers,
+    thinking=False,
 ):
     problem = Problem("p", Prompt("p", (Message("user", QUESTION),)), "021394r3", "division")
     reward = reward or {}
@@ -55,10 +64,10 @@ def score(
         judges = None
         if cfg.asks_judge:
             server = stack.enter_context(RuleJudge("division", **(faults or {})))
-            settings = JudgeSettings((server.url,), server.model, view=view)
+            settings = JudgeSettings((server.url,), server.model, view=view, show_thinking=thinking)
             judge = stack.enter_context(Judge(settings))
             judges = Judges({(view, None): judge}, lambda domain: (view, None))
-        splitter = Splitter(tokenizer.to_str())
+        splitter = Splitter(tokenizer.to_str(), cut_thinking=thinking)
         scorer = Scorer(
             [problem],
             {"p": REFERENCE},
@@ -318,3 +327,51 @@ def test_score_arrays_mark_what_is_missing_and_keep_the_groups():
     np.testing.assert_array_equal(scores, [0.0, 1.0, 0.5, np.nan, np.nan, np.nan, 0.75])
     assert seg_off.tolist() == [0, 2, 4, 5, 6, 7]
     assert group_off.tolist() == [0, 2, 5]
+
+
+THOUGHT = r"01/5=9r9### 06/5=2r1 \boxed{1}"
+"""Wrong steps and a wrong answer, which nobody must read."""
+
+
+@pytest.mark.parametrize(
+    ("text", "opening"),
+    [
+        (f"<think>{THOUGHT}</think>{RIGHT}", ""),
+        (f"{THOUGHT}</think>{RIGHT}", "<think>\n"),
+        (f"{THOUGHT}</think>{RIGHT}", ""),
+    ],
+)
+def test_neither_judge_nor_verifier_reads_what_was_thought(tokenizer, text, opening):
+    one = rollout(tokenizer, text, 0, opening=opening)
+    [scored] = score(tokenizer, [one])
+    assert scored.grades == (5,) * 7 and scored.correct is True and not scored.blank
+    # The tokens of thinking belong to the first step, so that the segments cover all of them.
+    first, *_, last = scored.segments
+    assert first.text == opening + text[: text.index("</think>") + len("</think>01/5=0r1")]
+    assert first.start == 0 and last.end == len(one.token_ids)
+    assert scored.text == opening + text
+    [shown] = score(tokenizer, [one], thinking=True)
+    assert len(shown.segments) == 8 and shown.grades[0] == 1
+
+
+@pytest.mark.parametrize(("view", "kind"), [("prefix", "delta"), ("outcome", "grpo")])
+@pytest.mark.parametrize(
+    ("text", "opening"), [("", ""), (" \n", ""), (f"<think>{RIGHT}", ""), (RIGHT, "<think>")]
+)
+def test_a_rollout_that_shows_nothing_scores_nothing_and_costs_no_request(
+    tokenizer, text, opening, view, kind
+):
+    """Every request would go without a grade here, and leave the rollout out."""
+    one = rollout(tokenizer, text, 0, opening=opening)
+    [scored] = score(tokenizer, [one], view=view, faults={"no_grade_rate": 1.0})
+    assert scored.blank and scored.scores == (0.0,) and scored.grades == (None,)
+    assert scored.correct is False
+    assert not scored.missing and not scored.ungraded and not scored.reasons
+
+
+def test_an_overlong_rollout_that_shows_nothing_is_masked_as_others_are(tokenizer):
+    one = rollout(tokenizer, f"<think>{RIGHT}", 0, finish="length")
+    [masked] = score(tokenizer, [one], reward={"overlong": "mask"})
+    assert masked.masked and not masked.missing
+    [judged] = score(tokenizer, [one], reward={"overlong": "none"})
+    assert not judged.masked and judged.scores == (0.0,)
