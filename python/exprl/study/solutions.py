@@ -85,7 +85,8 @@ def read(
         raise DataError(f"{source}: neither a file nor the folder of a run")
     else:
         rows = enumerate(read_rows(config.Data(path=str(source))), 1)
-        cut = partial(split, rule=step_rule, delimiter=delimiter)
+        # A step that is thinking only would show most judges nothing.
+        cut = partial(split, rule=step_rule, delimiter=delimiter, cut_thinking=False)
         found = [_read_row(row, f"{source}: row {i}", i, cut, label) for i, row in rows]
     if not found:
         raise DataError(f"{source} holds no solution")

@@ -36,7 +36,8 @@ from exprl.run.recorded import MAY_CHANGE
 from exprl.study.calibrate_command import Request
 
 NAMES = [f.name for f in fields(JudgeSettings)]
-ITEM = JudgeItem("0", "What is 2 + 2?", "2 + 2 = 4", ("### 2 + 2 = 4 ", "### It is 4."))
+STEPS = ("<think>A guess.</think>### 2 + 2 = 4 ", "### It is 4.")
+ITEM = JudgeItem("0", "What is 2 + 2?", "2 + 2 = 4", STEPS)
 RUBRIC = {"head": "Grade like a pirate.", "instruction": "End with a line `Score: n`."}
 CHECKLIST = {
     "problem": ITEM.problem,
@@ -84,6 +85,7 @@ def cases(folder: Path, url: str) -> dict[str, Case]:
         "score_map": Case("binary", lambda seen: seen.verdicts[0].score == 1.0),
         "rubric": Case(str(folder / "rubric.toml"), lambda seen: "pirate" in seen.words),
         "rubrics": Case(str(folder / "rubrics.jsonl"), lambda seen: "It is four." in seen.words),
+        "show_thinking": Case(True, lambda seen: "A guess." in seen.words),
         "temperature": Case(0.5, lambda seen: seen.requests[0]["temperature"] == 0.5),
         "max_tokens": Case(77, lambda seen: seen.requests[0]["max_tokens"] == 77),
         "extra": Case({"top_p": 0.25}, lambda seen: seen.requests[0]["top_p"] == 0.25),
