@@ -66,7 +66,7 @@ def sample_steps(
         cfg.rollout.temperature,
         cfg.rollout.max_response_tokens,
     )
-    splitter = open_splitter(cfg.reward, tokenizer)
+    splitter = open_splitter(cfg, tokenizer)
     written = [r for r in rollouts if r.finish_reason != "failed" and len(r.token_ids)]
     steps = [splitter.split(r.token_ids, r.opening) for r in written]
     if not steps:
@@ -75,8 +75,7 @@ def sample_steps(
     single = sum(len(one) == 1 for one in steps)
     overlong = sum(r.finish_reason == "length" for r in written)
     means = {
-        rule: sum(len(split_text(t, rule, delimiter=cfg.reward.delimiter)) for t in texts)
-        / len(texts)
+        rule: sum(len(_cut(cfg, t, rule)) for t in texts) / len(texts)
         for rule in get_args(StepRule)
     }
     shown = ", ".join(f"{rule} {mean:.1f}" for rule, mean in means.items())
@@ -93,3 +92,9 @@ def sample_steps(
         " Choose a rule of reward.steps that cuts them, or ask for steps in data.system or"
         " data.template"
     )
+
+
+def _cut(cfg: config.Config, text: str, rule: StepRule) -> tuple[str, ...]:
+    """The steps by one of the rules, as the run would cut them."""
+    thinking = cfg.judge.show_thinking
+    return split_text(text, rule, delimiter=cfg.reward.delimiter, cut_thinking=thinking)
