@@ -182,7 +182,8 @@ def measure(job: Measurement) -> Evaluation:
             f" rollout.max_prompt_tokens = {cfg.rollout.max_prompt_tokens} tokens"
         )
     check_model(cfg.model, cfg.rollout, tokenizer)
-    Console(stderr=True).print(Text(announce_engine(cfg.rollout, job.target.weights)))
+    waiting = Text(announce_engine(cfg.rollout, job.target.weights))
+    Console(stderr=True).print(waiting, soft_wrap=True)
     engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=job.target.weights)
     splitter = Splitter(tokenizer.backend_tokenizer.to_str())
     references = {problem.id: problem.judge_reference for problem in kept}
