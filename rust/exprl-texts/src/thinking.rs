@@ -34,7 +34,7 @@ pub fn open_thinking(text: &str) -> Option<&'static str> {
 #[must_use]
 pub fn blank_thinking(text: &[u8], opened: bool) -> Option<Vec<u8>> {
     let parts = part_thinking(text, opened).0;
-    if parts.as_slice() == [0..text.len()] {
+    if covers(&parts, text.len()) {
         return None;
     }
     let mut blanked = vec![b' '; text.len()];
@@ -57,7 +57,7 @@ pub fn blank_thinking(text: &[u8], opened: bool) -> Option<Vec<u8>> {
 pub fn drop_thinking(pieces: &[impl Deref<Target = str>]) -> Option<Vec<String>> {
     let whole: String = pieces.iter().map(|piece| &**piece).collect();
     let parts = part_thinking(whole.as_bytes(), false).0;
-    if parts.as_slice() == [0..whole.len()] {
+    if covers(&parts, whole.len()) {
         return None;
     }
     let mut end = 0;
@@ -73,6 +73,11 @@ pub fn drop_thinking(pieces: &[impl Deref<Target = str>]) -> Option<Vec<String>>
             .collect()
     });
     Some(shown.collect())
+}
+
+/// Whether parts of a text are all of it: every tag is outside of them.
+fn covers(parts: &[Range<usize>], length: usize) -> bool {
+    parts.iter().map(ExactSizeIterator::len).sum::<usize>() == length
 }
 
 /// Opening and closing tags of thinking blocks, as models are known to write them.
