@@ -136,7 +136,7 @@ mod tests {
             ("a<think>b</think>c", "a                c"),
             ("b</think>c", "         c"),
             ("a\n<THINK>\n", "a\n        "),
-            ("◁think▷é◁/think▷c", "                            c"),
+            ("◁think▷é◁/think▷c", "                         c"),
         ] {
             let found = blank_thinking(text.as_bytes(), false).unwrap();
             assert_eq!(String::from_utf8(found).unwrap(), blanked);
