@@ -274,7 +274,7 @@ mod tests {
     const SEGMENTS: [&str; 3] = [
         "first \"line\"\n\u{1}",
         "### step <|im_start|> é",
-        "###\\n</think> end",
+        "###\\n<|im_end|> end",
     ];
 
     #[test]
