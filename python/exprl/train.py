@@ -16,9 +16,11 @@ from exprl import config
 from exprl.data import mixture
 from exprl.errors import EngineError, ExprlError, JudgeError, NumericsError
 from exprl.evaluate.during_training import evaluate_if_due
+from exprl.judge import JudgeStats
 from exprl.learn.advantages import segment_advantages, silent_groups
 from exprl.learn.batch import fill_rate, pack, rollout_examples, solution_examples
 from exprl.learn.model import describe
+from exprl.learn.policy import UpdateStats
 from exprl.monitor.alarms import Watch
 from exprl.monitor.metrics_log import MetricsLog, read_metrics
 from exprl.monitor.progress import Progress
@@ -103,12 +105,8 @@ def train(
         interruptible(progress.note) as interrupt,
     ):
         watch = Watch(cfg.alarms, cfg.advantage, read_metrics(parts.run_dir), cfg.reward.steps)
-        if parts.verifiers.sandbox:
-            progress.note(parts.verifiers.sandbox.summary())
         policy = parts.policy
-        progress.note(f"computes {describe(cfg.model, policy.model.config, policy.device)}")
-        for remark in parts.remarks:
-            progress.warn(remark)
+        announce(cfg, parts, progress)
         while state.step < cfg.train.steps:
             evaluate_if_due(cfg, parts, state.step, progress)
             clock = Clock()
@@ -136,22 +134,9 @@ def train(
             # The step is done from here on, whatever happens to its report.
             number = parts.first_step + state.step
             state.count(scored, updates)
-            judged = count_since(counted, parts.judges)
-            row = (
-                step_row(
-                    scored,
-                    updates,
-                    parts.problems,
-                    parts.references,
-                    state,
-                    judged,
-                    cfg.reward.delimiter,
-                )
-                | data.row()
-                | {"batch/fill": fill_rate(batches, cfg.optim.micro_batch_tokens)}
-                | (parts.probe.row() if parts.probe else {})
-                | clock.row()
-            )
+            row = measure(cfg, parts, state, data, updates, counted, clock) | {
+                "batch/fill": fill_rate(batches, cfg.optim.micro_batch_tokens)
+            }
             flags, alarms = watch.add(row, commonest_reason(scored))
             log.write(number, row | flags)
             if cfg.logging.save_rollouts and scored:
@@ -174,6 +159,47 @@ def train(
                 return TrainingResult(parts.run_dir, state.step, interrupted=True)
         evaluate_if_due(cfg, parts, state.step, progress)
     return TrainingResult(parts.run_dir, state.step, interrupted=False)
+
+
+def announce(cfg: config.Config, parts: Parts, progress: Progress) -> None:
+    """Say with what the run computes, and which rows of its data are not used as they stand."""
+    if parts.verifiers.sandbox:
+        progress.note(parts.verifiers.sandbox.summary())
+    policy = parts.policy
+    progress.note(f"computes {describe(cfg.model, policy.model.config, policy.device)}")
+    for remark in parts.remarks:
+        progress.warn(remark)
+
+
+def measure(
+    cfg: config.Config,
+    parts: Parts,
+    state: RunState,
+    data: StepData,
+    updates: Sequence[UpdateStats],
+    before: JudgeStats | None,
+    clock: Clock,
+) -> dict[str, float]:
+    """The metrics of a finished step.
+
+    Args:
+        before: what the judge had counted when the step began.
+    """
+    judged = count_since(before, parts.judges)
+    return (
+        step_row(
+            data.scored,
+            updates,
+            parts.problems,
+            parts.references,
+            state,
+            judged,
+            cfg.reward.delimiter,
+        )
+        | data.row()
+        | (parts.probe.row() if parts.probe else {})
+        | clock.row()
+    )
 
 
 def tell_caller(on_step: OnStep | None, report: StepReport) -> Exception | None:
@@ -206,10 +232,10 @@ def gather_examples(
             # R = problems x group_size rollouts; each has T grades of 1..5, which become scores
             # s_1..s_T in [0, 1]: one per step, or T = 1 with an outcome reward.
             scored = sample(cfg, parts, problems, step, progress, clock)
+            scored, replaced = redraw(cfg, parts, problems, scored, step, progress, clock)
             # A_t per step, [T] a rollout: s_t - s_(t-1) with `delta`, s minus its group's mean with
             # `grpo`. A score that nobody gave is NaN and not 0, since 0 would teach that the step
             # is wrong; its step is joined to the next one, or its rollout is out of the loss.
-            scored, replaced = redraw(cfg, parts, problems, scored, step, progress, clock)
             values = compute_advantages(cfg, scored)
             return StepData(
                 rollout_examples(scored, values, parts.teacher_prompts),

@@ -110,62 +110,88 @@ def open_run(
         folder = checkpoint.latest(run_dir)
         state = checkpoint.load_state(folder) if folder else RunState()
         first_step = record_start(run_dir, state.step)
-        path = str(folder or cfg.model.path)
         set_threads(cfg.train.torch_threads)
-        probe: Probe | None = None
-        if engine or cfg.needs_engine:
-            probe = open_probe(problems, tokenizer, cfg.model, cfg.rollout)
-        if engine is None and probe:
-            note(announce_engine(cfg.rollout, path))
-            engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=path)
-            engine.policy_version = state.policy_version
-            probe.score_by_engine(engine)
-        elif engine is not None:
-            engine.policy_version = NO_POLICY  # what it holds is another run's
-        if engine is not None:
-            engine.sleep()  # the policy needs the GPU while it loads
-        policy = Policy(
-            cfg.model,
-            cfg.optim,
-            cfg.lora,
-            temperature=cfg.rollout.temperature,
-            needs_initial=cfg.needs_initial_policy,
-            weights=str(folder) if folder else None,
-            updates=cfg.train.steps * cfg.optim.mini_batches,
-            seed=cfg.seed,
-        )
-        if folder:
-            check_base(state, policy, folder, cfg.model.path)
-            policy.load_optimizer(folder / checkpoint.TRAINER, state.policy_version)
+        weights = str(folder or cfg.model.path)
+        engine, probe = _start_engine(cfg, engine, weights, state, problems, tokenizer, note)
+        policy = _load_policy(cfg, state, folder)
         checkpoint.try_saving(run_dir, policy, tokenizer)
         state.base = policy.base()
         if probe:
             probe.score_by_policy(policy)
         policy.to_host()
-        parts = Parts(
-            run_dir=run_dir,
-            first_step=first_step,
-            problems=[p.without_reference() for p in problems],
-            held_out=[p.without_reference() for p in held_out],
-            references=choose_references(cfg.judge.condition, problems, cfg.seed)
-            if cfg.needs_references
-            else {},
-            solutions=tokenize_solutions(problems, tokenizer, cfg.model)
-            if cfg.learns_references
-            else {},
-            teacher_prompts=build_teacher_prompts(cfg.teacher, problems, tokenizer)
-            if cfg.needs_teacher
-            else {},
-            tokenizer=tokenizer,
-            engine=engine,
-            policy=policy,
-            probe=probe,
-            splitter=open_splitter(cfg, tokenizer),
-            judges=judges,
-            verifiers=verifiers,
-            remarks=remarks,
+        yield (
+            Parts(
+                run_dir=run_dir,
+                first_step=first_step,
+                problems=[p.without_reference() for p in problems],
+                held_out=[p.without_reference() for p in held_out],
+                references=choose_references(cfg.judge.condition, problems, cfg.seed)
+                if cfg.needs_references
+                else {},
+                solutions=tokenize_solutions(problems, tokenizer, cfg.model)
+                if cfg.learns_references
+                else {},
+                teacher_prompts=build_teacher_prompts(cfg.teacher, problems, tokenizer)
+                if cfg.needs_teacher
+                else {},
+                tokenizer=tokenizer,
+                engine=engine,
+                policy=policy,
+                probe=probe,
+                splitter=open_splitter(cfg, tokenizer),
+                judges=judges,
+                verifiers=verifiers,
+                remarks=remarks,
+            ),
+            state,
         )
-        yield parts, state
+
+
+def _start_engine(
+    cfg: config.Config,
+    engine: Engine | None,
+    weights: str,
+    state: RunState,
+    problems: Sequence[Problem],
+    tokenizer: Any,
+    note: Callable[[str], object],
+) -> tuple[Engine | None, Probe | None]:
+    """The engine asleep, or none where nothing is sampled, and the probe of its weights.
+
+    Args:
+        engine: one that is up already.
+        weights: folder or hub id of the weights that a new engine loads.
+    """
+    if engine is None and not cfg.needs_engine:
+        return None, None
+    probe = open_probe(problems, tokenizer, cfg.model, cfg.rollout)
+    if engine is None:
+        note(announce_engine(cfg.rollout, weights))
+        engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=weights)
+        engine.policy_version = state.policy_version
+        probe.score_by_engine(engine)
+    else:
+        engine.policy_version = NO_POLICY  # what it holds is another run's
+    engine.sleep()  # the policy needs the GPU while it loads
+    return engine, probe
+
+
+def _load_policy(cfg: config.Config, state: RunState, folder: Path | None) -> Policy:
+    """The policy of the checkpoint in `folder`, or of the model that the run starts from."""
+    policy = Policy(
+        cfg.model,
+        cfg.optim,
+        cfg.lora,
+        temperature=cfg.rollout.temperature,
+        needs_initial=cfg.needs_initial_policy,
+        weights=str(folder) if folder else None,
+        updates=cfg.train.steps * cfg.optim.mini_batches,
+        seed=cfg.seed,
+    )
+    if folder:
+        check_base(state, policy, folder, cfg.model.path)
+        policy.load_optimizer(folder / checkpoint.TRAINER, state.policy_version)
+    return policy
 
 
 def open_splitter(cfg: config.Config, tokenizer: Any) -> Splitter:
