@@ -49,8 +49,15 @@ def is_equal(found: str, gold: str) -> bool:
     True
     >>> is_equal(r"3\ \mathrm{m}", r"3\ \mathrm{cm}")
     False
+    >>> is_equal(r"4.5 \text{ m/s}", "4.5 m/s")
+    True
     """
     here, there = _parse(found), _parse(gold)
+    # A letter behind a number may be a variable, unless the other side sets it as a unit.
+    if here is None and there is not None and there[1]:
+        here = _parse(found, letters_are_units=True)
+    elif there is None and here is not None and here[1]:
+        there = _parse(gold, letters_are_units=True)
     if here is None or there is None:
         return answer.is_equal(found, gold)
     (value, unit), (gold_value, gold_unit) = here, there
@@ -64,13 +71,13 @@ def is_quantity(text: str) -> bool:
     return _parse(text) is not None
 
 
-def _parse(text: str) -> tuple[float, str] | None:
+def _parse(text: str, *, letters_are_units: bool = False) -> tuple[float, str] | None:
     """Value and unit, if the text is one number with at most a unit."""
     bare = _POWER_OF_TEN.sub(r"\1 1\\times 10^", text.strip().strip("$").strip())
     found = _NUMBER.fullmatch(bare) if len(bare) <= LONGEST_QUANTITY else None
     if found is None:
         return None
-    unit = _parse_unit(found["unit"])
+    unit = _parse_unit(found["unit"], letters_are_units=letters_are_units)
     if unit is None:
         return None
     mantissa = re.sub(r"[\s,]", "", found["mantissa"]).replace("\u2212", "-")
@@ -79,11 +86,13 @@ def _parse(text: str) -> tuple[float, str] | None:
     return (value, unit) if math.isfinite(value) else None
 
 
-def _parse_unit(text: str) -> str | None:
+def _parse_unit(text: str, *, letters_are_units: bool) -> str | None:
     """What stands behind a number, without what sets it; None if it may be mathematics: `3x`."""
     words = re.findall(r"[^\W\d_]+", text) if _WORDS.fullmatch(text) else []
     units = [w for w in words if w in _UNITS or w.removesuffix("s") in _UNITS]
-    known = bool(units) and all(w in units or len(w) == 1 for w in words)
+    known = bool(units or letters_are_units and words) and all(
+        w in units or len(w) == 1 for w in words
+    )
     if not known and not _SET_UNIT.fullmatch(text):
         return None
     bare = re.sub(r"\\(?:text|mathrm|mathbf|operatorname|rm)\b|\\cdot|\\times", "", text)
