@@ -90,7 +90,7 @@ def _parse_unit(text: str, *, letters_are_units: bool) -> str | None:
     """What stands behind a number, without what sets it; None if it may be mathematics: `3x`."""
     words = re.findall(r"[^\W\d_]+", text) if _WORDS.fullmatch(text) else []
     units = [w for w in words if w in _UNITS or w.removesuffix("s") in _UNITS]
-    known = bool(units or letters_are_units and words) and all(
+    known = bool(units or (letters_are_units and words)) and all(
         w in units or len(w) == 1 for w in words
     )
     if not known and not _SET_UNIT.fullmatch(text):

@@ -200,17 +200,17 @@ fn a_trace_is_cut_by_the_rule_and_its_steps_are_joined() {
             .map(|s| s["end"].as_u64().unwrap())
             .collect::<Vec<_>>()
     };
-    assert_eq!(steps(&[]), [1, 26, 38]);
-    assert_eq!(steps(&["--steps", "heading"]), [38]);
-    assert_eq!(steps(&["--steps", "paragraph"]), [16, 38]);
-    assert_eq!(steps(&["--steps", "line"]), [16, 22, 34, 38]);
+    assert_eq!(steps(&[]), [1, 26, 40]);
+    assert_eq!(steps(&["--steps", "heading"]), [40]);
+    assert_eq!(steps(&["--steps", "paragraph"]), [16, 40]);
+    assert_eq!(steps(&["--steps", "line"]), [16, 22, 36, 40]);
     assert_eq!(
         steps(&["--steps", "line", "--max-steps", "3"]),
-        [22, 34, 38]
+        [22, 36, 40]
     );
     assert_eq!(
         steps(&["--steps", "line", "--min-step-words", "3"]),
-        [16, 38]
+        [16, 40]
     );
 }
 
