@@ -45,7 +45,8 @@ pub enum Reading {
 ///   item, heading or table row, boxed or with Markdown emphasis; the field `score` of an object;
 /// - other words for it: `My final grade is 4`, `Rating = 4`, `得分：4`, `<score>4</score>`, `Score:` and the
 ///   digit on the next line;
-/// - beside an earlier verdict only: a line that is nothing but a boxed or bold digit, `I raise it to 5`.
+/// - beside an earlier verdict only: a line that is nothing but a boxed or bold digit, `I raise it to 5`, and a
+///   sentence `Score: 4` or an object with a score behind the beginning of a line.
 ///
 /// The value is one ASCII digit 1..5, alone or as `n/5`, `n out of 5`, `[n]` or `\boxed{n}`. A remark in
 /// parentheses or after a dash may follow if it holds no digit. Anything else is never repaired.

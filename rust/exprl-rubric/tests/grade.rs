@@ -290,6 +290,30 @@ fn the_last_verdict_decides_and_a_draft_never_wins() {
 }
 
 #[test]
+fn a_verdict_behind_the_beginning_of_a_line_takes_an_earlier_one_away_and_is_none() {
+    for verdict in [
+        "I was too strict. Score: 3",
+        "Wait! **Final score:** 3",
+        "Is that fair? Grade = unclear",
+        "Corrected verdict as JSON: {\"score\": 3}",
+        "So it is {\"score\": \"three\"}",
+        "Score [1-5] = 3",
+        "The result: {\"rating\": 3, \"why\": \"cut",
+    ] {
+        let reply = format!("It begins well.\nScore: 2\n{verdict}");
+        assert!(!matches!(read_grade(&reply), Grade(_)), "{reply:?}");
+        let corrected = format!("Score: 4\n{verdict}\nNo.\nScore: 4");
+        assert_eq!(read_grade(&corrected), Grade(4), "{corrected:?}");
+    }
+    check(&[
+        ("The text says so. Score: 5", Absent),
+        ("The text holds {\"score\": 5}", Absent),
+        ("Score: 3\nAs said. Score: 3", Grade(3)),
+        ("Score: 3\nIn JSON: {\"score\": 3}", Grade(3)),
+    ]);
+}
+
+#[test]
 fn the_same_grade_in_other_words_takes_nothing_away() {
     for verdict in OTHER_VERDICTS
         .iter()

@@ -4,7 +4,7 @@ use super::Reading;
 use super::join::{Join, strip_join};
 use super::label::{Label, strip_label};
 use super::marks::{opens_quotation, split_tag, strip_front};
-use super::remark::{read_dressed, read_opened, read_personal};
+use super::remark::{read_dressed, read_opened, read_personal, read_within};
 use super::value::grade_value;
 
 /// How a verdict is worded.
@@ -71,6 +71,7 @@ pub(super) fn read_line(line: &str) -> Option<Verdict<'_>> {
         .or_else(|| read_personal(rest))
         .or_else(|| read_tagged(rest))
         .or_else(|| read_dressed(line))
+        .or_else(|| read_within(rest))
 }
 
 /// The value that a label on an earlier line has announced, if the line holds nothing else.

@@ -24,11 +24,15 @@ pub(super) fn strip_whole_word<'a>(text: &'a str, word: &str) -> Option<&'a str>
     (!text[word.len()..].starts_with(char::is_alphanumeric)).then_some(rest)
 }
 
-/// What follows one parenthesis, such as the scale in `Score (1-5): 4`.
+/// What follows one parenthesis, such as the scale in `Score (1-5): 4`, or a scale in brackets.
 pub(super) fn strip_parenthesis(text: &str) -> &str {
-    text.strip_prefix('(')
-        .and_then(|rest| rest.split_once(')'))
-        .map_or(text, |(_, rest)| rest)
+    let parenthesis = text.strip_prefix('(').and_then(|rest| rest.split_once(')'));
+    let scale = || {
+        text.strip_prefix('[')
+            .and_then(|rest| rest.split_once(']'))
+            .filter(|(scale, _)| scale.contains(['-', '–']))
+    };
+    parenthesis.or_else(scale).map_or(text, |(_, rest)| rest)
 }
 
 /// What follows the list marker, heading, emphasis, table bar, bullets, arrows, pictures, LaTeX commands and

@@ -1,6 +1,7 @@
 //! Sentences and signs that say a grade without a label at the start of the line.
 
 use super::Reading;
+use super::label::{Label, strip_label};
 use super::line::{Form, Verdict, read_labelled, read_value};
 use super::marks::{first_of, is_emphasis, strip_whole_word};
 use super::object::Object;
@@ -136,6 +137,27 @@ pub(super) fn read_personal(line: &str) -> Option<Verdict<'_>> {
             .or(is_noun)
             .or_else(|| first_of(&SMALL_WORDS, word, strip_whole_word))?;
     }
+}
+
+/// `Ignore that. Score: 4`, `Final: {"score": 4}`: what a line says of a verdict behind its beginning. It may be the
+/// judge's own or not, so alone it says nothing, and beside a grade that differs there is none.
+pub(super) fn read_within(line: &str) -> Option<Verdict<'_>> {
+    read_sentence(line)
+        .or_else(|| Object::read(&line[line.find('{')?..])?.verdict())
+        .map(|verdict| verdict.at_most(Form::Remark))
+}
+
+/// The verdict of the first sentence in the line, after the one it begins with, that is a label and a colon.
+fn read_sentence(line: &str) -> Option<Verdict<'_>> {
+    line.match_indices(['.', '!', '?']).find_map(|(at, _)| {
+        let sentence = line[at + 1..].strip_prefix(char::is_whitespace)?;
+        let sentence = sentence.trim_start_matches(is_emphasis);
+        let (label, after) = strip_label(sentence)?;
+        let joined = after
+            .trim_start_matches(is_emphasis)
+            .starts_with([':', '=']);
+        read_labelled(sentence).filter(|_| joined && label != Label::Loose)
+    })
 }
 
 /// A line that is nothing but a grade in a box, in emphasis, in double brackets or with its scale.
