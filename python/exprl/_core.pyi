@@ -289,8 +289,8 @@ class Splitter:
         tokenizer_json: str,
         rule: str,
         delimiter: str,
-        min_step_tokens: int,
-        max_steps: int | None,
+        min_step_tokens: SupportsIndex,
+        max_steps: SupportsIndex | None,
         cut_thinking: bool,
     ) -> Splitter: ...
     def split(
@@ -367,8 +367,8 @@ def split_text(
     text: str,
     rule: str,
     delimiter: str,
-    min_step_words: int,
-    max_steps: int | None,
+    min_step_words: SupportsIndex,
+    max_steps: SupportsIndex | None,
     cut_thinking: bool,
 ) -> list[str]:
     """
