@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from exprl import config
-from exprl.cli.dry_run_server import check_server
+from exprl.cli.dry_run.server import check_server
 from exprl.errors import JudgeError
 from exprl.judge import RuleJudge
 

@@ -3,8 +3,8 @@
 import pytest
 
 from exprl import config
-from exprl.cli.dry_run_references import grade_references
-from exprl.cli.dry_run_steps import sample_steps, warn_of_prompts
+from exprl.cli.dry_run.references import grade_references
+from exprl.cli.dry_run.steps import sample_steps, warn_of_prompts
 from exprl.data.problems import load_problems
 from exprl.data.tokenizer import load_tokenizer
 from exprl.errors import JudgeError

@@ -9,7 +9,7 @@ import pytest
 
 from exprl import config
 from exprl.advantage import ProcessKind
-from exprl.cli import dry_run_stalling
+from exprl.cli.dry_run import stalling
 from exprl.judge import Judge, JudgeSettings, RuleJudge
 from exprl.learn.advantages import segment_advantages
 from exprl.reward.judges import Judges
@@ -137,13 +137,13 @@ def test_under_the_defaults_of_the_presets_standing_still_pays_nothing(tokenizer
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_dry_run_names_what_pays_for_standing_still(kind):
     """What the documentation says of each kind: docs/concepts/method.md."""
-    said = list(dry_run_stalling.warnings(config_of(kind, "none")))
+    said = list(stalling.warnings(config_of(kind, "none")))
     assert bool(said) == (kind not in PROMISED)
     if said:
         assert f"advantage.kind = {kind!r}" in said[0]
         assert "reward.overlong = 'zero'" in said[0] and "delta, first_error" in said[0]
     for overlong in ("zero", "mask"):
-        assert not list(dry_run_stalling.warnings(config_of(kind, overlong)))
+        assert not list(stalling.warnings(config_of(kind, overlong)))
 
 
 def test_a_single_step_that_is_paid_its_score_is_named_too():
@@ -157,6 +157,6 @@ def test_a_single_step_that_is_paid_its_score_is_named_too():
             "advantage": {"single_segment": "score"},
         }
     )
-    assert not list(dry_run_stalling.warnings(cfg))
-    [said] = dry_run_stalling.warnings(paid)
+    assert not list(stalling.warnings(cfg))
+    [said] = stalling.warnings(paid)
     assert "single_segment" in said

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from exprl import config
-from exprl.cli import dry_run_stalling, dry_run_steps
-from exprl.cli.dry_run_model import describe_model, warn_of_template
-from exprl.cli.dry_run_references import grade_references
-from exprl.cli.dry_run_server import check_server
+from exprl.cli.dry_run import stalling, steps
+from exprl.cli.dry_run.model import describe_model, warn_of_template
+from exprl.cli.dry_run.references import grade_references
+from exprl.cli.dry_run.server import check_server
 from exprl.data.tokenizer import load_tokenizer, prompt_ids
 from exprl.errors import ConfigError, EngineError
 from exprl.learn import memory
@@ -180,7 +180,7 @@ def warnings(cfg: config.Config) -> Iterator[str]:
         )
     if cfg.judge.readout == "expected" and cfg.judge.kind == "rules":
         yield 'judge.readout = "expected" needs log-probs, which the rule judge may not give'
-    yield from dry_run_stalling.warnings(cfg)
+    yield from stalling.warnings(cfg)
     if cfg.judge.condition != "right" and cfg.asks_judge:
         yield f"judge.condition = {cfg.judge.condition!r} is for calibration: rewards mislead"
 
@@ -265,9 +265,9 @@ def _check_steps(
 ) -> Iterator[str]:
     """Warnings about the rule of steps, from sampled rollouts or from the prompts alone."""
     if not (sample and cfg.needs_engine):
-        yield from dry_run_steps.warn_of_prompts(cfg, problems)
+        yield from steps.warn_of_prompts(cfg, problems)
         return
-    found, warning = dry_run_steps.sample_steps(cfg, problems, tokenizer, sample)
+    found, warning = steps.sample_steps(cfg, problems, tokenizer, sample)
     console.print(f"sampled    {escape(found)}", soft_wrap=True)
     if warning:
         yield warning
