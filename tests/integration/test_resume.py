@@ -18,7 +18,14 @@ pytestmark = pytest.mark.engine
 STEPS = 4
 HERE = Path(__file__).parent
 # What a resumed run may not share with an uninterrupted one: time, and what the ledger saved.
-TRAFFIC = ("time", "judge/requests", "judge/cached", "judge/prompt", "judge/completion")
+TRAFFIC = (
+    "time",
+    "judge/requests",
+    "judge/cached",
+    "judge/latency",
+    "judge/prompt",
+    "judge/completion",
+)
 
 
 def start(repo, run_dir, place="never", step=0, **change):
