@@ -42,6 +42,7 @@ class Asked(threading.Thread):
         self.question, self.verdict = (candidate, answer), None
         [self.process] = idle()
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)  # it stops a little later
         self.start()
         while not waiting(self.process.stdin):
             time.sleep(0.001)
