@@ -33,6 +33,7 @@ from exprl.config.reward import (
     Verify,
 )
 from exprl.config.run import Config
+from exprl.config.scale import Cluster, Engine, Ranks
 from exprl.config.toml import build, build_judge, json_schema, load, override, read, to_toml
 from exprl.config.watch import ALL_TOKENS, Alarms, Evaluation, Logging, Truncation
 
@@ -43,12 +44,14 @@ __all__ = [
     "Advantage",
     "Aggregation",
     "Alarms",
+    "Cluster",
     "Columns",
     "Condition",
     "Config",
     "Confinement",
     "Data",
     "Domain",
+    "Engine",
     "Evaluation",
     "Judge",
     "Logging",
@@ -58,6 +61,7 @@ __all__ = [
     "Model",
     "Objective",
     "Optim",
+    "Ranks",
     "Reward",
     "Rollout",
     "Sandbox",

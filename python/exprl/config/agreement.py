@@ -23,6 +23,7 @@ def check(cfg: Config) -> None:
     _references_are_there(cfg)
     _domains_fit(cfg)
     _answers_are_there(cfg)
+    _processes_fit(cfg)
 
 
 def _advantage_fits_reward(cfg: Config) -> None:
@@ -156,3 +157,39 @@ def _answers_are_there(cfg: Config) -> None:
                 f"{by} needs answers, and {part.path} has none:"
                 " set data.columns.answer to the column that holds the final answer"
             )
+
+
+def _processes_fit(cfg: Config) -> None:
+    """What samples ahead, and what trains in several processes, needs an engine beside it."""
+    kind, ahead, ranks = cfg.engine.kind, cfg.rollout.ahead, cfg.ranks.count
+    if ahead and kind == "process":
+        raise ValueError(
+            f"rollout.ahead = {ahead} samples while the trainer trains, which needs an engine in"
+            " another process; set engine.kind = 'child' (one machine) or 'servers'"
+        )
+    if ahead and (cfg.loss.clip_low is None or cfg.loss.importance_cap is None):
+        raise ValueError(
+            f"rollout.ahead = {ahead} trains on tokens that an older policy sampled, which is only"
+            " stable with a clipped ratio and a capped importance weight; set loss.clip_low,"
+            " loss.clip_high and loss.importance_cap (2.0 is usual)"
+        )
+    if ahead and cfg.loss.objective == "reverse_kl":
+        raise ValueError(
+            f"rollout.ahead = {ahead}: loss.objective = 'reverse_kl' learns from tokens of the"
+            " policy as it is only; set rollout.ahead = 0, or loss.objective = 'sampled_reverse_kl'"
+        )
+    if ranks > 1 and kind != "servers" and cfg.needs_engine:
+        raise ValueError(
+            f"ranks.count = {ranks}: several trainer processes sample from servers; set"
+            " engine.kind = 'servers'"
+        )
+    if kind != "process" and cfg.rollout.engine != "vllm":
+        raise ValueError(
+            f"engine.kind = {kind!r} runs vLLM; set rollout.engine = 'vllm', or engine.kind ="
+            " 'process'"
+        )
+    if cfg.model.offload and (ranks > 1 or kind != "process"):
+        raise ValueError(
+            "model.offload lends the trainer's GPU to an engine in the same process; set it to"
+            " false with engine.kind = 'child' or 'servers', and with several ranks"
+        )

@@ -123,6 +123,24 @@ class Rollout(Section):
         description="program that samples: vLLM, or transformers' own generate, which is slow and"
         " runs wherever the trainer does",
     )
+    ahead: int = Field(
+        0,
+        ge=0,
+        le=4,
+        description="training steps that sampling and judging may run ahead of the trainer: 1 ="
+        " rollouts are at most one step behind the policy; 0 = each waits for the other",
+    )
+    in_flight: bool = Field(
+        True,
+        description="with ahead: new weights reach rollouts that are being sampled; false = they"
+        " wait until those are done, so that a run can be repeated to the last digit on a CPU",
+    )
+    max_lag: int | None = Field(
+        None,
+        ge=0,
+        description="tokens that more optimizer steps lie behind than this weigh nothing in the"
+        " loss, and are counted; none = all count",
+    )
     problems_per_step: int = Field(36, gt=0, description="problems in one training step")
     group_size: int = Field(16, gt=0, description="rollouts sampled for each problem")
     redraw: int = Field(

@@ -11,6 +11,7 @@ from exprl.config import agreement, presets
 from exprl.config.data import Data, Source
 from exprl.config.policy import Lora, Loss, Model, Optim, Rollout, Teacher, Train
 from exprl.config.reward import VERIFIERS, Advantage, Domain, Judge, Reward, Sandbox, Treatment
+from exprl.config.scale import Cluster, Engine, Ranks
 from exprl.config.section import Section, expand_home
 from exprl.config.watch import Alarms, Evaluation, Logging
 
@@ -36,6 +37,9 @@ class Config(Section):
     lora: Lora = Lora()
     data: Data
     rollout: Rollout = Rollout()
+    engine: Engine = Engine()
+    ranks: Ranks = Ranks()
+    cluster: Cluster = Cluster()
     judge: Judge = Judge()
     reward: Reward = Reward()
     domains: dict[str, Domain] = Field(

@@ -74,8 +74,12 @@ class Engine(Protocol):
         """
         ...
 
-    def logp(self, token_ids: Int32Array) -> Float32Array:
-        """Log-probs [L-1] of the tokens of one sequence [L] but the first, at temperature 1."""
+    def logp(self, token_ids: Int32Array) -> Sequence[Float32Array]:
+        """Log-probs [L-1] of the tokens of one sequence [L] but the first, at temperature 1.
+
+        Returns:
+            What each copy of the policy says; an engine in one process holds one.
+        """
         ...
 
     def load_weights(self, weights: Iterator[tuple[str, Any]], version: int) -> None:
@@ -95,6 +99,10 @@ class Engine(Protocol):
 
     def wake(self, part: str) -> None:
         """Take memory back for `weights` (before load_weights) or `kv_cache` (after it)."""
+        ...
+
+    def close(self) -> None:
+        """End what the engine started: threads, processes. Nothing may be sampled any more."""
         ...
 
 

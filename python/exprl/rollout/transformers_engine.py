@@ -87,12 +87,11 @@ class TransformersEngine:
         return self._generate(begin, n, seed, temperature, max_response_tokens, config.ALL_TOKENS)
 
     @torch.no_grad()
-    def logp(self, token_ids: Int32Array) -> Float32Array:
+    def logp(self, token_ids: Int32Array) -> Sequence[Float32Array]:
         """See Engine.logp."""
         row = torch.from_numpy(token_ids).to(self._device, torch.int64)[None]
         scores = self._model(input_ids=row, use_cache=False).logits[0, :-1].float()
-        logp: Float32Array = scores.log_softmax(-1).gather(1, row[0, 1:, None])[:, 0].cpu().numpy()
-        return logp
+        return [scores.log_softmax(-1).gather(1, row[0, 1:, None])[:, 0].cpu().numpy()]
 
     @torch.no_grad()
     def load_weights(self, weights: Iterator[tuple[str, Any]], version: int) -> None:
@@ -107,6 +106,9 @@ class TransformersEngine:
         if missing:
             raise EngineError(f"the engine was sent no {', '.join(sorted(missing))}")
         self.policy_version = version
+
+    def close(self) -> None:
+        """See Engine.close: it holds nothing but memory."""
 
     def sleep(self) -> None:
         """See Engine.sleep; the weights stay on the host (model.offload)."""

@@ -78,7 +78,7 @@ class VllmEngine:
         begin = continuation_starts(self.tokenizer, self._model, beginnings)
         return self._generate(begin, n, seed, temperature, max_response_tokens, config.ALL_TOKENS)
 
-    def logp(self, token_ids: Int32Array) -> Float32Array:
+    def logp(self, token_ids: Int32Array) -> Sequence[Float32Array]:
         """See Engine.logp. vLLM neither scales a prompt's logits nor takes them from its cache."""
         from vllm import SamplingParams
 
@@ -89,7 +89,7 @@ class VllmEngine:
             outputs += self._step()
         found = outputs[-1].prompt_logprobs[1:]
         pairs = zip(found, token_ids[1:].tolist(), strict=True)
-        return np.array([at[token].logprob for at, token in pairs], dtype=np.float32)
+        return [np.array([at[token].logprob for at, token in pairs], dtype=np.float32)]
 
     def _generate(
         self,
@@ -151,6 +151,9 @@ class VllmEngine:
         sleeps = self._llm.vllm_config.model_config.enable_sleep_mode
         if sleeps and self._llm.is_sleeping():
             self._llm.wake_up([part])
+
+    def close(self) -> None:
+        """See Engine.close: vLLM ends with this process."""
 
     def _step(self) -> Any:
         import torch

@@ -90,7 +90,7 @@ def test_log_probs_are_the_trainers_at_the_sampling_temperature_beside_longer_pr
         np.testing.assert_allclose(one.generator_logp, expected, atol=1e-4, rtol=0)
         whole = np.concatenate([one.prompt_ids, one.token_ids])
         expected = policy.logp(one_row(whole[:1], whole[1:]), temperature=1.0).numpy()
-        np.testing.assert_allclose(engine.logp(whole), expected, atol=1e-4, rtol=0)
+        np.testing.assert_allclose(engine.logp(whole)[0], expected, atol=1e-4, rtol=0)
 
 
 def test_a_rollout_ends_with_a_stop_token_or_at_the_limit(engine, tokenizer):
@@ -160,9 +160,9 @@ def test_weights_arrive_whole_or_not_at_all(tokenizer, policy):
     engine = opened(tokenizer)
     shifted = {name: value + 0.01 for name, value in policy.weights()}
     row = np.arange(3, 20, dtype=np.int32)
-    before = engine.logp(row)
+    [before] = engine.logp(row)
     engine.load_weights(iter(shifted.items()), 4)
-    assert np.abs(engine.logp(row) - before).max() > 1e-3
+    assert np.abs(engine.logp(row)[0] - before).max() > 1e-3
     assert {r.policy_version for r in sampled(engine).values()} == {4}
     last = list(shifted)[-1]
     with pytest.raises(EngineError, match=f"was sent no {last}"):

@@ -1,0 +1,73 @@
+"""Where things run: the engine, the trainer's processes, and the machines under them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from exprl.config.section import Section, expand_home
+
+
+class Engine(Section):
+    """Where the policy is sampled, and how its weights get there."""
+
+    kind: Literal["process", "child", "servers"] = Field(
+        "process",
+        description="process: in the trainer's own process, in turns with it; child: in a second"
+        " process of this machine, at the same time; servers: vLLM servers, on any machine",
+    )
+    count: int = Field(1, gt=0, description="servers to start (kind = servers)")
+    gpus_each: int = Field(
+        1, gt=0, description="GPUs of each server, which cut the model between them"
+    )
+    urls: tuple[str, ...] = Field(
+        (),
+        description="servers that run already, started by `exprl serve`; then none are started",
+    )
+    transfer: Literal["auto", "nccl", "gloo", "files"] = Field(
+        "auto",
+        description="way of new weights to the servers: nccl between GPUs, gloo between CPUs, files"
+        " in a folder that all machines see; auto = nccl where there are GPUs, else gloo",
+    )
+    transfer_dir: str | None = Field(
+        None, description="that folder (transfer = files); none = this machine's shared memory"
+    )
+    sync_timeout_s: float = Field(
+        120.0, gt=0.0, description="longest wait for one weight update of all servers"
+    )
+    request_timeout_s: float = Field(
+        1800.0, gt=0.0, description="longest wait for one rollout; then it is asked again"
+    )
+    token_env: str | None = Field(
+        None,
+        description="environment variable with the token that the servers of `urls` ask for;"
+        " servers that the run starts have a token of their own",
+    )
+    args: dict[str, Any] = Field(
+        {}, description="further flags of vLLM's server, such as kv_cache_dtype = 'fp8'"
+    )
+
+    _expand_home = field_validator("transfer_dir")(expand_home)
+
+
+class Ranks(Section):
+    """The trainer's processes."""
+
+    count: int = Field(
+        1,
+        gt=0,
+        description="trainer processes, one GPU each, that share weights, gradients and optimizer"
+        " (FSDP2); the result is that of one process",
+    )
+
+
+class Cluster(Section):
+    """Who starts the processes of a run."""
+
+    kind: Literal["local", "ray"] = Field(
+        "local", description="local: all on this machine; ray: on the machines of a Ray cluster"
+    )
+    address: str = Field(
+        "auto", description="of the Ray cluster; auto = the one that this machine belongs to"
+    )
