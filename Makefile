@@ -108,7 +108,7 @@ stubs: $(BUILT) ## Regenerate python/exprl/_core.pyi from the Rust binding
 
 .PHONY: pins
 pins: $(PINNED) ## Resolve requirements/cpu.txt anew from pyproject.toml
-	@uv pip compile --quiet --upgrade pyproject.toml --extra cpu --extra dev --universal \
+	@uv pip compile --quiet --upgrade pyproject.toml --extra cpu --extra dev --extra cluster --universal \
 		--python-version 3.11 --no-header --no-annotate -o requirements/cpu.txt
 
 .PHONY: deny

@@ -21,6 +21,10 @@ class EngineError(ExprlError):
     """The rollout engine failed or lacks something that exprl needs."""
 
 
+class ProcessError(ExprlError):
+    """A process that the run started did not come up, or is lost; the message shows its log."""
+
+
 class StorageError(ExprlError):
     """What a run must keep could not be written; the message says where it goes on from."""
 

@@ -33,7 +33,7 @@ from exprl.config.reward import (
     Verify,
 )
 from exprl.config.run import Config
-from exprl.config.scale import Cluster, Engine, Ranks
+from exprl.config.scale import Cluster, Engine, JudgeServe, Ranks
 from exprl.config.toml import build, build_judge, json_schema, load, override, read, to_toml
 from exprl.config.watch import ALL_TOKENS, Alarms, Evaluation, Logging, Truncation
 
@@ -54,6 +54,7 @@ __all__ = [
     "Engine",
     "Evaluation",
     "Judge",
+    "JudgeServe",
     "Logging",
     "Lora",
     "Loss",

@@ -57,13 +57,25 @@ def _advantage_settings_are_read(cfg: Config) -> None:
 
 
 def _judge_can_be_asked(cfg: Config) -> None:
+    if cfg.judge.serve and (cfg.judge.endpoints or cfg.judge.kind != "server"):
+        other = "judge.endpoints" if cfg.judge.endpoints else f"judge.kind = {cfg.judge.kind!r}"
+        raise ValueError(
+            f"judge.serve starts servers of the judge, and {other} names others; leave out one of"
+            " the two"
+        )
+    if cfg.judge.serve and (cfg.judge.api_key_env or cfg.judge.api_key_file):
+        raise ValueError(
+            "judge.serve starts servers with a key of the run's own; leave out judge.api_key_env"
+            " and judge.api_key_file"
+        )
     if not cfg.asks_judge or cfg.judge.kind != "server":
         return
-    if not cfg.judge.endpoints:
+    if not cfg.judge.endpoints and not cfg.judge.serve:
         raise ValueError(
             "judge.endpoints is empty: name at least one OpenAI-compatible server, e.g."
-            ' judge.endpoints = ["http://127.0.0.1:8001/v1"], or set judge.kind ='
-            ' "rules" to rehearse with the built-in rule judge'
+            ' judge.endpoints = ["http://127.0.0.1:8001/v1"], name a model for'
+            ' the run to serve in judge.serve.model, or set judge.kind = "rules" to rehearse with'
+            " the built-in rule judge"
         )
     if not cfg.judge.model:
         raise ValueError("judge.model is empty: name the model that the servers serve")

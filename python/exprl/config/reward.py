@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from exprl.advantage import STD_FLOOR, AdvantageKind, Compat, Missing, SingleSegment
+from exprl.config.scale import JudgeServe
 from exprl.config.section import STRICT, Section, expand_home, read_none, refuse_truths
 from exprl.judge.settings import JudgeSettings, View, setting
 from exprl.steps import StepRule
@@ -66,13 +67,22 @@ class Judge(JudgeSettings):
         0.0, "kind = rules: share of requests graded at random", ge=0.0, le=1.0
     )
 
+    serve: JudgeServe | None = setting(
+        None, "servers of the judge that the run starts itself", may_change=True
+    )
+
     def __post_init__(self) -> None:
         """Leave it to the config to refuse a URL that holds a password: it names the key."""
 
     @model_validator(mode="before")
     @classmethod
     def _read_none(cls, values: Any) -> Any:
-        return read_none(cls, values)
+        """What is "none" is unset, and the model's name that of the model that is served."""
+        values = read_none(cls, values)
+        serve = values.get("serve") if isinstance(values, dict) else None
+        if isinstance(serve, dict) and serve.get("model") and not values.get("model"):
+            return {**values, "model": serve["model"]}
+        return values
 
     _expand_home = field_validator("rubric", "rubrics", "ledger", "api_key_file", "ca_file")(
         expand_home

@@ -50,6 +50,30 @@ class Engine(Section):
 
     _expand_home = field_validator("transfer_dir")(expand_home)
 
+    @property
+    def starts_servers(self) -> bool:
+        """Whether the run starts servers of its own, and does not only ask those of `urls`."""
+        return self.kind == "servers" and not self.urls
+
+
+class JudgeServe(Section):
+    """vLLM servers of the judge that the run starts itself, and ends."""
+
+    model: str = Field(
+        min_length=1,
+        description="folder or hub id of the judge's model; the run then starts its servers, fills"
+        " in judge.endpoints, and judge.model where that is left open",
+    )
+    count: int = Field(1, gt=0, description="servers to start")
+    gpus_each: int = Field(
+        1, gt=0, description="GPUs of each server, which cut the model between them"
+    )
+    args: dict[str, Any] = Field(
+        {}, description="further flags of vLLM's server, such as max_model_len = 16384"
+    )
+
+    _expand_home = field_validator("model")(expand_home)
+
 
 class Ranks(Section):
     """The trainer's processes."""

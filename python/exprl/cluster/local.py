@@ -1,0 +1,153 @@
+"""Processes of this machine: each below a keeper, which ends it when this process ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from exprl.cluster import keeper
+from exprl.cluster.placement import Machine, Need, place
+from exprl.cluster.processes import START_TIMEOUT_S, TAIL_LINES, ended_early
+from exprl.errors import ProcessError
+
+HOST = "127.0.0.1"
+LOOK_S = 0.2
+
+
+class LocalCluster:
+    """Starts processes on this machine; `exprl.cluster.processes.Cluster`."""
+
+    def __init__(self, needs: Sequence[Need], logs: Path, grace_s: float = keeper.GRACE_S) -> None:
+        """Raises ConfigError where this machine has too few GPUs."""
+        self._grace_s = grace_s
+        self._gpus = visible_gpus()
+        self._logs = logs
+        self._processes: list[LocalProcess] = []
+        self.seats = place(needs, [Machine(HOST, len(self._gpus))])
+
+    def start(self, name: str, argv: Sequence[str], env: Mapping[str, str]) -> LocalProcess:
+        """Start a process on its seat."""
+        gpus = [self._gpus[i] for i in self.seats[name].gpus]
+        visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+        log = self._logs / f"{name}.log"
+        process = LocalProcess(
+            name, argv, {**os.environ, **visible, **env}, log, HOST, self._grace_s
+        )
+        self._processes.append(process)
+        return process
+
+    def close(self) -> None:
+        """End every process, all at the same time."""
+        for process in self._processes:
+            process.ask()
+        for process in self._processes:
+            process.stop()
+
+
+class LocalProcess:
+    """A process of this machine; `exprl.cluster.processes.Process`."""
+
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        log: Path,
+        host: str,
+        grace_s: float = keeper.GRACE_S,
+    ) -> None:
+        """Start `python argv` in the environment `env`, below a keeper."""
+        self._end_s = grace_s + 3.0
+        self.name, self.host, self.log = name, host, log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._first: str | None = None
+        self._printed = threading.Event()
+        with log.open("ab") as file:
+            file.write(f"$ python {' '.join(argv)}\n".encode())
+            file.flush()
+            # A session of its own: Ctrl-C in the terminal is for the leader alone.
+            self._keeper = subprocess.Popen(
+                [sys.executable, "-I", "-S", keeper.__file__, str(grace_s), sys.executable, *argv],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                env=env,
+                start_new_session=True,
+            )
+        threading.Thread(target=self._copy, name=f"log of {name}", daemon=True).start()
+
+    def poll(self) -> int | None:
+        """None while it runs."""
+        return self._keeper.poll()
+
+    def first_line(self, timeout_s: float = START_TIMEOUT_S) -> str:
+        """Wait for its first line on stdout."""
+        for _ in range(max(1, round(timeout_s / LOOK_S))):
+            if self._printed.wait(LOOK_S) or self.poll() is not None:
+                break
+        # One that printed and ended at once has its line still in the pipe.
+        if self.poll() is not None:
+            self._printed.wait(LOOK_S)
+        if self._first is not None:
+            return self._first
+        if self.poll() is not None or self._printed.is_set():
+            raise ended_early(self, "while it started")
+        raise ProcessError(
+            f"{self.name} on {self.host} is not up after {timeout_s:g} s. The end of its log,"
+            f" {self.log}:\n{self.tail()}"
+        )
+
+    def peek(self) -> str | None:
+        """The first line on stdout; None where there is none yet."""
+        return self._first
+
+    def tail(self, lines: int = TAIL_LINES) -> str:
+        """The last lines of its log."""
+        return read_tail(self.log, lines)
+
+    def ask(self) -> None:
+        """Let go of the lifeline, and do not wait."""
+        if self._keeper.stdin and not self._keeper.stdin.closed:
+            self._keeper.stdin.close()
+
+    def stop(self) -> None:
+        """End it."""
+        self.ask()
+        try:
+            self._keeper.wait(self._end_s)
+        except subprocess.TimeoutExpired:  # the kernel holds one, as a driver can
+            self._keeper.kill()
+            self._keeper.wait()
+
+    def _copy(self) -> None:
+        """Add stdout to the log, and keep its first line."""
+        assert self._keeper.stdout
+        with self._keeper.stdout as lines, self.log.open("ab", buffering=0) as file:
+            for line in lines:
+                if self._first is None:
+                    self._first = line.decode(errors="replace").rstrip("\n")
+                    self._printed.set()
+                file.write(line)
+        self._printed.set()
+
+
+def read_tail(path: Path, lines: int) -> str:
+    """The last lines of a file, of which the last 64 KiB are looked at."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 16)))
+        text = file.read().decode(errors="replace")
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """The names of this process's GPUs, as CUDA_VISIBLE_DEVICES lists them."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = named.split(",") if named else map(str, range(count))
+    return tuple(name.strip() for name in names)[:count]
