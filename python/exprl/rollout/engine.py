@@ -7,7 +7,7 @@ prompts go in as token ids and solutions come out as token ids, with the engine'
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,6 +29,44 @@ NO_VLLM = (
 )
 # No policy has this version: the engine holds the weights of another run, or none.
 NO_POLICY = -1
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What an engine of servers has counted since it was opened.
+
+    retried: rollouts that were asked again.   lost: servers that ended or took no weights.
+    pause_s, send_s: of weight updates, seconds in which nothing was sampled, and of sending.
+    tokens: sampled tokens.   busy_s: seconds in which a server had something to sample.
+    """
+
+    retried: int = 0
+    lost: int = 0
+    pause_s: float = 0.0
+    send_s: float = 0.0
+    tokens: int = 0
+    busy_s: float = 0.0
+
+    def since(self, before: EngineStats) -> EngineStats:
+        """What was counted after `before`."""
+        return EngineStats(
+            retried=self.retried - before.retried,
+            lost=self.lost - before.lost,
+            pause_s=self.pause_s - before.pause_s,
+            send_s=self.send_s - before.send_s,
+            tokens=self.tokens - before.tokens,
+            busy_s=self.busy_s - before.busy_s,
+        )
+
+    def row(self) -> dict[str, float]:
+        """The counts as metrics."""
+        return {
+            "engine/retried": self.retried,
+            "engine/lost": self.lost,
+            "sync/pause_s": self.pause_s,
+            "sync/send_s": self.send_s,
+            "rollout/tokens_per_s": self.tokens / self.busy_s if self.busy_s else float("nan"),
+        }
 
 
 class Engine(Protocol):
@@ -82,11 +120,12 @@ class Engine(Protocol):
         """
         ...
 
-    def load_weights(self, weights: Iterator[tuple[str, Any]], version: int) -> None:
+    def load_weights(self, weights: Iterable[tuple[str, Any]], version: int) -> None:
         """Replace the weights in place; nothing computed with the old ones is kept.
 
         Args:
-            weights: names and tensors as a Hugging Face checkpoint has them.
+            weights: names and tensors as a Hugging Face checkpoint has them; they can be walked
+                again, as an update that failed is repeated.
 
         Raises:
             EngineError: the engine could not take all of them.
@@ -99,6 +138,10 @@ class Engine(Protocol):
 
     def wake(self, part: str) -> None:
         """Take memory back for `weights` (before load_weights) or `kv_cache` (after it)."""
+        ...
+
+    def stats(self) -> EngineStats | None:
+        """What servers have counted since they were opened; None = there are none."""
         ...
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ known version.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,7 @@ class TransformersEngine:
         return [scores.log_softmax(-1).gather(1, row[0, 1:, None])[:, 0].cpu().numpy()]
 
     @torch.no_grad()
-    def load_weights(self, weights: Iterator[tuple[str, Any]], version: int) -> None:
+    def load_weights(self, weights: Iterable[tuple[str, Any]], version: int) -> None:
         """See Engine.load_weights."""
         own = self._model.state_dict()
         missing = set(own)
@@ -106,6 +106,9 @@ class TransformersEngine:
         if missing:
             raise EngineError(f"the engine was sent no {', '.join(sorted(missing))}")
         self.policy_version = version
+
+    def stats(self) -> None:
+        """See Engine.stats."""
 
     def close(self) -> None:
         """See Engine.close: it holds nothing but memory."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -130,9 +130,9 @@ class VllmEngine:
             if waiting:  # the caller left early, or the engine failed
                 self._llm.abort_request(list(waiting))
 
-    def load_weights(self, weights: Iterator[tuple[str, Any]], version: int) -> None:
+    def load_weights(self, weights: Iterable[tuple[str, Any]], version: int) -> None:
         """See Engine.load_weights."""
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
         if not self._llm.reset_prefix_cache():
             raise EngineError(
                 "vLLM kept its prefix cache after a weight update: requests in flight"
@@ -151,6 +151,9 @@ class VllmEngine:
         sleeps = self._llm.vllm_config.model_config.enable_sleep_mode
         if sleeps and self._llm.is_sleeping():
             self._llm.wake_up([part])
+
+    def stats(self) -> None:
+        """See Engine.stats."""
 
     def close(self) -> None:
         """See Engine.close: vLLM ends with this process."""

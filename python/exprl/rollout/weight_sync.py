@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from exprl import config
 from exprl.data.tokenizer import prompt_ids
@@ -25,6 +26,16 @@ PROBE_TOKENS = 128
 FP32_NOISE = 1e-4
 # Rounding grows while a policy sharpens, but not by more than this.
 ROUNDING_GROWTH = 10.0
+
+
+class PolicyWeights:
+    """The policy's weights for an engine, gathered anew each time they are walked."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return self._policy.weights()
 
 
 class Probe:
@@ -148,7 +159,7 @@ def wake_engine(policy: Policy, engine: Engine | None, probe: Probe | None) -> E
     stale = engine.policy_version != policy.version
     if stale:
         engine.wake("weights")
-        engine.load_weights(policy.weights(), policy.version)
+        engine.load_weights(PolicyWeights(policy), policy.version)
         engine.wake("kv_cache")
     if stale or probe.limit is None:
         probe.check(engine)
