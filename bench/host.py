@@ -23,13 +23,13 @@ from _row import Row, report, seconds
 from steps import train_tokenizer, words
 
 from exprl import config
+from exprl.learn.advantages import segment_advantages
 from exprl.learn.batch import fill_rate, pack, rollout_examples
 from exprl.monitor.rollout_file import RolloutWriter
 from exprl.monitor.step_metrics import step_row
 from exprl.reward.scorer import Scorer
 from exprl.run.checkpoint import RunState
 from exprl.steps import Splitter
-from exprl.train import segment_advantages
 from exprl.types import Message, Problem, Prompt, Rollout, Scored
 from exprl.verify.verifiers import Verifiers
 

@@ -7,18 +7,14 @@ run/open.py; the equations are in docs/concepts/method.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-import numpy as np
 from rich.console import Console
 
 from exprl import config
-from exprl.data import mixture
 from exprl.errors import EngineError, ExprlError, JudgeError, NumericsError
 from exprl.evaluate.during_training import evaluate_if_due
 from exprl.judge import JudgeStats
-from exprl.learn.advantages import segment_advantages, silent_groups
-from exprl.learn.batch import fill_rate, pack, rollout_examples, solution_examples
+from exprl.learn.batch import fill_rate, pack
 from exprl.learn.model import describe
 from exprl.learn.policy import UpdateStats
 from exprl.monitor.alarms import Watch
@@ -27,37 +23,16 @@ from exprl.monitor.progress import Progress
 from exprl.monitor.rollout_file import RolloutWriter
 from exprl.monitor.step_metrics import Clock, count_since, step_row
 from exprl.reward.missing import commonest_reason
-from exprl.reward.scorer import Scorer
-from exprl.rollout.engine import step_seed
-from exprl.rollout.weight_sync import lend_gpu, wake_engine
+from exprl.rollout.ahead import Ahead, StepSampler
+from exprl.rollout.weight_sync import lend_gpu
 from exprl.run import checkpoint
 from exprl.run.checkpoint import RunState
+from exprl.run.gather import StepData, gather_examples
 from exprl.run.interrupt import interruptible
 from exprl.run.open import Parts, open_run
-from exprl.types import Example, Float64Array, Problem, Scored, StepReport, TrainingResult
+from exprl.types import Scored, StepReport, TrainingResult
 
 OnStep = Callable[[StepReport], object]
-
-
-@dataclass(frozen=True, slots=True)
-class StepData:
-    """What a step learns from, and what it sampled for that; nothing is sampled for SFT.
-
-    scored, advantages: all rollouts and their advantages; NaN for those of a replaced problem too.
-    redrawn: how many further problems were sampled (rollout.redraw).
-    """
-
-    examples: list[Example]
-    scored: list[Scored]
-    advantages: list[Float64Array]
-    redrawn: int = 0
-
-    def row(self) -> dict[str, float]:
-        """What redrawing had to do, as metrics."""
-        if not any(s.rewarded for s in self.scored):
-            return {}
-        silent = silent_groups(self.scored, self.advantages)
-        return {"reward/zero_variance_groups": len(silent), "rollout/redrawn": self.redrawn}
 
 
 def run_training(
@@ -103,15 +78,19 @@ def train(
         MetricsLog(parts.run_dir, cfg.logging, parts.first_step + state.step) as log,
         RolloutWriter(parts.run_dir) as writer,
         interruptible(progress.note) as interrupt,
+        open_ahead(cfg, parts, progress) as ahead,
     ):
         watch = Watch(cfg.alarms, cfg.advantage, read_metrics(parts.run_dir), cfg.reward.steps)
         policy = parts.policy
         announce(cfg, parts, progress)
         while state.step < cfg.train.steps:
-            evaluate_if_due(cfg, parts, state.step, progress)
-            clock = Clock()
+            evaluate_if_due(cfg, parts, state.step, progress, ahead.sync)
+            clock = Clock(ahead.engine_seconds, count_engines(cfg))
             counted = parts.judges.stats() if parts.judges else None
-            data = gather_examples(cfg, parts, state.step, progress, clock)
+            # New weights go into the engine here, when they are needed, and a probe proves that
+            # they did. With rollout.ahead the steps after this one are started too.
+            data = ahead.next(state.step)
+            clock.take(ahead.seconds)
             scored = data.scored
 
             # Micro-batches of whole sequences without padding. Each token carries its share w of
@@ -157,8 +136,36 @@ def train(
                 raise failure
             if interrupt.wanted:
                 return TrainingResult(parts.run_dir, state.step, interrupted=True)
-        evaluate_if_due(cfg, parts, state.step, progress)
+        evaluate_if_due(cfg, parts, state.step, progress, ahead.sync)
     return TrainingResult(parts.run_dir, state.step, interrupted=False)
+
+
+def open_ahead(cfg: config.Config, parts: Parts, progress: Progress) -> Ahead[StepData]:
+    """What brings the steps of a run, rollout.ahead of them before they are asked for."""
+
+    def show(step: int, phase: str, done: int, of: int) -> None:
+        progress.phase(phase, done, of, step + 1 if cfg.rollout.ahead else None)
+
+    def gather(sampler: StepSampler) -> StepData:
+        return gather_examples(cfg, parts, sampler, show)
+
+    return Ahead(
+        gather,
+        parts.policy,
+        parts.engine,
+        parts.probe,
+        cfg.rollout,
+        steps=cfg.train.steps,
+        samples=not cfg.learns_references,
+    )
+
+
+def count_engines(cfg: config.Config) -> int:
+    """How many engines sample at once; none in SFT."""
+    if cfg.learns_references:
+        return 0
+    servers = len(cfg.engine.urls) or cfg.engine.count
+    return servers if cfg.engine.kind == "servers" else 1
 
 
 def announce(cfg: config.Config, parts: Parts, progress: Progress) -> None:
@@ -210,119 +217,6 @@ def tell_caller(on_step: OnStep | None, report: StepReport) -> Exception | None:
     except Exception as error:
         return error
     return None
-
-
-def gather_examples(
-    cfg: config.Config, parts: Parts, step: int, progress: Progress, clock: Clock
-) -> StepData:
-    """What the step learns from, with the rollouts and advantages behind it where it samples."""
-    # Problems and seeds are pure functions of (seed, step): a run that was killed here draws the
-    # same problems again, and needs no saved generator.
-    problems = mixture.draw_problems(
-        parts.problems,
-        [source.weight for source in cfg.data.parts],
-        cfg.rollout.problems_per_step,
-        cfg.seed,
-        step,
-    )
-    match cfg.loss.objective:
-        case "cross_entropy":  # SFT: the references are the responses
-            return StepData(solution_examples([parts.solutions[p.id] for p in problems]), [], [])
-        case "policy_gradient" | "reverse_kl" | "sampled_reverse_kl":
-            # R = problems x group_size rollouts; each has T grades of 1..5, which become scores
-            # s_1..s_T in [0, 1]: one per step, or T = 1 with an outcome reward.
-            scored = sample(cfg, parts, problems, step, progress, clock)
-            scored, replaced = redraw(cfg, parts, problems, scored, step, progress, clock)
-            # A_t per step, [T] a rollout: s_t - s_(t-1) with `delta`, s minus its group's mean with
-            # `grpo`. A score that nobody gave is NaN and not 0, since 0 would teach that the step
-            # is wrong; its step is joined to the next one, or its rollout is out of the loss.
-            values = compute_advantages(cfg, scored)
-            return StepData(
-                rollout_examples(scored, values, parts.teacher_prompts),
-                [*scored, *replaced],
-                [*values, *(np.full(max(1, len(s.scores)), np.nan) for s in replaced)],
-                len({s.rollout.problem_id for s in replaced}),
-            )
-
-
-def compute_advantages(cfg: config.Config, scored: Sequence[Scored]) -> list[Float64Array]:
-    """The advantages of a step's rollouts, [T] each."""
-    width = cfg.rollout.max_response_tokens
-    return segment_advantages(scored, cfg.treatment, cfg.advantage, width)
-
-
-def redraw(
-    cfg: config.Config,
-    parts: Parts,
-    problems: Sequence[Problem],
-    scored: list[Scored],
-    step: int,
-    progress: Progress,
-    clock: Clock,
-) -> tuple[list[Scored], list[Scored]]:
-    """Sample further problems in place of those that teach nothing, rollout.redraw at most.
-
-    Which ones is a pure function of (seed, step) and of what teaches nothing, so that a resumed run
-    draws them again.
-
-    Returns:
-        The rollouts to learn from, and those of the problems that were replaced.
-    """
-    taken, replaced = list(problems), list[Scored]()
-    while room := cfg.rollout.redraw - (len(taken) - len(problems)):
-        silent = silent_groups(scored, compute_advantages(cfg, scored))
-        ids = {scored[group[0]].rollout.problem_id for group in silent}
-        places = [p for p in taken if p.id in ids][:room]
-        further = mixture.draw_further(parts.problems, taken, places, cfg.seed, step)
-        if not further:
-            break
-        replaced += [s for s in scored if s.rollout.problem_id in further]
-        kept = [s for s in scored if s.rollout.problem_id not in further]
-        scored = kept + sample(cfg, parts, list(further.values()), step, progress, clock)
-        taken += further.values()
-    return scored, replaced
-
-
-def sample(
-    cfg: config.Config,
-    parts: Parts,
-    problems: Sequence[Problem],
-    step: int,
-    progress: Progress,
-    clock: Clock,
-) -> list[Scored]:
-    """Sample the step's rollouts; each is graded while others are still being sampled."""
-    # New weights go into the engine here, when they are needed, and a probe proves that they did.
-    engine = wake_engine(parts.policy, parts.engine, parts.probe)
-    clock.lap("sync")
-    scorer = Scorer(
-        problems,
-        parts.references,
-        parts.splitter,
-        cfg.reward,
-        cfg.treatment,
-        parts.judges,
-        parts.verifiers,
-    )
-    try:
-        # The engine is given prompts, which have no way to the references.
-        rollouts = engine.sample(
-            [p.prompt for p in problems],
-            cfg.rollout.group_size,
-            step_seed(cfg.seed, step),
-            cfg.rollout.temperature,
-            cfg.rollout.max_response_tokens,
-        )
-        for done, rollout in enumerate(rollouts, 1):
-            scorer.push(rollout)
-            progress.phase("sample", done, len(problems) * cfg.rollout.group_size)
-        clock.lap("rollout")
-        scored = scorer.finish(lambda done, of: progress.phase("judge", done, of))
-    except BaseException:
-        scorer.cancel()
-        raise
-    clock.lap("judge")
-    return scored
 
 
 def reason_to_stop(

@@ -182,8 +182,13 @@ def _processes_fit(cfg: Config) -> None:
     if ahead and (cfg.loss.clip_low is None or cfg.loss.importance_cap is None):
         raise ValueError(
             f"rollout.ahead = {ahead} trains on tokens that an older policy sampled, which is only"
-            " stable with a clipped ratio and a capped importance weight; set loss.clip_low,"
-            " loss.clip_high and loss.importance_cap (2.0 is usual)"
+            " stable with a clipped ratio and a capped importance weight; set loss.clip_low and"
+            " loss.clip_high, and loss.importance_cap to a number (without it, 2.0 is set)"
+        )
+    if ahead and cfg.loss.objective == "cross_entropy":
+        raise ValueError(
+            f"rollout.ahead = {ahead}: loss.objective = 'cross_entropy' learns from the references"
+            " and samples nothing that could run ahead; set rollout.ahead = 0"
         )
     if ahead and cfg.loss.objective == "reverse_kl":
         raise ValueError(

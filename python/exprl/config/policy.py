@@ -216,7 +216,10 @@ class Loss(Section):
     )
     entropy_coef: float = Field(0.0, description="weight of the entropy bonus")
     importance_cap: float | None = Field(
-        None, gt=0.0, description="tokens weigh min(trainer / engine probability, this)"
+        None,
+        gt=0.0,
+        description="tokens weigh min(trainer / engine probability, this); none = 1. With"
+        " rollout.ahead it must be set, and is 2.0 where it is left open",
     )
     aggregation: Aggregation = Field(
         "token_mean",

@@ -61,4 +61,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+AHEAD: dict[str, Any] = {"loss": {"importance_cap": 2.0}}
+"""With rollout.ahead: tokens of an older policy need a bounded importance weight."""
+
 assert set(PRESETS) == set(get_args(MethodName))

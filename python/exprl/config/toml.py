@@ -77,13 +77,20 @@ def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def build(tree: dict[str, Any], source: str = "config") -> Config:
-    """Lay a tree of plain values over its method's preset and validate the result."""
-    name = tree.get("method", Config.model_fields["method"].default)
-    preset = presets.PRESETS.get(name, {}) if isinstance(name, str) else {}
+    """Lay a tree of plain values over its presets and validate the result."""
     try:
-        return Config.model_validate(lay_over(preset, tree))
+        return Config.model_validate(lay_over(_preset_of(tree), tree))
     except ValidationError as error:
         raise ConfigError(mistakes.explain_errors(error, source)) from None
+
+
+def _preset_of(tree: dict[str, Any]) -> dict[str, Any]:
+    """That of its method, and what goes with rollout.ahead. A wrong value is for validation."""
+    name = tree.get("method", Config.model_fields["method"].default)
+    preset = presets.PRESETS.get(name, {}) if isinstance(name, str) else {}
+    rollout = tree.get("rollout")
+    ahead = rollout.get("ahead") if isinstance(rollout, dict) else None
+    return lay_over(preset, presets.AHEAD) if isinstance(ahead, int) and ahead > 0 else preset
 
 
 def to_toml(config: Config) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from exprl.evaluate.sample import ReportingSampler, decode_rollout, evaluate
 from exprl.monitor.progress import Progress
 
 if TYPE_CHECKING:  # they load torch, which the readers of eval.jsonl do without
+    from exprl.rollout.engine import Engine
     from exprl.run.open import Parts
 
 EVALUATIONS_FILE = "eval.jsonl"
@@ -18,21 +20,39 @@ EVALUATIONS_FILE = "eval.jsonl"
 EVAL_SEED_OFFSET = 1 << 32
 
 
-def evaluate_if_due(cfg: config.Config, parts: Parts, step: int, progress: Progress) -> None:
-    """Evaluate before training, every so often, and at the end."""
+def evaluate_if_due(
+    cfg: config.Config,
+    parts: Parts,
+    step: int,
+    progress: Progress,
+    sync: Callable[[], Engine] | None = None,
+) -> None:
+    """Evaluate before training, every so often, and at the end (`evaluate_now`)."""
     every = cfg.eval.every
     if step in (0, cfg.train.steps) or (every is not None and step % every == 0):
-        evaluate_now(cfg, parts, step, progress)
+        evaluate_now(cfg, parts, step, progress, sync)
 
 
-def evaluate_now(cfg: config.Config, parts: Parts, step: int, progress: Progress) -> None:
-    """Evaluate the policy after `step` steps, unless RUN/eval.jsonl has it already."""
+def evaluate_now(
+    cfg: config.Config,
+    parts: Parts,
+    step: int,
+    progress: Progress,
+    sync: Callable[[], Engine] | None = None,
+) -> None:
+    """Evaluate the policy after `step` steps, unless RUN/eval.jsonl has it already.
+
+    Args:
+        sync: brings the policy's weights to the engine when nothing stands against it, which
+            `Ahead.sync` knows; None = at once.
+    """
     if not parts.held_out or any(e.step == step for e in read_evaluations(parts.run_dir)):
         return
     from exprl.rollout.weight_sync import wake_engine
 
+    engine = sync() if sync else wake_engine(parts.policy, parts.engine, parts.probe)
     result = evaluate(
-        ReportingSampler(wake_engine(parts.policy, parts.engine, parts.probe), progress),
+        ReportingSampler(engine, progress),
         parts.held_out,
         cfg.eval,
         decode=lambda rollout: decode_rollout(parts.splitter, rollout),

@@ -80,10 +80,14 @@ METRICS: dict[str, str] = {
     "unsolved/{domain}": "with several domains: share of its problems not solved so far",
     "alarm/{name}": "1 where this alarm is raised, else 0",
     "time/sync_s": "seconds until the engine had the weights",
-    "time/rollout_s": "seconds of sampling, with the judging that went on beside it",
-    "time/judge_s": "seconds of waiting for grades after the last rollout",
+    "time/rollout_s": "seconds of sampling, with the judging that went on beside it; with"
+    " rollout.ahead they lie partly in earlier steps",
+    "time/judge_s": "seconds of waiting for grades after the last rollout; likewise",
+    "time/trainer_wait_s": "seconds in which the trainer waited for the step's rollouts and grades",
     "time/train_s": "seconds of packing and training",
+    "time/engine_idle_s": "seconds of the step in which nothing was being sampled",
     "time/step_s": "seconds of the whole step",
+    "bubble": "share of the step in which trainer and engines did not work, mean over them",
 }
 
 _PATTERNS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from typing import Self
 
@@ -22,7 +23,8 @@ class Progress:
         self._console = console or Console(stderr=True, highlight=False)
         self._live = self._console.is_terminal
         self._rows = 0
-        self._phase: tuple[str, TaskID] | None = None
+        self._phases: dict[int | None, tuple[str, TaskID]] = {}
+        self._lock = threading.RLock()  # a signal handler notes, too
         self._bar = Bar(
             TextColumn("{task.description:>8}"),
             BarColumn(bar_width=30),
@@ -47,12 +49,19 @@ class Progress:
         elif done:
             self.note(f"goes on after step {done}")
 
-    def phase(self, name: str, done: int, total: int) -> None:
-        """Show that `done` of `total` are done in the phase `name` (sample, judge, ...)."""
-        if self._phase is None or self._phase[0] != name:
-            self._end_phase()
-            self._phase = (name, self._bar.add_task(name, total=total))
-        self._bar.update(self._phase[1], completed=done, total=total)
+    def phase(self, name: str, done: int, total: int, step: int | None = None) -> None:
+        """Show that `done` of `total` are done in the phase `name` (sample, judge, ...).
+
+        Args:
+            step: of the steps that are sampled ahead, which: each has a bar of its own. Their
+                threads may call this at the same time.
+        """
+        with self._lock:
+            if step not in self._phases or self._phases[step][0] != name:
+                self._end_phase(step)
+                title = name if step is None else f"{name} {step}"
+                self._phases[step] = (name, self._bar.add_task(title, total=total))
+            self._bar.update(self._phases[step][1], completed=done, total=total)
 
     def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """Print the row of a finished step.
@@ -61,7 +70,9 @@ class Progress:
             step: steps done, 1..total.
             metrics: of this step, by the names of metrics.jsonl; what is absent shows as `-`.
         """
-        self._end_phase()
+        with self._lock:
+            self._end_phase(None)
+            self._end_phase(step)
         cells = [(title, width, *show(metrics)) for title, width, show in _COLUMNS]
         if not self._live:
             words = [f"{title} {text}" for title, _, text, _ in cells if text != "-"]
@@ -78,17 +89,17 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Print a line between the rows."""
-        self._end_phase()
+        with self._lock:
+            self._end_phase(None)
         self._print(Text(text, style="cyan"))
 
     def warn(self, text: str) -> None:
         """Print a warning between the rows."""
         self._print(Text(f"warning: {text}", style="yellow"))
 
-    def _end_phase(self) -> None:
-        if self._phase is not None:
-            self._bar.remove_task(self._phase[1])
-            self._phase = None
+    def _end_phase(self, step: int | None) -> None:
+        if step in self._phases:
+            self._bar.remove_task(self._phases.pop(step)[1])
 
     def _print(self, text: Text) -> None:
         self._console.print(text, no_wrap=True, overflow="ignore", crop=self._live)

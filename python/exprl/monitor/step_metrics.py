@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
 import numpy as np
@@ -253,19 +252,41 @@ def _mean(values: Sequence[float] | np.ndarray) -> float:
     return float(np.mean(values)) if len(values) else float("nan")
 
 
-@dataclass(slots=True)
 class Clock:
     """Seconds of each phase of a step."""
 
-    start: float = field(default_factory=time.monotonic)
-    laps: dict[str, float] = field(default_factory=dict)
+    def __init__(self, engine_seconds: Callable[[], float] = lambda: 0.0, engines: int = 1) -> None:
+        """Start.
+
+        Args:
+            engine_seconds: in which the engine was sampling, since the beginning of the run.
+            engines: how many of them sample at once; 0 where nothing is sampled.
+        """
+        self._start = self._mark = time.monotonic()
+        self._engine_seconds = engine_seconds
+        self._engine_start = engine_seconds()
+        self._engines = engines
+        self._seconds: dict[str, float] = {}
+
+    def take(self, seconds: Mapping[str, float]) -> None:
+        """Take over what has been measured by others up to now, by name."""
+        self._seconds |= seconds
+        self._mark = time.monotonic()
 
     def lap(self, name: str) -> None:
-        """What has passed since the last lap belongs to `name`, in a second round too."""
-        passed = time.monotonic() - self.start - sum(self.laps.values())
-        self.laps[name] = self.laps.get(name, 0.0) + passed
+        """What has passed since the last call belongs to `name`."""
+        now = time.monotonic()
+        self._seconds[name] = now - self._mark
+        self._mark = now
 
     def row(self) -> dict[str, float]:
-        """The laps and the whole step as metrics."""
-        seconds = {f"time/{name}_s": value for name, value in self.laps.items()}
-        return seconds | {"time/step_s": time.monotonic() - self.start}
+        """The phases and the whole step as metrics, and the share of it in which nothing worked."""
+        step = time.monotonic() - self._start
+        sampling = self._engine_seconds() - self._engine_start
+        busy = self._seconds.get("train", 0.0) + self._engines * sampling
+        row = {f"time/{name}_s": value for name, value in self._seconds.items()}
+        return row | {
+            **({"time/engine_idle_s": step - sampling} if self._engines else {}),
+            "time/step_s": step,
+            "bubble": 1.0 - busy / (1 + self._engines) / step,
+        }

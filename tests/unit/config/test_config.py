@@ -438,3 +438,37 @@ def test_the_config_is_light() -> None:
         "sys.exit(', '.join(heavy) or None)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def ahead(objective="policy_gradient", **loss):
+    return {
+        "model": {"path": "m"},
+        "data": {"path": "d"},
+        "judge": {"kind": "rules"},
+        "engine": {"kind": "child"},
+        "rollout": {"ahead": 1},
+        "loss": {"objective": objective, **loss},
+    }
+
+
+def test_sampling_ahead_sets_a_cap_of_the_importance_weight_that_the_file_leaves_open():
+    assert config.build(ahead()).loss.importance_cap == 2.0
+    assert config.build(ahead(importance_cap=5.0)).loss.importance_cap == 5.0
+    without = ahead() | {"rollout": {"ahead": 0}}
+    assert config.build(without).loss.importance_cap is None
+    with pytest.raises(ConfigError, match=r"ahead = 1 trains on .*loss.importance_cap to a"):
+        config.build(ahead(importance_cap="none"))
+
+
+def test_sampling_ahead_is_refused_where_nothing_is_sampled_or_lag_is_not_corrected():
+    off = {"reward": {"source": "none"}}
+    for objective in ("cross_entropy", "reverse_kl"):
+        with pytest.raises(ConfigError, match=f"rollout.ahead = 1: loss.objective = '{objective}'"):
+            config.build(ahead(objective, kl_coef=0.0) | off)
+
+
+def test_a_wrong_value_of_ahead_is_told_of_as_any_other():
+    with pytest.raises(ConfigError, match=r"rollout.ahead"):
+        config.build(ahead() | {"rollout": {"ahead": "much"}})
+    with pytest.raises(ConfigError, match=r"rollout"):
+        config.build(ahead() | {"rollout": 1})

@@ -12,6 +12,7 @@ from exprl.data import mixture
 from exprl.data.problems import load_problems
 from exprl.data.references import choose_references
 from exprl.errors import ConfigError, DataError
+from exprl.learn.advantages import segment_advantages
 from exprl.monitor.rollout_file import write_rollouts
 from exprl.monitor.step_metrics import step_row
 from exprl.reward.judges import open_judges
@@ -20,7 +21,6 @@ from exprl.run.checkpoint import RunState
 from exprl.run.open import open_verifiers
 from exprl.run.problems import load_training_problems
 from exprl.steps import Splitter
-from exprl.train import segment_advantages
 from exprl.types import Rollout
 
 MATH = [

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from exprl import config, train
+from exprl import config
 from exprl.data.tokenizer import load_tokenizer
 from exprl.errors import ConfigError
+from exprl.run import gather
 from exprl.run.problems import load_training_problems
 from exprl.types import Problem, Prompt, Rollout, Scored
 
@@ -54,10 +55,11 @@ def redraw(monkeypatch, silent, limit, step=0, problems=PROBLEMS):
         asked.append([p.id for p in further])
         return sampled(further, silent)
 
-    monkeypatch.setattr(train, "sample", sample)
+    monkeypatch.setattr(gather, "sample", sample)
     first = list(problems[:4])
     parts = SimpleNamespace(problems=problems)
-    scored, replaced = train.redraw(cfg, parts, first, sampled(first, silent), step, None, None)
+    sampler = SimpleNamespace(step=step)
+    scored, replaced = gather.redraw(cfg, parts, first, sampled(first, silent), sampler, None)
     assert all(len(set(ids)) == len(ids) for ids in asked)
     return ids_of(scored), ids_of(replaced), asked
 
@@ -118,9 +120,9 @@ def test_a_replaced_problem_is_reported_and_not_learned_from(monkeypatch):
         first.update(silent)
         return sampled(problems, silent)
 
-    monkeypatch.setattr(train, "sample", sample)
+    monkeypatch.setattr(gather, "sample", sample)
     parts = SimpleNamespace(problems=PROBLEMS, teacher_prompts=None)
-    data = train.gather_examples(cfg, parts, 0, None, None)
+    data = gather.gather_examples(cfg, parts, SimpleNamespace(step=0), None)
     assert data.row() == {"reward/zero_variance_groups": 1, "rollout/redrawn": 1}
     assert len(data.examples) == 8
     assert len(data.scored) == len(data.advantages) == 10
