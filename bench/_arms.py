@@ -26,7 +26,8 @@ from exprl.monitor.metrics_log import read_metrics
 from exprl.monitor.progress import Progress
 from exprl.rollout.engine import Engine, open_engine
 from exprl.run import checkpoint
-from exprl.run.open import open_run, set_threads
+from exprl.run.open import open_run
+from exprl.run.policy import set_threads
 
 REPOSITORY = Path(__file__).parents[1]
 UNTOLD = ("model.path", "train.steps")

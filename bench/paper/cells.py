@@ -22,7 +22,8 @@ from exprl.evaluate.pass_at_k import Evaluation
 from exprl.monitor.progress import Progress
 from exprl.rollout.engine import Engine, open_engine
 from exprl.run import checkpoint
-from exprl.run.open import open_run, set_threads
+from exprl.run.open import open_run
+from exprl.run.policy import set_threads
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SPENT = "spent.jsonl"  # what each run cost, kept in its folder

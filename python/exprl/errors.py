@@ -25,6 +25,10 @@ class ProcessError(ExprlError):
     """A process that the run started did not come up, or is lost; the message shows its log."""
 
 
+class RankError(ExprlError):
+    """A process of the trainer was lost; the message names it, its machine and its log."""
+
+
 class StorageError(ExprlError):
     """What a run must keep could not be written; the message says where it goes on from."""
 

@@ -290,6 +290,7 @@ class TrainBatch(Packed):
         that the weighted sum over an optimizer step's micro-batches is the loss.
     seg_adv: [S] float32.   seg_id: [N'] int32, the segment that each token lies in.
     teacher: the same responses after the distillation teacher's prompts, with N' targets too.
+    padding: its weights are 0 and nobody counts it; it keeps trainer ranks in step.
     """
 
     generator_logp: Float32Array
@@ -297,6 +298,7 @@ class TrainBatch(Packed):
     seg_adv: Float32Array
     seg_id: Int32Array
     teacher: Packed | None = None
+    padding: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

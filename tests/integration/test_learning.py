@@ -28,7 +28,8 @@ from exprl.monitor.progress import Progress
 from exprl.rollout.engine import open_engine
 from exprl.rollout.weight_sync import lend_gpu, wake_engine
 from exprl.run import checkpoint
-from exprl.run.open import open_run, set_threads
+from exprl.run.open import open_run
+from exprl.run.policy import set_threads
 from exprl.types import Problem, Scored, Segment
 
 pytestmark = pytest.mark.engine

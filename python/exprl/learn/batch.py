@@ -10,6 +10,7 @@ sequences share a micro-batch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -145,7 +146,7 @@ def _train_batch(examples: Sequence[Example], weights: Sequence[float]) -> Train
     )
 
 
-def _packed(prompts: Sequence[Int32Array], tokens: Sequence[Int32Array]) -> dict[str, np.ndarray]:
+def _packed(prompts: Sequence[Int32Array], tokens: Sequence[Int32Array]) -> dict[str, Any]:
     """The fields of a Packed."""
     lengths = np.array([len(p) + len(t) for p, t in zip(prompts, tokens, strict=True)])
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])

@@ -29,6 +29,7 @@ from torch.nn import functional
 
 from exprl import config
 from exprl.errors import ConfigError, DataError
+from exprl.learn.sharding import whole
 
 ADAPTER = "adapter"  # folder in a checkpoint
 NAME = "default"  # peft's for the only adapter of a model
@@ -96,8 +97,8 @@ class Adapter:
             device: where the sums are computed, also while the model waits in host memory.
             host: bring each sum to host memory, because the caller keeps them all.
         """
-        for name, value in self._model.state_dict().items():
-            layer = self._layers.get(name)
+        for name, part in self._model.state_dict().items():
+            layer, value = self._layers.get(name), whole(part)
             if layer is not None:
                 a, b, scale = _of(layer)
                 merged = _merge(value.to(device), a.to(device), b.to(device), scale)
@@ -137,7 +138,7 @@ class Adapter:
         digest = hashlib.sha256()
         for name, value in self._model.state_dict().items():
             if f".{NAME}." not in name:
-                flat = value.flatten()
+                flat = whole(value).flatten()
                 sample = flat[:: math.ceil(len(flat) / SAMPLE)].float().cpu().numpy()
                 digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
                 digest.update(sample.tobytes())

@@ -99,8 +99,8 @@ class LossStats:
 
 def read(parts: Sequence[LossSums], norm: Tensor) -> tuple[LossStats, float]:
     """The sums of a mini-batch and its gradient norm, as numbers: the only wait for the GPU."""
-    rows = torch.stack([part.stacked() for part in parts])
-    *values, norm_value = torch.cat([rows.flatten(), norm.double().reshape(1)]).tolist()
+    rows = [part.stacked() for part in parts]
+    *values, norm_value = torch.cat([*rows, norm.double().reshape(1)]).tolist()
     stats = LossStats()
     for i, part in enumerate(parts):
         loss, kl, entropy, clipped, logp_gap, ratio_max, bad_rows = values[7 * i : 7 * i + 7]

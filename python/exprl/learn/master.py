@@ -38,6 +38,9 @@ class Masters:
                 parameter.register_post_accumulate_grad_hook(partial(_accumulate, master))
             self.named[name] = self._of[parameter] = master
 
+    def collect(self) -> None:
+        """One process has the whole gradients when its backwards are done: nothing to do."""
+
     def publish(self) -> None:
         """Bring the masters' values to the parameters, after an optimizer step."""
         with torch.no_grad():

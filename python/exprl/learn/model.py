@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,9 +16,18 @@ from exprl import config
 from exprl.errors import ConfigError
 from exprl.learn import attention, fused
 from exprl.learn.loss import Head
+from exprl.learn.sharding import FORWARD, release
 from exprl.types import Packed
 
+if TYPE_CHECKING:
+    from exprl.learn.sharding import Sharding
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def best_device() -> torch.device:
+    """The GPU that torch sees, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def read_config(settings: config.Model) -> Any:
@@ -133,11 +142,25 @@ def place(model: Any, settings: config.Model, name: str, device: torch.device) -
     Raises:
         ConfigError: its head does more than `head` knows, or `model.fused` cannot run here.
     """
-    model.to(device)
+    bring(model, settings, device)
+    check_head(model, name)
+    return model
+
+
+def bring(
+    model: Any, settings: config.Model, device: torch.device, sharding: Sharding | None = None
+) -> None:
+    """Put fused kernels into a model and bring it to its device, or its parts to all ranks'.
+
+    Raises:
+        ConfigError: `model.fused` cannot run here, or the model cannot be cut.
+    """
     if fused.choose(settings.fused, model.config.model_type, device):
         fused.fuse(model)
-    check_head(model, name)
-    return model.train()  # transformers checkpoints activations in train mode only
+    if sharding:
+        sharding.shard(model, DTYPES[settings.dtype])
+    else:
+        model.to(device)
 
 
 def describe(settings: config.Model, shape: Any, device: torch.device) -> str:
@@ -207,13 +230,21 @@ def head(model: Any) -> Head:
 def hidden_states(model: Any, batch: Packed) -> Tensor:
     """Final hidden states [N, H] at the positions that predict the batch's response tokens."""
     device = model.device
-    states: Tensor = model.base_model(
+    states = final_states(
+        model,
         input_ids=to_device(batch.input_ids, device)[None],
         position_ids=to_device(batch.position_ids, device)[None],
         use_cache=False,
         **attention.packing(batch.cu_seqlens, to_device(batch.cu_seqlens, device)),
-    ).last_hidden_state
+    )
     return states[0].index_select(0, to_device(batch.target_pos - 1, device))
+
+
+def final_states(model: Any, **inputs: Any) -> Tensor:
+    """The states [1, L, H] before the head, by the model's forward or a sharded model's own."""
+    sharded = getattr(model, FORWARD, None)
+    states: Tensor = sharded(**inputs) if sharded else model.base_model(**inputs).last_hidden_state
+    return states
 
 
 def to_device(array: Any, device: torch.device) -> Tensor:
@@ -226,19 +257,29 @@ def to_device(array: Any, device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def check_head(model: Any, name: str) -> None:
-    """Refuse a model whose logits are not those of `head`, by four tokens through both."""
-    weight, scale, softcap = own = head(model)
-    device = weight.device
+    """Refuse a model whose logits are not those of `head`, by four tokens through both.
+
+    Args:
+        name: of the model, for the message.
+
+    Raises:
+        ConfigError: its head does more than `head` knows.
+    """
+    device = model.device
     ids = torch.arange(4, device=device)
     whole = np.array([0, 4], np.int32)
     inputs = {
-        "input_ids": (ids % len(weight))[None],
+        "input_ids": (ids % model.config.get_text_config().vocab_size)[None],
         "position_ids": ids[None],
         "use_cache": False,
         **attention.packing(whole, to_device(whole, device)),
     }
     expected = model.eval()(**inputs).logits[0].log_softmax(-1, dtype=torch.float32)
-    found = own.log_softmax(model.base_model(**inputs).last_hidden_state[0], temperature=1.0)
+    states = final_states(model, **inputs)[0]
+    _, scale, softcap = own = head(model)
+    found = own.log_softmax(states, temperature=1.0)
+    release(model)
+    model.train()  # transformers checkpoints activations in train mode only
     apart = (found - expected).abs().max().item()
     if not apart <= 0.02 * (1.0 + expected.abs().max().item()):
         raise ConfigError(

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from exprl import config
 from exprl.errors import ConfigError
+from exprl.learn import moments
+from exprl.learn.moments import MOMENTS
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-QUANTIZED = ("codes", "scale", "qmap")
-"""What torchao's 8-bit tensors are made of: [shape] uint8, [numel / 256] fp32, [256] fp32."""
+if TYPE_CHECKING:  # one process needs none of it
+    from exprl.learn.sharding import Shards
 
 COMPILE_FROM = 10_000_000
 """Parameters from which compiling torchao's step pays on a CPU: seconds for every shape, once."""
@@ -33,22 +34,34 @@ class Optimizer:
         masters: by name; their gradients are what `step` goes by.
         updates: optimizer steps of the whole run, which the schedule is laid over; None is enough
             for a constant rate.
+        shards: where `masters` are this rank's parts of them: who holds the rest.
 
     Raises:
         ConfigError: optim.kind needs a package that is not there, or the schedule has no length.
     """
 
     def __init__(
-        self, settings: config.Optim, masters: Mapping[str, nn.Parameter], updates: int | None
+        self,
+        settings: config.Optim,
+        masters: Mapping[str, nn.Parameter],
+        updates: int | None,
+        shards: Shards | None = None,
     ) -> None:
         self._masters = masters
+        self._shards = shards
+        self._in_8_bits = settings.kind == "adamw8bit"
         self._max_grad_norm = settings.max_grad_norm
         self._rate = schedule(settings, updates)
         self.adamw = _adamw(settings, list(masters.values()))
 
     def clip(self) -> Tensor:
         """Scale the gradients down to optim.max_grad_norm; returns their norm before that."""
-        return nn.utils.clip_grad_norm_(self._masters.values(), self._max_grad_norm)
+        masters = self._masters.values()
+        norm = nn.utils.get_total_norm([m.grad for m in masters if m.grad is not None])
+        if self._shards:
+            norm = self._shards.whole_norm(norm)
+        nn.utils.clip_grads_with_norm_(masters, self._max_grad_norm, norm)
+        return norm
 
     def learning_rate(self, update: int) -> float:
         """Of the update that comes after `update` others."""
@@ -70,24 +83,36 @@ class Optimizer:
         self.adamw.zero_grad(set_to_none=True)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The state, each 8-bit moment by its parts: NAME.exp_avg.codes, NAME.exp_avg.scale, ..."""
+        """The state, each 8-bit moment by its parts: NAME.exp_avg.codes, NAME.exp_avg.scale, ...
+
+        With shards every rank must take all of it, and only the first one is given any.
+        """
         for name, master in self._masters.items():
             for key, value in self.adamw.state[master].items():
-                parts = [part for part in QUANTIZED if hasattr(value, part)]
-                if parts:
-                    yield from ((f"{name}.{key}.{part}", getattr(value, part)) for part in parts)
-                else:
+                if self._shards is None:
+                    yield from moments.to_file(f"{name}.{key}", value)
+                elif key in MOMENTS:
+                    yield from moments.gather(f"{name}.{key}", value, self._shards.cut(name))
+                elif self._shards.rank == 0:
                     yield f"{name}.{key}", value
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up what `tensors` gave; a master without state has made no step yet."""
+        """Take up what `tensors` gave, from however many ranks.
+
+        A master without state has made no step yet.
+        """
         for name, master in self._masters.items():
             if f"{name}.step" not in tensors:
                 continue
             fused = self.adamw.defaults.get("fused")
             step = tensors[f"{name}.step"].to(master.device if fused else "cpu")
-            moments = {key: _moment(f"{name}.{key}", tensors, master.device) for key in MOMENTS}
-            self.adamw.state[master] = {"step": step, **moments}
+            start = self._shards.cut(name).start if self._shards else 0
+            self.adamw.state[master] = {"step": step} | {
+                key: moments.from_file(
+                    f"{name}.{key}", tensors, master, start, in_8_bits=self._in_8_bits
+                )
+                for key in MOMENTS
+            }
 
     def _stance(self) -> AbstractContextManager[Any]:
         """Without torch.compile where it would take longer than it saves."""
@@ -149,14 +174,3 @@ def _adamw(settings: config.Optim, masters: list[nn.Parameter]) -> torch.optim.O
         ) from error
     optimizer: torch.optim.Optimizer = AdamW8bit(masters, **arguments)
     return optimizer
-
-
-def _moment(name: str, tensors: Mapping[str, Tensor], device: torch.device) -> Tensor:
-    """A moment from its tensor, or from the parts of an 8-bit one."""
-    if name in tensors:
-        return tensors[name].to(device)
-    from torchao.optim.subclass_8bit import OptimState8bit
-
-    parts = (tensors[f"{name}.{part}"].to(device) for part in QUANTIZED)
-    moment: Tensor = OptimState8bit(*parts, signed=name.endswith(".exp_avg"), dtype=torch.float32)
-    return moment

@@ -24,9 +24,20 @@ from exprl.learn.distillation import cross_entropy, reverse_kl
 from exprl.learn.lora import ADAPTER, Adapter
 from exprl.learn.loss import LossInputs, LossStats, LossSums, policy_loss, read, token_logp
 from exprl.learn.master import Masters
-from exprl.learn.model import DTYPES, head, hidden_states, load, place, recompute, to_device
+from exprl.learn.model import (
+    DTYPES,
+    best_device,
+    bring,
+    check_head,
+    head,
+    hidden_states,
+    load,
+    recompute,
+    to_device,
+)
 from exprl.learn.offload import HostMemory, InitialPolicy
 from exprl.learn.optimizer import Optimizer
+from exprl.learn.sharding import Replicas, Sharding, Shards, release, tied_names, whole
 from exprl.types import Packed, TrainBatch
 
 
@@ -69,6 +80,7 @@ class Policy:
         weights: str | None = None,
         updates: int | None = None,
         seed: int = 0,
+        sharding: Sharding | None = None,
     ) -> None:
         """Load the model.
 
@@ -79,38 +91,57 @@ class Policy:
             updates: optimizer steps of the whole run, which a schedule other than the constant one
                 needs to know.
             seed: of a new adapter (lora).
+            sharding: where several ranks hold the weights: every rank then calls each method that
+                computes or saves, at the same time, with micro-batches of its own.
         """
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.sharding = sharding
+        self.device = best_device()
         self.dtype = DTYPES[model.dtype]
         self.temperature = temperature
         cuda = self.device.type == "cuda"
         self.host = HostMemory(self.device) if model.offload and cuda else None
-        self.adapter = None
-        if lora and lora.rank:
-            frozen = load(model, model.path, self.dtype, self.device)
-            self.model = place(frozen, model, model.path, self.device)
-            self.adapter = Adapter(self.model, lora, seed)
-            if weights:
-                self.adapter.load(Path(weights) / ADAPTER)
-            self.masters = Masters(self.model, torch.float32, self.device)
-        else:
-            path = weights or model.path
-            self.model = load(model, path, torch.float32, self.device)
-            self.masters = Masters(self.model, self.dtype, self.device)
-            self.model = place(self.model, model, path, self.device)
+        self._load(model, lora, weights, seed)
         recompute(self.model, model.gradient_checkpointing)
         self.initial = None
         if needs_initial and not self.adapter:
-            initial = load(model, model.path, self.dtype, self.device)
-            initial = place(initial, model, model.path, self.device)
-            away = model.offload_initial and cuda
+            with sharding.turn() if sharding else nullcontext():
+                initial = load(model, model.path, self.dtype, self.device)
+                bring(initial, model, self.device, sharding)
+            check_head(initial, model.path)
+            away = model.offload_initial and cuda and sharding is None
             self.initial = InitialPolicy(initial, self.device, offload=away)
-        self.optimizer = Optimizer(optim, self.masters.named, updates)
+        shards = self.masters if isinstance(self.masters, Shards) else None
+        self.optimizer = Optimizer(optim, self.masters.named, updates, shards)
         self.version = 0
         self._generation = read_generation_config(model.path)
         # transformers loads ways of sampling that it then refuses to save.
         own, kept = self.model.generation_config, ("bos_token_id", "eos_token_id", "pad_token_id")
         self.model.generation_config = GenerationConfig(**{k: getattr(own, k) for k in kept})
+
+    def _load(
+        self, model: config.Model, lora: config.Lora | None, weights: str | None, seed: int
+    ) -> None:
+        """The model, its adapter, and the masters."""
+        adapted, sharding = bool(lora and lora.rank), self.sharding
+        path = model.path if adapted else weights or model.path
+        self.adapter: Adapter | None = None
+        self.masters: Masters | Shards
+        with sharding.turn() if sharding else nullcontext():
+            dtype = self.dtype if adapted else torch.float32
+            self.model = load(model, path, dtype, self.device)
+            if lora and lora.rank:
+                self.adapter = Adapter(self.model, lora, seed)
+                if weights:
+                    self.adapter.load(Path(weights) / ADAPTER)
+            elif sharding is None:
+                self.masters = Masters(self.model, self.dtype, self.device)
+            bring(self.model, model, self.device, sharding)
+        check_head(self.model, path)
+        if adapted:
+            kind = Replicas if sharding else Masters
+            self.masters = kind(self.model, torch.float32, self.device)
+        elif sharding:
+            self.masters = Shards(self.model, sharding)
 
     def logp(self, batch: Packed, temperature: float | None = None) -> Tensor:
         """Log-probs [N] of the batch's tokens under the policy as it is now.
@@ -118,12 +149,16 @@ class Policy:
         Args:
             temperature: None = the one of `__init__`.
         """
-        return self._logp(self.model, batch, temperature)
+        logp = self._logp(self.model, batch, temperature)
+        release(self.model)
+        return logp
 
     def initial_logp(self, batch: Packed) -> Tensor:
         """Log-probs [N] under the frozen initial policy (needs_initial)."""
         with self._as_at_first() as model:
-            return self._logp(model, batch)
+            logp = self._logp(model, batch)
+        release(model)
+        return logp
 
     def step(self, batches: Sequence[Sequence[TrainBatch]], loss: config.Loss) -> list[UpdateStats]:
         """All updates of a training step: one optimizer step for each mini-batch.
@@ -137,9 +172,13 @@ class Policy:
         A non-finite loss or gradient skips its optimizer step: the weights stay, `skipped` says so.
         """
         before = self._before(batches, loss)
+        models = [self.model, *([self.initial.model] if self.initial else [])]
+        release(*models)
         teacher = self.initial if loss.objective == "reverse_kl" else None
         with teacher.on_device() if teacher else nullcontext():
-            return [self._update(mini, at, loss) for mini, at in zip(batches, before, strict=True)]
+            done = [self._update(mini, at, loss) for mini, at in zip(batches, before, strict=True)]
+        release(*models)
+        return done
 
     def _before(
         self, batches: Sequence[Sequence[TrainBatch]], loss: config.Loss
@@ -159,7 +198,7 @@ class Policy:
                         for mini in batches
                     ]
         trainer = [
-            [self.logp(b) if sampled or (i and compares) else None for b in mini]
+            [self._logp(self.model, b) if sampled or (i and compares) else None for b in mini]
             for i, mini in enumerate(batches)
         ]
         return [
@@ -175,8 +214,12 @@ class Policy:
         for batch, logps in zip(micro_batches, before, strict=True):
             value, part = self._loss(batch, logps, loss)
             value.backward()
-            sums.append(part)
+            if not batch.padding:
+                sums.append(part)
+        self.masters.collect()
         stats, norm = read(sums, self.optimizer.clip())
+        if self.sharding:
+            stats = self.sharding.total(stats)
         lr = self.optimizer.learning_rate(self.version)
         skipped = not (math.isfinite(norm) and math.isfinite(stats.loss))
         if not skipped:
@@ -187,12 +230,16 @@ class Policy:
         return UpdateStats(stats, norm, lr, skipped)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and values as a Hugging Face checkpoint has them, a tied head included."""
+        """Names and values as a Hugging Face checkpoint has them, a tied head included.
+
+        A value that ranks share is gathered when it is asked for, and is whole for all that is
+        computed after it on the same stream.
+        """
         if self.adapter:
             yield from self.adapter.weights(self.device)
         else:
             for name, value in self.model.state_dict().items():
-                yield name, value.detach().to(self.dtype)
+                yield name, whole(value.detach().to(self.dtype))
 
     def base(self) -> str | None:
         """A fingerprint of the weights that an adapter lies upon; None where all weights learn."""
@@ -228,14 +275,26 @@ class Policy:
         With LoRA that is the adapter, in a folder of its own, and the merged model, which is there
         for others to open: the frozen weights come from model.path again.
         """
+        state = self._state()
+        if self.sharding and self.sharding.rank:
+            return
         with _as_os_error():
             if self.adapter:
-                state = dict(self.adapter.weights(self.device, host=True))
                 self.adapter.save(folder / ADAPTER)
-            else:
-                state = self.masters.state_dict(self.model)
             self.model.save_pretrained(folder, state_dict=state)
         write_generation_config(self._generation, folder)
+
+    def _state(self) -> dict[str, Tensor]:
+        """What is saved of the model; of several ranks the first one holds it."""
+        if self.adapter is None:
+            state = self.masters.state_dict(self.model)
+        elif self.sharding:
+            state = self.sharding.keep(self.adapter.weights(self.device, host=True))
+        else:
+            state = dict(self.adapter.weights(self.device, host=True))
+        if self.sharding and state:  # gathered twice, a tied head must be one tensor again
+            state |= {name: state[first] for name, first in tied_names(self.model).items()}
+        return state
 
     def save_settings(self, folder: Path) -> None:
         """Write the small files of `save_model`, to try that they can be written."""
@@ -245,6 +304,8 @@ class Policy:
     def save_optimizer(self, folder: Path) -> None:
         """Write the optimizer's state as optimizer.safetensors."""
         state = {name: value.contiguous() for name, value in self.optimizer.tensors()}
+        if self.sharding and self.sharding.rank:
+            return
         with _as_os_error():
             save_file(state, folder / "optimizer.safetensors")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from exprl.data.references import (
     tokenize_solutions,
 )
 from exprl.data.tokenizer import load_tokenizer, prompt_ids
-from exprl.errors import ConfigError
 from exprl.learn.memory import Setup, Shapes, fit
 from exprl.learn.model_files import check_model
 from exprl.learn.policy import Policy
@@ -28,6 +26,7 @@ from exprl.rollout.engine import NO_POLICY, Engine, announce_engine, open_engine
 from exprl.rollout.weight_sync import Probe, open_probe
 from exprl.run import checkpoint
 from exprl.run.checkpoint import RunState
+from exprl.run.policy import load_policy, set_threads
 from exprl.run.problems import load_held_out, load_training_problems
 from exprl.run.recorded import check_same_run, record_config, resolve_init_from
 from exprl.run.starts import record_start
@@ -113,7 +112,7 @@ def open_run(
         set_threads(cfg.train.torch_threads)
         weights = str(folder or cfg.model.path)
         engine, probe = _start_engine(cfg, engine, weights, state, problems, tokenizer, note)
-        policy = _load_policy(cfg, state, folder)
+        policy = load_policy(cfg, state, folder)
         checkpoint.try_saving(run_dir, policy, tokenizer)
         state.base = policy.base()
         if probe:
@@ -176,24 +175,6 @@ def _start_engine(
     return engine, probe
 
 
-def _load_policy(cfg: config.Config, state: RunState, folder: Path | None) -> Policy:
-    """The policy of the checkpoint in `folder`, or of the model that the run starts from."""
-    policy = Policy(
-        cfg.model,
-        cfg.optim,
-        cfg.lora,
-        temperature=cfg.rollout.temperature,
-        needs_initial=cfg.needs_initial_policy,
-        weights=str(folder) if folder else None,
-        updates=cfg.train.steps * cfg.optim.mini_batches,
-        seed=cfg.seed,
-    )
-    if folder:
-        check_base(state, policy, folder, cfg.model.path)
-        policy.load_optimizer(folder / checkpoint.TRAINER, state.policy_version)
-    return policy
-
-
 def open_splitter(cfg: config.Config, tokenizer: Any) -> Splitter:
     """What cuts rollouts into steps as the config asks."""
     reward = cfg.reward
@@ -205,20 +186,6 @@ def open_splitter(cfg: config.Config, tokenizer: Any) -> Splitter:
         max_steps=reward.max_steps,
         cut_thinking=cfg.judge.show_thinking,
     )
-
-
-def check_base(state: RunState, policy: Policy, folder: Path, path: str) -> None:
-    """Let an adapter go on upon the weights that it was trained on, or not at all.
-
-    Raises:
-        ConfigError: the model of `path` is not the one that the checkpoint in `folder` knew.
-    """
-    if policy.base() != state.base:
-        raise ConfigError(
-            f"{folder}: its adapter was trained on other weights than those of model.path ="
-            f" {path!r}; bring those back, or train on from the merged model with another run_dir"
-            f" and init_from={folder}"
-        )
 
 
 def check_memory(cfg: config.Config, problems: Sequence[Problem], tokenizer: Any) -> None:
@@ -267,12 +234,3 @@ def open_verifiers(cfg: config.Config, problems: Sequence[Problem]) -> Verifiers
     """
     needed = needs_sandbox(cfg.treatment, problems)
     return Verifiers(cfg.treatment, Sandbox(cfg.sandbox) if needed else None)
-
-
-def set_threads(count: int | None) -> None:
-    """Set torch's CPU threads before any work; None leaves torch's own choice."""
-    if count is not None:
-        import torch
-
-        os.environ.setdefault("OMP_NUM_THREADS", str(count))
-        torch.set_num_threads(count)

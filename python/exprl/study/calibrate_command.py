@@ -282,7 +282,8 @@ def _continue(request: Request, chosen: Sequence[Solution], settings: JudgeSetti
         )
     from exprl.data.tokenizer import load_tokenizer
     from exprl.rollout.engine import open_engine
-    from exprl.run.open import open_verifiers, set_threads
+    from exprl.run.open import open_verifiers
+    from exprl.run.policy import set_threads
     from exprl.steps import Splitter
     from exprl.study import continuations
 

@@ -165,7 +165,8 @@ def measure(job: Measurement) -> Evaluation:
     from exprl.data.tokenizer import load_tokenizer
     from exprl.learn.model_files import check_model
     from exprl.rollout.engine import announce_engine, open_engine
-    from exprl.run.open import open_verifiers, set_threads
+    from exprl.run.open import open_verifiers
+    from exprl.run.policy import set_threads
     from exprl.run.problems import drop_long_prompts
     from exprl.steps import Splitter
 
