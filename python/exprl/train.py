@@ -21,7 +21,7 @@ from exprl.monitor.alarms import Watch
 from exprl.monitor.metrics_log import MetricsLog, read_metrics
 from exprl.monitor.progress import Progress
 from exprl.monitor.rollout_file import RolloutWriter
-from exprl.monitor.step_metrics import Clock, count_since, step_row
+from exprl.monitor.step_metrics import Clock, count_since, lag_row, step_row
 from exprl.reward.missing import commonest_reason
 from exprl.rollout.ahead import Ahead, StepSampler
 from exprl.rollout.weight_sync import lend_gpu
@@ -96,13 +96,17 @@ def train(
             # Micro-batches of whole sequences without padding. Each token carries its share w of
             # the step's mean, counted over the whole mini-batch: micro-batches then add up to the
             # loss sum_i w_i l_i, however the sequences are packed.
+            max_lag = cfg.rollout.max_lag
+            oldest = None if max_lag is None else policy.version - max_lag
             batches = pack(
                 data.examples,
                 mini_batches=cfg.optim.mini_batches,
                 micro_batch_tokens=cfg.optim.micro_batch_tokens,
                 aggregation=cfg.loss.aggregation,
                 max_response_tokens=cfg.rollout.max_response_tokens,
+                oldest_version=oldest,
             )
+            lag = lag_row(data.examples, policy.version, oldest) if scored else {}
             # One optimizer step per mini-batch, with the log-probs of before the first one as the
             # old policy's. The policy's version rises by one with each that is applied; one that
             # is not finite is skipped, counted, and leaves weights and version as they are.
@@ -114,7 +118,8 @@ def train(
             number = parts.first_step + state.step
             state.count(scored, updates)
             row = measure(cfg, parts, state, data, updates, counted, clock) | {
-                "batch/fill": fill_rate(batches, cfg.optim.micro_batch_tokens)
+                **lag,
+                "batch/fill": fill_rate(batches, cfg.optim.micro_batch_tokens),
             }
             flags, alarms = watch.add(row, commonest_reason(scored))
             log.write(number, row | flags)

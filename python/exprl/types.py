@@ -23,6 +23,7 @@ FinishReason = Literal["stop", "length", "failed"]
 
 T = TypeVar("T")
 
+BoolArray = npt.NDArray[np.bool_]
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
@@ -254,6 +255,7 @@ class Example:
     prompt_ids, token_ids: [P], [n] int32, n >= 1.
     generator_logp: [n] float32; NaN for tokens that no engine sampled.
     advantages: [T], one per segment.   segment_tokens: [T], how many tokens each has; sum n.
+    versions: [n] int32, the policy version that sampled each token; None where no engine did.
     teacher_ids: [P'] int32, the prompt under which the distillation teacher reads the same tokens.
     """
 
@@ -262,6 +264,7 @@ class Example:
     generator_logp: Float32Array
     advantages: Float64Array
     segment_tokens: tuple[int, ...]
+    versions: Int32Array | None = None
     teacher_ids: Int32Array | None = None
 
 

@@ -16,7 +16,15 @@ import numpy as np
 
 from exprl.config import Aggregation
 from exprl.learn.packing import pack_bins
-from exprl.types import Example, Float64Array, Int32Array, Packed, Scored, TrainBatch
+from exprl.types import (
+    BoolArray,
+    Example,
+    Float64Array,
+    Int32Array,
+    Packed,
+    Scored,
+    TrainBatch,
+)
 
 
 def rollout_examples(
@@ -39,6 +47,7 @@ def rollout_examples(
             generator_logp=s.rollout.generator_logp,
             advantages=a if len(a) else np.zeros(1),
             segment_tokens=_segment_tokens(s, a),
+            versions=s.rollout.versions,
             teacher_ids=teacher_prompts[s.rollout.problem_id] if teacher_prompts else None,
         )
         for s, a in zip(scored, advantages, strict=True)
@@ -67,6 +76,7 @@ def pack(
     micro_batch_tokens: int,
     aggregation: Aggregation,
     max_response_tokens: int,
+    oldest_version: int | None = None,
 ) -> list[list[TrainBatch]]:
     """Pack the examples of a step: a list of mini-batches, each a list of micro-batches.
 
@@ -77,15 +87,19 @@ def pack(
         micro_batch_tokens: of prompts and responses, or of the teacher's sequences where those are
             longer. A single longer example has a micro-batch of its own.
         max_response_tokens: the constant divisor of `sequence_sum` (Dr. GRPO).
+        oldest_version: tokens that an older policy sampled weigh 0, and the means are taken over
+            the others; an example of such tokens alone is left out (rollout.max_lag).
 
     Returns:
         At most `mini_batches` lists; fewer where there are fewer examples. Empty without any.
     """
+    examples = [e for e in examples if find_recent(e, oldest_version).any()]
     result = []
     for chunk in np.array_split(np.arange(len(examples)), mini_batches):
         mini = [examples[i] for i in chunk]
         if mini:
-            weights = _token_weights(mini, aggregation, max_response_tokens)
+            recent = [find_recent(example, oldest_version) for example in mini]
+            weights = _token_weights(recent, aggregation, max_response_tokens)
             result.append(
                 [
                     _train_batch([mini[i] for i in part], [weights[i] for i in part])
@@ -93,6 +107,13 @@ def pack(
                 ]
             )
     return result
+
+
+def find_recent(example: Example, oldest_version: int | None) -> BoolArray:
+    """Which tokens [n] of an example no policy before `oldest_version` sampled; None = all."""
+    if oldest_version is None or example.versions is None:
+        return np.ones(len(example.token_ids), dtype=np.bool_)
+    return example.versions >= oldest_version
 
 
 def fill_rate(batches: Sequence[Sequence[TrainBatch]], micro_batch_tokens: int) -> float:
@@ -107,17 +128,23 @@ def fill_rate(batches: Sequence[Sequence[TrainBatch]], micro_batch_tokens: int) 
 
 
 def _token_weights(
-    mini: Sequence[Example], aggregation: Aggregation, max_tokens: int
-) -> list[float]:
-    """The loss weight of each token of an example."""
-    lengths = [len(example.token_ids) for example in mini]
+    in_loss: Sequence[BoolArray], aggregation: Aggregation, max_tokens: int
+) -> list[Float64Array]:
+    """The loss weights [n] of each example's tokens.
+
+    Args:
+        in_loss: [n] of each example, which tokens are in the loss; at least one of each.
+    """
+    lengths = [int(tokens.sum()) for tokens in in_loss]
+    count = len(in_loss)
     match aggregation:
         case "token_mean":
-            return [1.0 / sum(lengths)] * len(mini)
+            weights = [1.0 / sum(lengths)] * count
         case "sequence_mean":
-            return [1.0 / (len(mini) * length) for length in lengths]
+            weights = [1.0 / (count * length) for length in lengths]
         case "sequence_sum":
-            return [1.0 / (len(mini) * max_tokens)] * len(mini)
+            weights = [1.0 / (count * max_tokens)] * count
+    return [np.where(tokens, weight, 0.0) for tokens, weight in zip(in_loss, weights, strict=True)]
 
 
 def _micro_batches(mini: Sequence[Example], max_tokens: int) -> list[list[int]]:
@@ -132,14 +159,14 @@ def _micro_batches(mini: Sequence[Example], max_tokens: int) -> list[list[int]]:
     ]
 
 
-def _train_batch(examples: Sequence[Example], weights: Sequence[float]) -> TrainBatch:
+def _train_batch(examples: Sequence[Example], weights: Sequence[Float64Array]) -> TrainBatch:
     tokens = [e.token_ids for e in examples]
     segment_tokens = np.concatenate([e.segment_tokens for e in examples])
     teacher_ids = [e.teacher_ids for e in examples if e.teacher_ids is not None]
     return TrainBatch(
         **_packed([e.prompt_ids for e in examples], tokens),
         generator_logp=np.concatenate([e.generator_logp for e in examples]),
-        token_weight=np.repeat(weights, [len(t) for t in tokens]).astype(np.float32),
+        token_weight=np.concatenate(weights).astype(np.float32),
         seg_adv=np.concatenate([e.advantages for e in examples]).astype(np.float32),
         seg_id=np.repeat(np.arange(len(segment_tokens)), segment_tokens).astype(np.int32),
         teacher=Packed(**_packed(teacher_ids, tokens)) if teacher_ids else None,

@@ -38,7 +38,7 @@ def cross_entropy(
     """
     logp, entropy, _ = head.logp(hidden, targets, temperature=1.0)
     loss = -(token_weight * logp).sum()
-    return loss, _sums(loss, len(targets), entropy.sum(), hidden.new_full((), math.nan))
+    return loss, _sums(loss, token_weight, entropy.sum(), hidden.new_full((), math.nan))
 
 
 def reverse_kl(
@@ -79,7 +79,7 @@ def reverse_kl(
         before = logp.detach() if trainer_logp is None else trainer_logp[part]
         gaps.append((before - generator_logp[part]).abs().sum())
     loss, entropy, gap = (torch.stack(parts).sum() for parts in (losses, entropies, gaps))
-    return loss, _sums(loss, len(targets), entropy, gap)
+    return loss, _sums(loss, token_weight, entropy, gap)
 
 
 def _reverse_kl(
@@ -106,15 +106,16 @@ def _entropy(log_p: Tensor) -> Tensor:
     return -(fixed.exp() * fixed).sum(-1)
 
 
-def _sums(loss: Tensor, tokens: int, entropy: Tensor, logp_gap: Tensor) -> LossSums:
+def _sums(loss: Tensor, token_weight: Tensor, entropy: Tensor, logp_gap: Tensor) -> LossSums:
     """Neither loss has a KL to the initial policy, or a ratio."""
     zero = torch.zeros_like(loss)
     return LossSums(
-        tokens=tokens,
+        tokens=(token_weight != 0).sum(),
         loss=loss,
         kl=torch.full_like(loss, math.nan),
         entropy=entropy,
         clipped=zero,
+        capped=torch.full_like(loss, math.nan),
         logp_gap=logp_gap,
         ratio_max=zero,
         bad_rows=zero,

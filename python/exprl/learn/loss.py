@@ -6,6 +6,7 @@ kernels, on a CPU to its plain torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -58,29 +59,34 @@ class LossInputs(NamedTuple):
 class LossSums(NamedTuple):
     """What a micro-batch adds to LossStats: numbers on the device, which the host has not read."""
 
-    tokens: int
+    tokens: Tensor
     loss: Tensor
     kl: Tensor
     entropy: Tensor
     clipped: Tensor
+    capped: Tensor
     logp_gap: Tensor
     ratio_max: Tensor
     bad_rows: Tensor
 
     def stacked(self) -> Tensor:
-        """All but `tokens`, [7] fp64."""
-        return torch.stack([value.detach().double() for value in self[1:]])
+        """[9] fp64."""
+        return torch.stack([value.detach().double() for value in self])
 
 
 @dataclass(slots=True)
 class LossStats:
-    """Sums over tokens; `tokens` turns them into means."""
+    """Sums over the tokens that weigh something in the loss; `tokens` turns them into means.
+
+    capped: tokens whose importance weight loss.importance_cap held back; NaN without a cap.
+    """
 
     tokens: int = 0
     loss: float = 0.0
     kl: float = 0.0
     entropy: float = 0.0
     clipped: int = 0
+    capped: float = 0.0
     logp_gap: float = 0.0
     ratio_max: float = 0.0
     bad_rows: int = 0
@@ -92,6 +98,7 @@ class LossStats:
         self.kl += other.kl
         self.entropy += other.entropy
         self.clipped += other.clipped
+        self.capped += other.capped
         self.logp_gap += other.logp_gap
         self.ratio_max = max(self.ratio_max, other.ratio_max)
         self.bad_rows += other.bad_rows
@@ -102,11 +109,20 @@ def read(parts: Sequence[LossSums], norm: Tensor) -> tuple[LossStats, float]:
     rows = [part.stacked() for part in parts]
     *values, norm_value = torch.cat([*rows, norm.double().reshape(1)]).tolist()
     stats = LossStats()
-    for i, part in enumerate(parts):
-        loss, kl, entropy, clipped, logp_gap, ratio_max, bad_rows = values[7 * i : 7 * i + 7]
+    for row in zip(*[iter(values)] * 9, strict=True):
+        tokens, loss, kl, entropy, clipped, *rest = row
+        capped, logp_gap, ratio_max, bad_rows = rest
         stats.add(
             LossStats(
-                part.tokens, loss, kl, entropy, int(clipped), logp_gap, ratio_max, int(bad_rows)
+                int(tokens),
+                loss,
+                kl,
+                entropy,
+                int(clipped),
+                capped,
+                logp_gap,
+                ratio_max,
+                int(bad_rows),
             )
         )
     return stats, norm_value
@@ -140,13 +156,17 @@ def policy_loss(
         importance_cap=settings.importance_cap,
     )
     before = out.logp if inputs.trainer_logp is None else inputs.trainer_logp
+    weighed = inputs.token_weight != 0
+    gap = torch.where(weighed, before - inputs.generator_logp, 0.0)
+    cap = settings.importance_cap
     return out.loss, LossSums(
-        tokens=len(hidden),
+        tokens=weighed.sum(),
         loss=out.loss,
         kl=out.k3.nansum(),
         entropy=out.entropy.nansum(),
         clipped=(out.clip_code != ClipCode.NONE).sum(),
-        logp_gap=(before - inputs.generator_logp).abs().sum(),
+        capped=gap.new_full((), math.nan) if cap is None else (gap > math.log(cap)).sum(),
+        logp_gap=gap.abs().sum(),
         ratio_max=out.ratio.nan_to_num(nan=0.0).max(),
         bad_rows=out.bad_rows,
     )

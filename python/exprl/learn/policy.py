@@ -163,8 +163,9 @@ class Policy:
     def step(self, batches: Sequence[Sequence[TrainBatch]], loss: config.Loss) -> list[UpdateStats]:
         """All updates of a training step: one optimizer step for each mini-batch.
 
-        What the losses compare with is computed first, while the weights are still those that
-        sampled the rollouts. The first mini-batch needs no such forward: its own is on-policy.
+        What the losses compare with is computed first, while the weights are those of before the
+        step. The first mini-batch needs no such forward: its own has these weights. That holds for
+        tokens of an older policy too, whose importance weight compares them with the engine's.
 
         Args:
             batches: mini-batches of micro-batches, from `batch.pack`.

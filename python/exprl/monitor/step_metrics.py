@@ -11,13 +11,14 @@ from typing import get_args
 import numpy as np
 
 from exprl.judge import Judge, JudgeStats
+from exprl.learn.batch import find_recent
 from exprl.learn.loss import LossStats
 from exprl.learn.policy import UpdateStats
 from exprl.monitor import text_signs
 from exprl.reward.judges import Judges
 from exprl.run.checkpoint import RunState
 from exprl.steps import StepRule, split_text
-from exprl.types import Problem, Scored
+from exprl.types import Example, Problem, Scored
 
 PLACES = {"first": 0.0, "middle": 0.5, "last": 1.0}
 """Of a step in its rollout, from the first to the last one."""
@@ -42,8 +43,7 @@ def step_row(
     row = _updates(updates)
     if not scored:  # SFT
         return row
-    begun = state.policy_version - sum(not u.skipped for u in updates)
-    row |= _rewards(scored) | _steps(scored, delimiter) | _rollouts(scored) | _lag(scored, begun)
+    row |= _rewards(scored) | _steps(scored, delimiter) | _rollouts(scored)
     if any(p.answer is not None for p in problems):
         row["reward/unsolved"] = 1.0 - len(state.solved) / len(problems)
     if judged is not None:
@@ -71,6 +71,28 @@ def _domain(
         row[f"correct/{name}"] = rewards.get("reward/correct_rate", float("nan"))
         row[f"unsolved/{name}"] = 1.0 - sum(p.id in state.solved for p in known) / len(known)
     return row
+
+
+def lag_row(
+    examples: Sequence[Example], version: int, oldest_version: int | None = None
+) -> dict[str, float]:
+    """How many updates the policy is ahead of the tokens of the loss when their step is trained.
+
+    Args:
+        examples: of the step, those included that are too old; from an engine.
+        version: of the policy before the step's first update.
+        oldest_version: older tokens weigh nothing (rollout.max_lag).
+    """
+    versions = [e.versions for e in examples if e.versions is not None]
+    lags = version - np.concatenate([np.empty(0, np.int32), *versions])
+    old = [len(e.token_ids) - int(find_recent(e, oldest_version).sum()) for e in examples]
+    return {
+        "lag/mean": _mean(lags),
+        "lag/max": float(lags.max()) if len(lags) else float("nan"),
+        **{f"lag/hist_{lag}": _mean(lags.clip(max=4) == lag) for lag in range(5)},
+        "lag/mixed_rate": _mean([v.min() != v.max() for v in versions]),
+        "lag/masked": sum(old),
+    }
 
 
 def count_since(before: JudgeStats | None, judge: Judge | Judges | None) -> JudgeStats | None:
@@ -153,22 +175,6 @@ def _rollouts(scored: Sequence[Scored]) -> dict[str, float]:
     }
 
 
-def _lag(scored: Sequence[Scored], version: int) -> dict[str, float]:
-    """How many updates the policy is ahead of the tokens of the loss when their step is trained.
-
-    Args:
-        version: of the policy before the step's first update.
-    """
-    trained = [s.rollout for s in scored if not s.missing | s.masked]
-    versions = [r.versions for r in trained if r.finish_reason != "failed"]
-    lags = version - np.concatenate([np.empty(0, np.int32), *versions])
-    return {
-        "lag/mean": _mean(lags),
-        "lag/max": float(lags.max()) if len(lags) else float("nan"),
-        **{f"lag/hist_{lag}": _mean(lags.clip(max=4) == lag) for lag in range(5)},
-    }
-
-
 def _texts(
     scored: Sequence[Scored], problems: Sequence[Problem], references: Mapping[str, str | None]
 ) -> dict[str, float]:
@@ -202,6 +208,7 @@ def _updates(updates: Sequence[UpdateStats]) -> dict[str, float]:
         "policy/kl": total.kl / tokens,
         "policy/entropy": total.entropy / tokens,
         "policy/clip_fraction": total.clipped / tokens,
+        "policy/capped": total.capped / tokens,
         "policy/ratio_max": total.ratio_max or float("nan"),
         "policy/bad_rows": total.bad_rows,
         "policy/updates": len(updates),

@@ -7,7 +7,7 @@ from exprl.learn.batch import fill_rate, pack, rollout_examples
 from exprl.types import Rollout, Scored, Segment
 
 
-def scored(index, ends, prompt=3, **kwargs):
+def scored(index, ends, prompt=3, versions=None, **kwargs):
     """A rollout whose tokens are 100 * index + position, cut at `ends`."""
     n = ends[-1]
     starts = [0, *ends[:-1]]
@@ -18,7 +18,7 @@ def scored(index, ends, prompt=3, **kwargs):
         token_ids=np.arange(n, dtype=np.int32) + 100 * index,
         generator_logp=np.full(n, -float(index), dtype=np.float32),
         finish_reason="stop",
-        versions=np.zeros(n, dtype=np.int32),
+        versions=np.array(versions or [0] * n, dtype=np.int32),
     )
     segments = tuple(Segment(a, b, "x") for a, b in zip(starts, ends, strict=True))
     ones = (1.0,) * len(ends)
@@ -103,3 +103,28 @@ def test_a_masked_rollout_is_out():
 def test_advantages_that_do_not_fit_the_segments_are_refused():
     with pytest.raises(ValueError, match="2 advantages for the 3 segments of rollout 1"):
         packed([scored(1, [1, 2, 3])], [[1.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "first", "second"),
+    [
+        ("token_mean", [0.0, 0.0, 1 / 4], [1 / 4] * 3),
+        ("sequence_mean", [0.0, 0.0, 1 / 2], [1 / 6] * 3),
+        ("sequence_sum", [0.0, 0.0, 1 / 100], [1 / 100] * 3),
+    ],
+)
+def test_tokens_that_are_too_old_weigh_nothing_and_are_not_in_the_denominator(
+    aggregation, first, second
+):
+    items = [scored(1, [2, 3], versions=[4, 5, 6]), scored(2, [3], versions=[6, 7, 7])]
+    [[batch]] = packed(items, [[1.0, 2.0], [3.0]], aggregation=aggregation, oldest_version=6)
+    assert batch.token_weight.tolist() == pytest.approx([*first, *second])
+    assert batch.seg_adv[batch.seg_id].tolist() == [1.0, 1.0, 2.0, 3.0, 3.0, 3.0]
+
+
+def test_a_rollout_of_tokens_that_are_too_old_is_out():
+    items = [scored(1, [3], versions=[4, 5, 5]), scored(2, [2], versions=[6, 6])]
+    [[batch]] = packed(items, [[1.0], [1.0]], oldest_version=6)
+    assert batch.input_ids[batch.target_pos].tolist() == [200, 201]
+    assert batch.token_weight.tolist() == [0.5, 0.5]
+    assert packed(items, [[1.0], [1.0]], oldest_version=7) == []

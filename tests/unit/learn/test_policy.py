@@ -1,6 +1,7 @@
 """The policy: packed log-probs are those of each sequence alone; a step is AdamW on the loss."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -146,6 +147,71 @@ def test_later_mini_batches_are_held_against_the_policy_from_before_the_step(tin
     assert one.loss.ratio_max == 1.0
     assert two.loss.ratio_max == pytest.approx(ratio.max().item(), rel=1e-4)
     assert two.loss.ratio_max > 1.01
+
+
+OFF_POLICY = config.Loss(kl_coef=0.0, importance_cap=2.0)
+
+
+def test_the_first_mini_batch_is_its_own_policy_from_before_the_step_also_for_older_tokens(
+    tiny_qwen3,
+):
+    """Its weights are those of before the step, so a forward of its own would say the same.
+
+    The tokens of `batches` are such: the engine gave each -2, whatever the policy gives it.
+    """
+    without, given = load(tiny_qwen3), load(tiny_qwen3)
+    [mini] = batches(16)
+    [nothing] = without._before([mini], OFF_POLICY)
+    assert {one.trainer_logp for one in nothing} == {None}
+    before = [
+        one._replace(trainer_logp=given.logp(b)) for one, b in zip(nothing, mini, strict=True)
+    ]
+    one, other = without.step([mini], OFF_POLICY)[0], given._update(mini, before, OFF_POLICY)
+    assert other.loss.loss == pytest.approx(one.loss.loss, rel=1e-5)
+    assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-5)
+    assert other.loss.capped == one.loss.capped
+    for (name, a), (_, b) in zip(without.weights(), given.weights(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=name)
+
+
+def test_tokens_whose_importance_weight_is_capped_are_counted(policy):
+    [[batch]] = batches()
+    gap = policy.logp(batch).numpy() - np.linspace(-4.0, 0.0, len(batch.token_weight))
+    moved = dataclasses.replace(batch, generator_logp=(policy.logp(batch).numpy() - gap))
+    capped = int((gap > np.log(2.0)).sum())
+    assert 0 < capped < len(gap)
+    assert policy.step([[moved]], OFF_POLICY)[0].loss.capped == capped
+    assert np.isnan(policy.step([[moved]], NO_KL)[0].loss.capped)
+
+
+def test_tokens_of_weight_0_leave_no_trace_in_weights_and_numbers(tiny_qwen3):
+    """As rollout.max_lag asks it of tokens that are too old, here those of two rollouts."""
+    masked, alone = load(tiny_qwen3), load(tiny_qwen3)
+    [[batch]] = batches()
+    start, end = batch.cu_seqlens[2], batch.cu_seqlens[4]
+    out = (batch.target_pos >= start) & (batch.target_pos < end)
+    weight = np.where(out, 0.0, batch.token_weight).astype(np.float32)
+    wild = np.where(out, 50.0, batch.generator_logp).astype(np.float32)
+    found = masked.step(
+        [[dataclasses.replace(batch, token_weight=weight, generator_logp=wild)]], OFF_POLICY
+    )[0]
+    items = [s for i, s in enumerate(longest_first()) if i not in (2, 3)]
+    examples = rollout_examples(items, [np.array((1.0, -1.0))] * len(items))
+    [[few]] = pack(
+        examples,
+        mini_batches=1,
+        micro_batch_tokens=1000,
+        aggregation="token_mean",
+        max_response_tokens=12,
+    )
+    few = dataclasses.replace(few, token_weight=weight[weight > 0])
+    expected = alone.step([[few]], OFF_POLICY)[0]
+    assert found.loss.tokens == expected.loss.tokens == int((~out).sum())
+    for name in ("loss", "entropy", "capped", "logp_gap", "ratio_max", "clipped"):
+        value = getattr(expected.loss, name)
+        assert getattr(found.loss, name) == pytest.approx(value, rel=1e-5, abs=1e-6), name
+    assert found.loss.bad_rows == 0
+    assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-4)
 
 
 def test_the_temperature_of_log_probs_can_be_another_than_that_of_training(policy):

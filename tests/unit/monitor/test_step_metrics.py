@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 
 from exprl.judge import Judge, JudgeItem, JudgeSettings, RuleJudge
-from exprl.learn.loss import LossStats
-from exprl.learn.policy import UpdateStats
-from exprl.monitor.step_metrics import step_row
+from exprl.monitor.step_metrics import lag_row, step_row
 from exprl.run.checkpoint import RunState
 from exprl.steps import StepRule
-from exprl.types import Message, Problem, Prompt, Rollout, Scored, Segment
+from exprl.types import Example, Message, Problem, Prompt, Rollout, Scored, Segment
 
 
 def problem(name, answer="1"):
@@ -173,30 +171,32 @@ def test_steps_are_counted_per_token_too():
     assert row(items)["steps/per_1k_tokens"] == pytest.approx(100.0)
 
 
-def sampled_by(*versions, **kwargs):
-    one = scored("a", (5,), (1.0,), tokens=len(versions), **kwargs)
-    rollout = dataclasses.replace(one.rollout, versions=np.array(versions, np.int32))
-    return dataclasses.replace(one, rollout=rollout)
-
-
-def an_update(*, skipped=False):
-    return UpdateStats(LossStats(), grad_norm=1.0, lr=1.0, skipped=skipped)
+def sampled_by(*versions):
+    n, ids = len(versions), np.arange(len(versions), dtype=np.int32)
+    return Example(
+        ids, ids, np.zeros(n, np.float32), np.ones(1), (n,), np.array(versions, np.int32)
+    )
 
 
 def test_the_lag_of_a_token_is_counted_from_the_policy_at_the_start_of_its_step():
-    """Nine updates are done after a step of two, one of them skipped: it began at version 8."""
-    updates, state = [an_update(), an_update(skipped=True)], RunState(policy_version=9)
-    items = [sampled_by(8, 8, 7), sampled_by(2), sampled_by(0, masked=True)]
-    values = step_row(items, updates, TWO, {}, state, None)
+    values = lag_row([sampled_by(8, 8, 7), sampled_by(2)], 8)
     assert values["lag/mean"] == pytest.approx((0 + 0 + 1 + 6) / 4)
     assert values["lag/max"] == 6
     assert [values[f"lag/hist_{lag}"] for lag in range(5)] == [0.5, 0.25, 0.0, 0.0, 0.25]
+    assert values["lag/mixed_rate"] == 0.5
+    assert values["lag/masked"] == 0
+
+
+def test_tokens_that_are_too_old_are_counted():
+    values = lag_row([sampled_by(8, 8, 7), sampled_by(2, 2), sampled_by(6, 4)], 8, oldest_version=6)
+    assert values["lag/masked"] == 3
 
 
 def test_a_step_that_trains_on_no_token_has_no_lag():
-    values = row([scored("a", (), (), finish="failed", tokens=0)])
-    assert math.isnan(values["lag/mean"]) and math.isnan(values["lag/max"])
-    assert math.isnan(values["lag/hist_0"])
+    values = lag_row([], 3)
+    names = ("mean", "max", "hist_0", "mixed_rate")
+    assert all(math.isnan(values[f"lag/{name}"]) for name in names)
+    assert values["lag/masked"] == 0
 
 
 def test_lengths_have_percentiles_and_a_rollout_that_the_engine_gave_up_has_no_length():
