@@ -10,6 +10,11 @@ extension=python/exprl/_core.abi3.so
 [[ -e $extension ]] || { echo "error: $extension is missing; build it first: make setup" >&2; exit 1; }
 newer=$(find rust Cargo.toml Cargo.lock -newer "$extension" -name '*.[rt][so]*' -print -quit)
 [[ -z $newer ]] || { echo "error: $extension is older than $newer; build it again: make setup" >&2; exit 1; }
+# maturin leaves the interpreter's library out; a plain `cargo build` links this machine's, which no other has.
+if grep -aq 'libpython3\.[0-9]*\.so' "$extension"; then
+    echo "error: $extension needs this machine's libpython; build it with: make setup" >&2
+    exit 1
+fi
 # The pinned .venv has no pip.
 for python in "${PYTHON:-python3}" /usr/bin/python3 /usr/local/bin/python3 ''; do
     [[ -n $python ]] || { echo 'error: no Python with pip; name one: PYTHON=/path/to/python3' >&2; exit 1; }

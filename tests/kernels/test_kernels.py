@@ -43,8 +43,8 @@ def test_the_loss_and_its_gradients_are_those_of_fp64(vocab, dtype):
     if vocab > 1:
         assert relative(found_dx, dx) <= tolerance_dx
         assert relative(found_dw, dw) <= tolerance_dw
-    else:  # one token has probability 1, whatever the logits
-        assert not found_dx.any() and not found_dw.any()
+    else:  # one token has probability 1, whatever the logits; a GPU rounds it in the last bit
+        assert max(found_dx.abs().max(), found_dw.abs().max()) <= 1e-7
 
 
 @pytest.mark.parametrize("name", SETTINGS)
