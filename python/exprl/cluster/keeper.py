@@ -5,6 +5,9 @@ the command and everything that it started end: asked first, killed after SECOND
 happens to what the command leaves behind when it ends by itself. What a program starts ends with
 it too where the program hangs, was killed, or puts its children into sessions of their own.
 
+The keeper is two processes. The outer one waits, so that who kills it, as Ray kills the children of
+an actor, leaves the inner one to see that and to do its work.
+
 The standard library alone, without site-packages: it starts in a few milliseconds.
 """
 
@@ -19,7 +22,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
 
 GRACE_S = 5.0
 """Usual time between SIGTERM and SIGKILL."""
@@ -27,28 +29,32 @@ LOOK_S = 1.0
 PR_SET_CHILD_SUBREAPER = 36
 
 
-class _AskedError(Exception):
-    """SIGTERM came."""
-
-
 def main(grace_s: float, argv: list[str]) -> int:
     """Run the command until it ends or the lifeline closes; returns its exit code."""
-    parent = os.getppid()
+    leader, outer = os.getppid(), os.getpid()
+    inner = os.fork()
+    if not inner:
+        return keep(outer, grace_s, argv)
+    # A fork of the leader may hold the lifeline open after it.
+    while os.getppid() == leader:
+        ended, status = os.waitpid(inner, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(LOOK_S / 10)
+    return 1
 
-    def ask(signum: int, frame: object) -> NoReturn:
-        raise _AskedError
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def keep(parent: int, grace_s: float, argv: list[str]) -> int:
+    """Run the command while `parent` lives and the lifeline is held; returns its exit code."""
     # Orphans below this process become its children, whatever their session: none gets away.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     child = subprocess.Popen(argv, stdin=subprocess.PIPE, start_new_session=True)
+    # After the child started, which would inherit it: it is the child that signals are for.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     try:
-        signal.signal(signal.SIGTERM, ask)
         _wait(child, parent)
-    except _AskedError:
-        pass
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         end(child, grace_s)
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
@@ -56,7 +62,7 @@ def main(grace_s: float, argv: list[str]) -> int:
 def _wait(child: subprocess.Popen[bytes], parent: int) -> None:
     """Return when the child ended or nobody holds the lifeline."""
     ended = os.pidfd_open(child.pid)
-    while os.getppid() == parent:  # a fork of the parent may hold the pipe open after it
+    while os.getppid() == parent:
         ready, _, _ = select.select([0, ended], [], [], LOOK_S)
         if ended in ready or (0 in ready and not os.read(0, 4096)):
             return

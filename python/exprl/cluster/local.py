@@ -11,11 +11,9 @@ from pathlib import Path
 
 from exprl.cluster import keeper
 from exprl.cluster.placement import Machine, Need, place
-from exprl.cluster.processes import START_TIMEOUT_S, TAIL_LINES, ended_early
-from exprl.errors import ProcessError
+from exprl.cluster.processes import TAIL_LINES
 
 HOST = "127.0.0.1"
-LOOK_S = 0.2
 
 
 class LocalCluster:
@@ -65,7 +63,6 @@ class LocalProcess:
         self.name, self.host, self.log = name, host, log
         log.parent.mkdir(parents=True, exist_ok=True)
         self._first: str | None = None
-        self._printed = threading.Event()
         with log.open("ab") as file:
             file.write(f"$ python {' '.join(argv)}\n".encode())
             file.flush()
@@ -78,31 +75,17 @@ class LocalProcess:
                 env=env,
                 start_new_session=True,
             )
-        threading.Thread(target=self._copy, name=f"log of {name}", daemon=True).start()
+        self._copier = threading.Thread(target=self._copy, name=f"log of {name}", daemon=True)
+        self._copier.start()
 
     def poll(self) -> int | None:
         """None while it runs."""
         return self._keeper.poll()
 
-    def first_line(self, timeout_s: float = START_TIMEOUT_S) -> str:
-        """Wait for its first line on stdout."""
-        for _ in range(max(1, round(timeout_s / LOOK_S))):
-            if self._printed.wait(LOOK_S) or self.poll() is not None:
-                break
-        # One that printed and ended at once has its line still in the pipe.
-        if self.poll() is not None:
-            self._printed.wait(LOOK_S)
-        if self._first is not None:
-            return self._first
-        if self.poll() is not None or self._printed.is_set():
-            raise ended_early(self, "while it started")
-        raise ProcessError(
-            f"{self.name} on {self.host} is not up after {timeout_s:g} s. The end of its log,"
-            f" {self.log}:\n{self.tail()}"
-        )
-
     def peek(self) -> str | None:
         """The first line on stdout; None where there is none yet."""
+        if self.poll() is not None:
+            self._copier.join()
         return self._first
 
     def tail(self, lines: int = TAIL_LINES) -> str:
@@ -130,9 +113,7 @@ class LocalProcess:
             for line in lines:
                 if self._first is None:
                     self._first = line.decode(errors="replace").rstrip("\n")
-                    self._printed.set()
                 file.write(line)
-        self._printed.set()
 
 
 def read_tail(path: Path, lines: int) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from exprl.cluster.placement import Seat
+from exprl import config
+from exprl.cluster.placement import Need, Seat
 from exprl.errors import ProcessError
 
 START_TIMEOUT_S = 3600.0
 """Longest wait for the first line of a process: a large model is loaded from a slow disk."""
+LOOK_S = 0.2
 TAIL_LINES = 15
 """How much of its log an error shows."""
 
@@ -30,12 +33,8 @@ class Process(Protocol):
         """None while it runs; else an exit code, which says nothing: a killed server's may be 0."""
         ...
 
-    def first_line(self, timeout_s: float = START_TIMEOUT_S) -> str:
-        """Wait for the first line that it prints to stdout; returns it without the newline.
-
-        Raises:
-            ProcessError: it ended before, or takes longer; shows the end of its log.
-        """
+    def peek(self) -> str | None:
+        """The first line that it printed to stdout, without the newline; None: not yet."""
         ...
 
     def tail(self, lines: int = TAIL_LINES) -> str:
@@ -73,13 +72,57 @@ class Cluster(Protocol):
         ...
 
 
+def open_cluster(section: config.Cluster, needs: Sequence[Need], logs: Path) -> Cluster:
+    """Set GPUs apart for what a run needs, on this machine or on those of a Ray cluster.
+
+    Args:
+        needs: from `list_needs`.
+        logs: folder of the logs, the same path on every machine.
+
+    Raises:
+        ConfigError: there are too few GPUs, or the Ray cluster cannot be used.
+    """
+    match section.kind:
+        case "local":
+            from exprl.cluster.local import LocalCluster
+
+            return LocalCluster(needs, logs)
+        case "ray":
+            from exprl.cluster.ray import RayCluster
+
+            return RayCluster(section, needs, logs)
+
+
+def wait_for_line(process: Process, timeout_s: float = START_TIMEOUT_S) -> str:
+    """Wait for the first line that a process prints to stdout, by which it says that it is up.
+
+    Raises:
+        ProcessError: it ended before, or takes longer; shows the end of its log.
+    """
+    deadline = time.monotonic() + timeout_s
+    while (line := process.peek()) is None:
+        if process.poll() is not None:
+            # One that printed and ended at once.
+            if (line := process.peek()) is not None:
+                break
+            raise ended_early(process, "while it started")
+        if time.monotonic() > deadline:
+            raise ProcessError(
+                f"{process.name} on {process.host} is not up after {timeout_s:g} s."
+                f" {_end_of_log(process)}"
+            )
+        time.sleep(LOOK_S)
+    return line
+
+
 def ended_early(process: Process, doing: str) -> ProcessError:
     """The error for a process that ended while it was still needed.
 
     Args:
         doing: what it was doing, such as "while it started".
     """
-    return ProcessError(
-        f"{process.name} on {process.host} ended {doing}. The end of its log,"
-        f" {process.log}:\n{process.tail()}"
-    )
+    return ProcessError(f"{process.name} on {process.host} ended {doing}. {_end_of_log(process)}")
+
+
+def _end_of_log(process: Process) -> str:
+    return f"The end of its log, {process.log}:\n{process.tail()}"
