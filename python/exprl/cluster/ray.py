@@ -254,21 +254,30 @@ def _join(address: str) -> tuple[Any, bool]:
             f"cluster.address = {address!r}: no Ray cluster could be joined ({reason}). Start one:"
             f" {START_ONE}. Or set cluster.kind = 'local'"
         ) from None
-    if wanted is None and _actor_mode(ray) != "token":
-        ray.shutdown()
-        raise ConfigError(
-            "this Ray cluster asks nobody for a token: whoever reaches its ports runs programs on"
-            f" its machines. Start it anew: {START_ONE}. Or, where nobody else reaches the"
-            f" machines, set {AUTH_MODE}=disabled in the environment of this command"
-        )
+    if wanted is None:
+        _check_token(ray)
     return ray, True
 
 
-def _actor_mode(ray: Any) -> str:
-    actor = _actor_of(ray, num_gpus=0)
-    mode = ray.get(actor.auth_mode.remote())
-    ray.kill(actor)
-    return str(mode)
+def _check_token(ray: Any) -> None:
+    """Leave a cluster that asks nobody for a token.
+
+    Raises:
+        ConfigError: this is one, or it cannot run exprl.
+    """
+    try:
+        actor = _actor_of(ray, num_gpus=0)
+        mode, why = ray.get(actor.auth_mode.remote()), ""
+        ray.kill(actor)
+    except ray.exceptions.ActorDiedError as error:  # as where leader and cluster differ in the mode
+        mode, why = None, f" (or exprl is not installed there: {str(error).splitlines()[-1]})"
+    if mode != "token":
+        ray.shutdown()
+        raise ConfigError(
+            "this Ray cluster asks nobody for a token: whoever reaches its ports runs programs on"
+            f" its machines{why}. Start it anew: {START_ONE}. Or, where nobody else reaches the"
+            f" machines, set {AUTH_MODE}=disabled in the environment of this command"
+        )
 
 
 def _actor_of(ray: Any, **options: Any) -> Any:
