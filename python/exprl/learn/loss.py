@@ -70,7 +70,7 @@ class LossSums(NamedTuple):
     bad_rows: Tensor
 
     def stacked(self) -> Tensor:
-        """[9] fp64."""
+        """[9] fp64, in the order of LossStats."""
         return torch.stack([value.detach().double() for value in self])
 
 
@@ -91,6 +91,13 @@ class LossStats:
     ratio_max: float = 0.0
     bad_rows: int = 0
 
+    @classmethod
+    def from_numbers(cls, row: Sequence[float]) -> LossStats:
+        """All fields in their order, as a tensor carries them."""
+        tokens, loss, kl, entropy, clipped, capped, gap, ratio_max, bad_rows = row
+        counts = int(tokens), int(clipped), int(bad_rows)
+        return cls(counts[0], loss, kl, entropy, counts[1], capped, gap, ratio_max, counts[2])
+
     def add(self, other: LossStats) -> None:
         """Take in the sums of another micro-batch."""
         self.tokens += other.tokens
@@ -110,21 +117,7 @@ def read(parts: Sequence[LossSums], norm: Tensor) -> tuple[LossStats, float]:
     *values, norm_value = torch.cat([*rows, norm.double().reshape(1)]).tolist()
     stats = LossStats()
     for row in zip(*[iter(values)] * 9, strict=True):
-        tokens, loss, kl, entropy, clipped, *rest = row
-        capped, logp_gap, ratio_max, bad_rows = rest
-        stats.add(
-            LossStats(
-                int(tokens),
-                loss,
-                kl,
-                entropy,
-                int(clipped),
-                capped,
-                logp_gap,
-                ratio_max,
-                int(bad_rows),
-            )
-        )
+        stats.add(LossStats.from_numbers(row))
     return stats, norm_value
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
 from types import MethodType
 from typing import Any
 
@@ -92,24 +93,13 @@ class Sharding:
 
     def total(self, stats: LossStats) -> LossStats:
         """The sums of all ranks, the same on each of them."""
-        own = [
-            stats.tokens,
-            stats.loss,
-            stats.kl,
-            stats.entropy,
-            stats.clipped,
-            stats.logp_gap,
-            stats.ratio_max,
-            stats.bad_rows,
-        ]
+        own = astuple(stats)
         rows = torch.empty(self.world, len(own), dtype=torch.float64)
         mine = torch.tensor(own, dtype=torch.float64)
         dist.all_gather(list(rows.unbind()), mine, group=self.control)
         result = LossStats()
-        for tokens, loss, kl, entropy, clipped, gap, ratio, bad in rows.tolist():
-            result.add(
-                LossStats(int(tokens), loss, kl, entropy, int(clipped), gap, ratio, int(bad))
-            )
+        for row in rows.tolist():
+            result.add(LossStats.from_numbers(row))
         return result
 
     def keep(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
