@@ -2,11 +2,65 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from exprl.config.section import Section, expand_home
+
+SET_BY_EXPRL = {
+    "model": "model.path",
+    "dtype": "model.dtype",
+    "trust_remote_code": "model.trust_remote_code",
+    "max_model_len": "rollout.max_prompt_tokens and rollout.max_response_tokens",
+    "max_num_seqs": "rollout.max_num_seqs",
+    "gpu_memory_utilization": "rollout.gpu_memory_utilization",
+    "enforce_eager": "rollout.enforce_eager",
+    "tensor_parallel_size": "engine.gpus_each",
+    "pipeline_parallel_size": "engine.gpus_each",
+    "data_parallel_size": "engine.count",
+    "weight_transfer_config": "engine.transfer",
+    "host": "`exprl serve --host`",
+    "port": "`exprl serve --port`",
+    "api_key": "the environment variable EXPRL_TOKEN",
+    **dict.fromkeys(
+        (
+            "served_model_name",
+            "tokens_only",
+            "seed",
+            "generation_config",
+            "logprobs_mode",
+            "worker_extension_cls",
+            "middleware",
+            "uds",
+            "config",
+            "headless",
+            "api_server_count",
+            "disable_uvicorn_access_log",
+            "uvicorn_log_level",
+        )
+    ),
+}
+"""Flags of vLLM's server that engine.args may not name, each with what decides it if a user can."""
+
+
+def refuse_own_flags(args: dict[str, Any]) -> dict[str, Any]:
+    """Let no further flag of a server contradict one that exprl sets."""
+    for name in args:
+        flag = name.replace("-", "_").removeprefix("no_")
+        if flag in SET_BY_EXPRL:
+            remedy = SET_BY_EXPRL[flag]
+            raise ValueError(
+                f"{name} is a flag of vLLM that exprl sets itself;"
+                + (f" it follows from {remedy}" if remedy else " leave it out")
+            )
+        if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+            raise ValueError(
+                f"{name!r} is no flag of vLLM's server; write one without its dashes, such as"
+                " kv_cache_dtype = 'fp8'"
+            )
+    return args
 
 
 class Engine(Section):
@@ -49,6 +103,7 @@ class Engine(Section):
     )
 
     _expand_home = field_validator("transfer_dir")(expand_home)
+    _refuse_own_flags = field_validator("args")(refuse_own_flags)
 
     @property
     def starts_servers(self) -> bool:
