@@ -213,9 +213,9 @@ def test_the_reference_never_reaches_the_policy(engine, tmp_path, monkeypatch):
 def spied(engine, monkeypatch):
     """The token ids of every prompt that vLLM is given from now on."""
     seen = []
-    add_request = engine._llm.add_request
+    add_request = engine._core._llm.add_request
     monkeypatch.setattr(
-        engine._llm,
+        engine._core._llm,
         "add_request",
         lambda key, prompt, params: (
             seen.append(tuple(prompt["prompt_token_ids"])),
@@ -403,7 +403,7 @@ def test_both_engines_give_the_same_tokens_the_same_log_probs(engine, tmp_path):
         prompts = [p.prompt for p in parts.problems[:2]]
     for sampler, reader in ((engine, other), (other, engine)):
         for one in sampler.sample(prompts, 4, 1, 1.0, 96):
-            read = reader.logp(np.concatenate([one.prompt_ids, one.token_ids]))
+            [read] = reader.logp(np.concatenate([one.prompt_ids, one.token_ids]))
             assert np.abs(read[-len(one.token_ids) :] - one.generator_logp).max() < 1e-4
 
 

@@ -70,7 +70,7 @@ class EngineStats:
 
 
 class Engine(Protocol):
-    """What samples from the policy: vllm_engine.py or transformers_engine.py.
+    """What samples from the policy: vllm_engine.py, transformers_engine.py or child.py.
 
     policy_version: of the weights it samples with. An engine is opened with version 0.
     """
@@ -156,14 +156,26 @@ def announce_engine(rollout: config.Rollout, weights: str) -> str:
 
 
 def open_engine(
-    model: config.Model, rollout: config.Rollout, *, tokenizer: Any, weights: str
+    model: config.Model,
+    rollout: config.Rollout,
+    *,
+    tokenizer: Any,
+    weights: str,
+    beside: bool = False,
 ) -> Engine:
     """Start the engine that rollout.engine names, on the weights in the folder or hub id `weights`.
 
+    Args:
+        beside: in a second process (engine.kind = child), which runs vLLM.
+
     Raises:
         EngineError: vLLM is not installed or did not start.
-        ConfigError: transformers cannot load the model.
+        ConfigError: transformers cannot load the model; or a second process has no GPU for itself.
     """
+    if beside:
+        from exprl.rollout.child import ChildEngine
+
+        return ChildEngine(model, rollout, tokenizer=tokenizer, weights=weights)
     match rollout.engine:
         case "vllm":
             from exprl.rollout.vllm_engine import VllmEngine

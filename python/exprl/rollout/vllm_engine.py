@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
 
 from exprl import config
 from exprl.data.turns import find_stops
-from exprl.errors import EngineError
 from exprl.rollout.engine import (
     NO_POLICY,
-    NO_VLLM,
     Start,
     continuation_starts,
     prompt_starts,
     rollout_seed,
 )
+from exprl.rollout.vllm_core import Sample, Sampling, VllmCore
 from exprl.types import (
     FinishReason,
     Float32Array,
@@ -48,10 +45,21 @@ class VllmEngine:
             ConfigError: nothing says where a rollout ends.
         """
         self.tokenizer = tokenizer
-        self.policy_version = 0
         self._model = model
-        self._stops = find_stops(tokenizer, model)
-        self._llm = _start(model, rollout, weights)
+        self._version = 0
+        stops = find_stops(tokenizer, model)
+        self._core = VllmCore(model, rollout, weights=weights, stops=stops, sleeps=True)
+        self._calls = count()
+
+    @property
+    def policy_version(self) -> int:
+        """See Engine."""
+        return self._version
+
+    @policy_version.setter
+    def policy_version(self, version: int) -> None:
+        self._core.set_version(version)
+        self._version = version
 
     def sample(
         self,
@@ -64,7 +72,8 @@ class VllmEngine:
     ) -> Iterator[Rollout]:
         """See Engine.sample."""
         begin = prompt_starts(self.tokenizer, self._model, prompts)
-        return self._generate(begin, n, seed, temperature, max_response_tokens, truncation)
+        how = sampling(temperature, truncation)
+        return self._generate(begin, n, seed, max_response_tokens, how)
 
     def sample_continuations(
         self,
@@ -76,81 +85,53 @@ class VllmEngine:
     ) -> Iterator[Rollout]:
         """See Engine.sample_continuations."""
         begin = continuation_starts(self.tokenizer, self._model, beginnings)
-        return self._generate(begin, n, seed, temperature, max_response_tokens, config.ALL_TOKENS)
+        return self._generate(begin, n, seed, max_response_tokens, sampling(temperature))
 
     def logp(self, token_ids: Int32Array) -> Sequence[Float32Array]:
-        """See Engine.logp. vLLM neither scales a prompt's logits nor takes them from its cache."""
-        from vllm import SamplingParams
-
-        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        self._llm.add_request("logp", {"prompt_token_ids": token_ids.tolist()}, params)
-        outputs = []
-        while self._llm.has_unfinished_requests():
-            outputs += self._step()
-        found = outputs[-1].prompt_logprobs[1:]
-        pairs = zip(found, token_ids[1:].tolist(), strict=True)
-        return [np.array([at[token].logprob for at, token in pairs], dtype=np.float32)]
+        """See Engine.logp."""
+        key = f"{next(self._calls)}"
+        self._core.add_logp(key, token_ids.tolist())
+        [(_, found)] = self._finish({key})
+        return [np.array(found.logp, dtype=np.float32)]
 
     def _generate(
-        self,
-        begin: Sequence[Start],
-        n: int,
-        seed: int,
-        temperature: float,
-        max_response_tokens: int,
-        truncation: config.Truncation,
+        self, begin: Sequence[Start], n: int, seed: int, max_response_tokens: int, how: Sampling
     ) -> Iterator[Rollout]:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        waiting: dict[str, tuple[Start, int]] = {}
+        call = next(self._calls)
+        asked: dict[str, tuple[Start, int]] = {}
         for start in begin:
             for index in range(n):
-                key = f"{len(waiting)}"
-                waiting[key] = (start, index)
-                params = SamplingParams(
-                    temperature=temperature,
-                    top_p=truncation.top_p,
-                    top_k=truncation.top_k,
-                    min_p=truncation.min_p,
-                    stop_token_ids=list(self._stops),
-                    max_tokens=max_response_tokens - start.given,
-                    seed=rollout_seed(seed, start.name, index),
-                    logprobs=0,
-                    detokenize=False,
-                    output_kind=RequestOutputKind.FINAL_ONLY,
-                )
-                self._llm.add_request(key, {"prompt_token_ids": start.ids}, params)
+                key = f"{call}/{len(asked)}"
+                asked[key] = (start, index)
+                length = max_response_tokens - start.given
+                own = rollout_seed(seed, start.name, index)
+                self._core.add(key, start.ids, length, own, how)
+        for key, sample in self._finish(set(asked)):
+            yield make_rollout(*asked[key], sample)
+
+    def _finish(self, waiting: set[str]) -> Iterator[tuple[str, Sample]]:
+        """Step until the requests are finished, each as soon as it is."""
         try:
-            while self._llm.has_unfinished_requests():
-                for output in self._step():
-                    if output.finished:
-                        yield self._rollout(*waiting.pop(output.request_id), output.outputs[0])
+            while waiting:
+                for key, sample in self._core.step():
+                    waiting.discard(key)
+                    yield key, sample
         finally:
-            if waiting:  # the caller left early, or the engine failed
-                self._llm.abort_request(list(waiting))
+            self._core.abort(waiting)  # the caller left early, or the engine failed
 
     def load_weights(self, weights: Iterable[tuple[str, Any]], version: int) -> None:
         """See Engine.load_weights."""
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
-        if not self._llm.reset_prefix_cache():
-            raise EngineError(
-                "vLLM kept its prefix cache after a weight update: requests in flight"
-            )
-        self.policy_version = version
+        self._core.load_weights(weights, version)
+        self._version = version
 
     def sleep(self) -> None:
         """Free the GPU for the trainer: weights and KV cache are dropped."""
-        sleeps = self._llm.vllm_config.model_config.enable_sleep_mode
-        if sleeps and not self._llm.is_sleeping():
-            self._llm.sleep(level=2)
+        if self._core.sleep():
             self.policy_version = NO_POLICY
 
     def wake(self, part: str) -> None:
         """See Engine.wake."""
-        sleeps = self._llm.vllm_config.model_config.enable_sleep_mode
-        if sleeps and self._llm.is_sleeping():
-            self._llm.wake_up([part])
+        self._core.wake(part)
 
     def stats(self) -> None:
         """See Engine.stats."""
@@ -158,92 +139,26 @@ class VllmEngine:
     def close(self) -> None:
         """See Engine.close: vLLM ends with this process."""
 
-    def _step(self) -> Any:
-        import torch
 
-        # vLLM compiles one small function of its sampler even in eager mode: on a CPU that costs
-        # more than it ever saves.
-        stance = "default" if torch.cuda.is_available() else "force_eager"
-        with torch.compiler.set_stance(stance):
-            return self._llm.step()
-
-    def _rollout(self, start: Start, index: int, out: Any) -> Rollout:
-        finish = FINISH_REASONS.get(out.finish_reason, "failed")
-        tokens = np.array(out.token_ids, dtype=np.int32)
-        logp = [
-            at[token].logprob for at, token in zip(out.logprobs or (), out.token_ids, strict=False)
-        ]
-        if len(logp) != len(tokens) or len(tokens) == 0:
-            finish = "failed"
-        return Rollout(
-            problem_id=start.name,
-            index=index,
-            prompt_ids=np.array(start.ids, dtype=np.int32),
-            token_ids=tokens,
-            generator_logp=np.array(logp, dtype=np.float32),
-            finish_reason=finish,
-            versions=np.full(len(tokens), self.policy_version, dtype=np.int32),
-            opening=start.opening,
-        )
+def sampling(temperature: float, truncation: config.Truncation = config.ALL_TOKENS) -> Sampling:
+    """How a call samples."""
+    return Sampling(temperature, truncation.top_p, truncation.top_k, truncation.min_p)
 
 
-def _start(model: config.Model, rollout: config.Rollout, weights: str) -> Any:
-    import torch
-
-    cuda = torch.cuda.is_available()
-    _quiet()
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    max_len = rollout.max_prompt_tokens + rollout.max_response_tokens
-    special: dict[str, Any]
-    if cuda:
-        special = {"enable_sleep_mode": True, "enforce_eager": rollout.enforce_eager}
-    else:
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-        # A prompt cut over two steps would need a seeded CPU generator's offset, which torch lacks.
-        special = {
-            "enforce_eager": True,
-            "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(2048, max_len),
-        }
-    try:
-        from vllm import EngineArgs, LLMEngine
-    except ImportError as error:
-        raise EngineError(NO_VLLM) from error
-    try:
-        return LLMEngine.from_engine_args(
-            EngineArgs(
-                model=weights,
-                tokenizer=weights,
-                dtype=model.dtype,
-                trust_remote_code=model.trust_remote_code,
-                max_model_len=max_len,
-                max_num_seqs=rollout.max_num_seqs,
-                gpu_memory_utilization=rollout.gpu_memory_utilization,
-                # The log-probs of the distribution that was sampled from, temperature included.
-                logprobs_mode="processed_logprobs",
-                disable_log_stats=True,
-                use_tqdm_on_load=False,
-                seed=0,
-                **special,
-            )
-        )
-    except Exception as error:  # vLLM raises what it likes
-        raise EngineError(
-            f"vLLM did not start on {weights!r} for {max_len} tokens: {_reason(error)}; where"
-            " memory is short, change rollout.gpu_memory_utilization, or lower"
-            " rollout.max_response_tokens or rollout.max_num_seqs"
-        ) from error
-
-
-def _reason(error: BaseException) -> str:
-    """The first lines of an error, which may go on for pages."""
-    said = str(error).strip().splitlines() or [""]
-    return " ".join(f"{type(error).__name__}: {' '.join(said[:4])}".split())[:600]
-
-
-def _quiet() -> None:
-    """Errors only: vLLM's notes would drown the run's own lines. VLLM_LOGGING_LEVEL overrides."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
-    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
+def make_rollout(start: Start, index: int, sample: Sample) -> Rollout:
+    """A sample, as the rollout that it is; it failed where tokens or log-probs are missing."""
+    finish = FINISH_REASONS.get(sample.finish_reason, "failed")
+    tokens = np.array(sample.token_ids, dtype=np.int32)
+    if len(sample.logp) != len(tokens) or len(tokens) == 0:
+        finish = "failed"
+    named = np.array(sample.versions, dtype=np.int32).reshape(-1, 2)
+    return Rollout(
+        problem_id=start.name,
+        index=index,
+        prompt_ids=np.array(start.ids, dtype=np.int32),
+        token_ids=tokens,
+        generator_logp=np.array(sample.logp, dtype=np.float32),
+        finish_reason=finish,
+        versions=np.repeat(named[:, 0], named[:, 1]),
+        opening=start.opening,
+    )

@@ -111,7 +111,10 @@ def open_run(
         first_step = record_start(run_dir, state.step)
         set_threads(cfg.train.torch_threads)
         weights = str(folder or cfg.model.path)
+        is_own = engine is None
         engine, probe = _start_engine(cfg, engine, weights, state, problems, tokenizer, note)
+        if engine and is_own:
+            stack.callback(engine.close)
         policy = load_policy(cfg, state, folder)
         checkpoint.try_saving(run_dir, policy, tokenizer)
         state.base = policy.base()
@@ -166,7 +169,13 @@ def _start_engine(
     probe = open_probe(problems, tokenizer, cfg.model, cfg.rollout)
     if engine is None:
         note(announce_engine(cfg.rollout, weights))
-        engine = open_engine(cfg.model, cfg.rollout, tokenizer=tokenizer, weights=weights)
+        engine = open_engine(
+            cfg.model,
+            cfg.rollout,
+            tokenizer=tokenizer,
+            weights=weights,
+            beside=cfg.engine.kind == "child",
+        )
         engine.policy_version = state.policy_version
         probe.score_by_engine(engine)
     else:
@@ -222,7 +231,8 @@ def memory_setup(
         gpu=gpu,
         longest=max(lengths, default=0) + cfg.rollout.max_response_tokens,
         needs_initial=cfg.needs_initial_policy,
-        needs_engine=cfg.needs_engine,
+        # On a GPU an engine in another process has one of its own.
+        needs_engine=cfg.needs_engine and (not gpu or cfg.engine.kind == "process"),
     )
 
 
