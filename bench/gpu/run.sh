@@ -5,7 +5,7 @@
 #   bench/gpu/run.sh parts train       these parts alone
 #   bench/gpu/run.sh --smoke           tiny sizes on a CPU: does every part still run?
 #
-# Parts: selftest tests parts loss policy train rivals miniature memory
+# Parts: selftest tests parts loss policy train ranks rivals miniature memory
 # Environment: OUT = folder for rows and log (gpu-out), PYTHON = interpreter (python3), SECONDS_IN_ALL (480).
 #
 # Each part writes its rows to $OUT/*.jsonl before the next begins, so a visit that is cut off keeps what it has. A part that
@@ -14,7 +14,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-PARTS=(selftest tests parts loss policy train rivals miniature memory)
+PARTS=(selftest tests parts loss policy train ranks rivals miniature memory)
 python=${PYTHON:-python3}
 out=${OUT:-gpu-out}
 in_all=${SECONDS_IN_ALL:-480}
@@ -58,6 +58,7 @@ limit() {
         loss) echo 60 ;;
         policy) echo 60 ;;
         train) echo 170 ;;
+        ranks) echo 120 ;;
         rivals) echo 170 ;;
         miniature) echo 100 ;;
         memory) echo 60 ;;
@@ -103,6 +104,10 @@ part_train() {
     train --shapes 0.6b --kl 0,0.001 --rollouts 8 --repeats 1 || failed=1
     train --shapes 4b --kl 0.001,0 --ranks 0,32 --optimizers adamw8bit --rollouts 4 --repeats 1 || failed=1
     return $failed
+}
+
+part_ranks() {
+    "$python" bench/ranks.py $smoke --results "$out/ranks.jsonl" --rollouts 4
 }
 
 part_rivals() {

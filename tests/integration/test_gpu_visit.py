@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROWS = ("parts", "loss", "train")
+ROWS = ("parts", "loss", "train", "ranks")
 
 
 def visit(repo: Path, out: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ import torch.distributed as dist
 from safetensors.numpy import load, save
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from exprl.errors import RankError
+from exprl.errors import ExprlError, RankError
 from exprl.learn.sharding import Sharding
 
 JOIN_S = 600.0
@@ -280,7 +281,16 @@ def join(device: torch.device) -> Iterator[Post]:
     store.set(f"here/{rank}", "1")
     _meet(store, rank, world, device)
     post = Post(device)
-    yield post
+    try:
+        yield post
+    except BaseException as error:
+        # Threads that wait for the leader would keep the process, or end it as a crash.
+        if isinstance(error, ExprlError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
     post.close()
     _leave()
 

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 from exprl import config
-from exprl.errors import ExprlError
 from exprl.learn.control import join
 from exprl.learn.model import best_device
 from exprl.learn.ranks import follow
@@ -28,7 +27,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(Path(sys.argv[1]))
-    except ExprlError as error:
-        sys.exit(f"error: {error}")
+    main(Path(sys.argv[1]))
