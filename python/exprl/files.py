@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exprl.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
 
 
 @contextmanager
@@ -132,3 +136,18 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def list_column(
+    rows: Sequence[np.ndarray], kind: pa.DataType, *, nan_is_null: bool = False
+) -> pa.ListArray:
+    """A column of lists of numbers, for a parquet file.
+
+    It is built from arrays: Python objects of single tokens would cost seconds and the GIL.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    values = np.concatenate([np.empty(0, kind.to_pandas_dtype()), *rows])
+    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(values, kind, from_pandas=nan_is_null))

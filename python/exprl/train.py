@@ -6,7 +6,8 @@ run/open.py; the equations are in docs/concepts/method.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 
@@ -30,7 +31,7 @@ from exprl.run.checkpoint import RunState
 from exprl.run.gather import StepData, gather_examples
 from exprl.run.interrupt import interruptible
 from exprl.run.open import Parts, open_run
-from exprl.types import Scored, StepReport, TrainingResult
+from exprl.types import Rollout, Scored, StepReport, TrainingResult
 
 OnStep = Callable[[StepReport], object]
 
@@ -79,9 +80,9 @@ def train(
         RolloutWriter(parts.run_dir) as writer,
         interruptible(progress.note) as interrupt,
         open_ahead(cfg, parts, progress) as ahead,
+        saving_on_engine_error(cfg, parts, state, writer),
     ):
         watch = Watch(cfg.alarms, cfg.advantage, read_metrics(parts.run_dir), cfg.reward.steps)
-        policy = parts.policy
         announce(cfg, parts, progress)
         while state.step < cfg.train.steps:
             evaluate_if_due(cfg, parts, state.step, progress, ahead.sync)
@@ -93,34 +94,13 @@ def train(
             clock.take(ahead.seconds)
             scored = data.scored
 
-            # Micro-batches of whole sequences without padding. Each token carries its share w of
-            # the step's mean, counted over the whole mini-batch: micro-batches then add up to the
-            # loss sum_i w_i l_i, however the sequences are packed.
-            max_lag = cfg.rollout.max_lag
-            oldest = None if max_lag is None else policy.version - max_lag
-            batches = pack(
-                data.examples,
-                mini_batches=cfg.optim.mini_batches,
-                micro_batch_tokens=cfg.optim.micro_batch_tokens,
-                aggregation=cfg.loss.aggregation,
-                max_response_tokens=cfg.rollout.max_response_tokens,
-                oldest_version=oldest,
-            )
-            lag = lag_row(data.examples, policy.version, oldest) if scored else {}
-            # One optimizer step per mini-batch, with the log-probs of before the first one as the
-            # old policy's. The policy's version rises by one with each that is applied; one that
-            # is not finite is skipped, counted, and leaves weights and version as they are.
-            with lend_gpu(policy, parts.engine, parts.probe):
-                updates = policy.step(batches, cfg.loss)
+            updates, row = learn(cfg, parts, data)
             clock.lap("train")
 
             # The step is done from here on, whatever happens to its report.
             number = parts.first_step + state.step
             state.count(scored, updates)
-            row = measure(cfg, parts, state, data, updates, counted, clock) | {
-                **lag,
-                "batch/fill": fill_rate(batches, cfg.optim.micro_batch_tokens),
-            }
+            row |= measure(cfg, parts, state, data, updates, counted, clock)
             flags, alarms = watch.add(row, commonest_reason(scored))
             log.write(number, row | flags)
             if cfg.logging.save_rollouts and scored:
@@ -134,15 +114,75 @@ def train(
             failure = tell_caller(on_step, report) or reason_to_stop(cfg, state, scored)
             due = state.step % cfg.train.checkpoint_every == 0 or state.step == cfg.train.steps
             if due or failure or interrupt.wanted:
-                writer.join()
-                keep = cfg.train.keep_checkpoints
-                checkpoint.save(parts.run_dir, state, policy, parts.tokenizer, keep)
+                save(cfg, parts, state, writer, ahead.collect_rollouts())
             if failure:
                 raise failure
             if interrupt.wanted:
                 return TrainingResult(parts.run_dir, state.step, interrupted=True)
         evaluate_if_due(cfg, parts, state.step, progress, ahead.sync)
     return TrainingResult(parts.run_dir, state.step, interrupted=False)
+
+
+def learn(
+    cfg: config.Config, parts: Parts, data: StepData
+) -> tuple[list[UpdateStats], dict[str, float]]:
+    """Update the policy by a step's examples.
+
+    Returns:
+        The optimizer steps, and metrics of what they learned from.
+    """
+    policy = parts.policy
+    max_lag = cfg.rollout.max_lag
+    oldest = None if max_lag is None else policy.version - max_lag
+    # Micro-batches of whole sequences without padding. Each token carries its share w of the step's
+    # mean, counted over the whole mini-batch: micro-batches then add up to the loss sum_i w_i l_i,
+    # however the sequences are packed.
+    batches = pack(
+        data.examples,
+        mini_batches=cfg.optim.mini_batches,
+        micro_batch_tokens=cfg.optim.micro_batch_tokens,
+        aggregation=cfg.loss.aggregation,
+        max_response_tokens=cfg.rollout.max_response_tokens,
+        oldest_version=oldest,
+    )
+    row = lag_row(data.examples, policy.version, oldest) if data.scored else {}
+    row["batch/fill"] = fill_rate(batches, cfg.optim.micro_batch_tokens)
+    # One optimizer step per mini-batch, with the log-probs of before the first one as the old
+    # policy's. The policy's version rises by one with each that is applied; one that is not finite
+    # is skipped, counted, and leaves weights and version as they are.
+    with lend_gpu(policy, parts.engine, parts.probe):
+        return policy.step(batches, cfg.loss), row
+
+
+def save(
+    cfg: config.Config,
+    parts: Parts,
+    state: RunState,
+    writer: RolloutWriter,
+    in_flight: Mapping[int, Sequence[Rollout]],
+) -> None:
+    """Write a checkpoint, once the rollouts of all steps before it are written."""
+    writer.join()
+    keep = cfg.train.keep_checkpoints
+    checkpoint.save(parts.run_dir, state, parts.policy, parts.tokenizer, keep, in_flight)
+
+
+@contextmanager
+def saving_on_engine_error(
+    cfg: config.Config, parts: Parts, state: RunState, writer: RolloutWriter
+) -> Iterator[None]:
+    """Save the steps since the last checkpoint when the engine is lost.
+
+    What is in flight is not saved: the engine that sampled it is in doubt.
+    """
+    try:
+        yield
+    except EngineError:
+        last = checkpoint.latest(parts.run_dir)
+        saved = checkpoint.load_state(last).step if last else 0
+        if state.step > saved and state.policy_version == parts.policy.version:
+            save(cfg, parts, state, writer, {})
+        raise
 
 
 def open_ahead(cfg: config.Config, parts: Parts, progress: Progress) -> Ahead[StepData]:
@@ -162,6 +202,7 @@ def open_ahead(cfg: config.Config, parts: Parts, progress: Progress) -> Ahead[St
         cfg.rollout,
         steps=cfg.train.steps,
         samples=not cfg.learns_references,
+        recorded=parts.in_flight,
     )
 
 

@@ -7,8 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-
 from exprl import files
 from exprl.types import Float64Array, Scored
 
@@ -92,22 +90,11 @@ def _table(scored: Sequence[Scored], advantages: Sequence[Float64Array]) -> pa.T
             "segment_end": pa.array(ends, pa.list_(pa.int32())),
             "grades": pa.array([s.grades for s in scored], pa.list_(pa.int8())),
             "scores": pa.array([s.scores for s in scored], pa.list_(pa.float64())),
-            "advantages": _lists(advantages, pa.float64(), nan_is_null=True),
+            "advantages": files.list_column(advantages, pa.float64(), nan_is_null=True),
             "correct": pa.array([s.correct for s in scored], pa.bool_()),
             "missing": pa.array([s.missing for s in scored], pa.bool_()),
-            "token_ids": _lists([r.token_ids for r in rollouts], pa.int32()),
-            "versions": _lists([r.versions for r in rollouts], pa.int32()),
-            "generator_logp": _lists([r.generator_logp for r in rollouts], pa.float32()),
+            "token_ids": files.list_column([r.token_ids for r in rollouts], pa.int32()),
+            "versions": files.list_column([r.versions for r in rollouts], pa.int32()),
+            "generator_logp": files.list_column([r.generator_logp for r in rollouts], pa.float32()),
         }
     )
-
-
-def _lists(
-    rows: Sequence[np.ndarray], kind: pa.DataType, *, nan_is_null: bool = False
-) -> pa.ListArray:
-    """A column of lists of numbers."""
-    import pyarrow as pa
-
-    values = np.concatenate([np.empty(0, kind.to_pandas_dtype()), *rows])
-    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, pa.array(values, kind, from_pandas=nan_is_null))

@@ -4,7 +4,7 @@
                             2. start the steps up to k + ahead, each on a thread
                             3. wait for step k
 
-When the policy has learned from k steps, the steps up to k + ahead may be on their way. So no token
+When the policy has learned from k steps, the steps up to k + ahead may be in flight. So no token
 is more than `ahead` steps old when the trainer learns from it, and nothing sampled is dropped: a
 trainer or a judge that is slow lets the others wait. With ahead = 0 the same code runs everything
 in the caller's thread, one after the other.
@@ -189,7 +189,7 @@ class StepSampler:
 
 
 class _Step(Generic[T]):
-    """A step on its way."""
+    """A step in flight."""
 
     def __init__(self, sampler: StepSampler, gather: Callable[[StepSampler], T]) -> None:
         self.sampler = sampler
@@ -210,9 +210,9 @@ class _Step(Generic[T]):
 
 
 class Ahead(Generic[T]):
-    """The steps of a run, in order, of which some are on their way before they are asked for.
+    """The steps of a run, in order, of which some are in flight before they are asked for.
 
-    Use it as a context manager: at its end what is still on its way is given up.
+    Use it as a context manager: at its end what is still in flight is given up.
 
     seconds: of the last `next`, by name: sync, trainer_wait, and what the step itself spent.
     """
@@ -236,7 +236,7 @@ class Ahead(Generic[T]):
             gather: makes a step's data with its sampler. With rollout.redraw = 0 it samples once.
             steps: of the whole run.
             samples: whether the steps sample anything; SFT does not.
-            recorded: the rollouts of steps that were on their way at the checkpoint, by step.
+            recorded: the rollouts of steps that were in flight at the checkpoint, by step.
             now: seconds of a clock.
         """
         self.seconds = defaultdict[str, float](float)
@@ -248,19 +248,19 @@ class Ahead(Generic[T]):
         self._recorded = dict(recorded or {})
         self._now = now
         self._busy = BusyTime(now)
-        self._on_way: dict[int, _Step[T]] = {}
+        self._in_flight: dict[int, _Step[T]] = {}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for one in self._on_way.values():
+        for one in self._in_flight.values():
             one.sampler.cancel()
         deadline = time.monotonic() + JOIN_S
-        for one in self._on_way.values():
+        for one in self._in_flight.values():
             if one.thread.is_alive():
                 one.thread.join(max(0.0, deadline - time.monotonic()))
-        self._on_way.clear()
+        self._in_flight.clear()
 
     def next(self, step: int) -> T:
         """The data of a step; call it for each step in turn, from one thread.
@@ -274,18 +274,18 @@ class Ahead(Generic[T]):
             self.sync()
         with self._timed("trainer_wait"):
             for number in range(step, min(step + self._settings.ahead + 1, self._steps)):
-                if number not in self._on_way:
+                if number not in self._in_flight:
                     self._start(number)
-            one = self._on_way[step]
+            one = self._in_flight[step]
             data = one.result.result()
-        del self._on_way[step]
+        del self._in_flight[step]
         self.seconds.update(one.sampler.seconds)
         return data
 
     def sync(self) -> Engine:
         """Bring the policy's weights to the engine where its own are older, and prove them.
 
-        With rollout.in_flight = false this waits until everything on its way is sampled.
+        With rollout.in_flight = false this waits until everything in flight is sampled.
 
         Raises:
             EngineError: the engine has other weights than the policy.
@@ -298,13 +298,13 @@ class Ahead(Generic[T]):
             return wake_engine(self._policy, self._engine, self._probe)
 
     def collect_rollouts(self) -> dict[int, list[Rollout]]:
-        """Wait until the steps on their way are sampled; their rollouts, by step, for a checkpoint.
+        """Wait until the steps in flight are sampled; their rollouts, by step, for a checkpoint.
 
         A step that failed is left out, and so is a problem of which the engine gave up a rollout:
         both are sampled again by the run that goes on.
         """
         self._wait_until_sampled()
-        whole = [one for one in self._on_way.values() if not _failed(one.result)]
+        whole = [one for one in self._in_flight.values() if not _failed(one.result)]
         found = {one.sampler.step: _whole_groups(one.sampler.rollouts) for one in whole}
         return {step: rollouts for step, rollouts in found.items() if rollouts}
 
@@ -322,14 +322,14 @@ class Ahead(Generic[T]):
             self._now,
             samples_once=self._settings.redraw == 0,
         )
-        one = self._on_way[number] = _Step(sampler, self._gather)
+        one = self._in_flight[number] = _Step(sampler, self._gather)
         if self._settings.ahead:
             one.thread.start()
         else:
             one.run()
 
     def _wait_until_sampled(self) -> None:
-        for one in self._on_way.values():
+        for one in self._in_flight.values():
             one.sampler.sampled.wait()
 
     @contextmanager

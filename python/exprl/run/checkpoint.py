@@ -1,14 +1,15 @@
 """The whole state of a run, in a folder that appears at once or not at all.
 
     RUN/checkpoints/step-00016/           model and tokenizer in Hugging Face format
-    RUN/checkpoints/step-00016/trainer/   optimizer.safetensors, state.json
+    RUN/checkpoints/step-00016/trainer/   optimizer.safetensors, state.json, ahead.parquet
     RUN/checkpoints/step-00016/adapter/   with LoRA: the adapter in PEFT's format
 
 Trainer and adapter lie apart, because vLLM loads every safetensors file beside a model. With LoRA
 the model is the merged one; a run goes on from model.path and the adapter.
 
 Problem order and sampling seeds are pure functions of (seed, step), so a run has no generator
-state: what is here is all that the next step needs.
+state: what is here is all that the next step needs. With rollout.ahead that is also what has been
+sampled for later steps (in_flight.py).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import fcntl
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,7 +29,8 @@ from exprl.errors import ConfigError, DataError, StorageError
 
 if TYPE_CHECKING:  # it loads torch, which the readers of a run do without
     from exprl.learn.policy import Policy, UpdateStats
-from exprl.types import Scored
+from exprl.run.in_flight import read_in_flight, write_in_flight
+from exprl.types import Rollout, Scored
 
 FORMAT = 1
 TRAINER = "trainer"
@@ -65,10 +67,20 @@ class RunState:
             self.bad_steps = self.bad_steps + 1 if one.skipped else 0
 
 
-def save(run_dir: Path, state: RunState, policy: Policy, tokenizer: Any, keep: int) -> Path:
+def save(
+    run_dir: Path,
+    state: RunState,
+    policy: Policy,
+    tokenizer: Any,
+    keep: int,
+    in_flight: Mapping[int, Sequence[Rollout]] | None = None,
+) -> Path:
     """Write a checkpoint, then delete all but the newest `keep`.
 
     A reader never sees half of one, whenever the process dies.
+
+    Args:
+        in_flight: what is sampled for later steps (`Ahead.collect_rollouts`).
 
     Raises:
         StorageError: the disk is full or the folder cannot be written; older checkpoints stay.
@@ -77,6 +89,7 @@ def save(run_dir: Path, state: RunState, policy: Policy, tokenizer: Any, keep: i
     try:
         with files.write_atomically(folder) as partial:
             _write(partial, state, policy, tokenizer)
+            write_in_flight(partial / TRAINER, in_flight or {})
     except OSError as error:
         whole = latest(run_dir)
         raise StorageError(
@@ -144,6 +157,15 @@ def load_state(folder: Path) -> RunState:
         return RunState(**{**content, "solved": set(content["solved"])})
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise DataError(f"{path} is not a checkpoint's state: {error}") from error
+
+
+def load_in_flight(folder: Path) -> dict[int, list[Rollout]]:
+    """What a checkpoint holds of steps that were in flight, by step.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return read_in_flight(folder / TRAINER)
 
 
 @contextmanager

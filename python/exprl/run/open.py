@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from exprl.run.problems import load_held_out, load_training_problems
 from exprl.run.recorded import check_same_run, record_config, resolve_init_from
 from exprl.run.starts import record_start
 from exprl.steps import Splitter
-from exprl.types import Int32Array, Problem
+from exprl.types import Int32Array, Problem, Rollout
 from exprl.verify.sandbox.sandbox import Sandbox
 from exprl.verify.verifiers import Verifiers, needs_sandbox
 
@@ -50,6 +50,7 @@ class Parts:
     teacher_prompts: token ids before which the teacher reads a rollout, by problem id
         (self-distillation); else empty.
     engine, probe: None where nothing is sampled: SFT without evaluations.
+    in_flight: rollouts of later steps that the checkpoint holds, by step.
     remarks: which rows of the data are left out or not used as they stand, in sentences.
     """
 
@@ -67,6 +68,7 @@ class Parts:
     splitter: Splitter
     judges: Judges | None
     verifiers: Verifiers
+    in_flight: Mapping[int, Sequence[Rollout]] = field(default_factory=dict)
     remarks: Sequence[str] = ()
 
 
@@ -143,6 +145,7 @@ def open_run(
                 splitter=open_splitter(cfg, tokenizer),
                 judges=judges,
                 verifiers=verifiers,
+                in_flight=checkpoint.load_in_flight(folder) if folder else {},
                 remarks=remarks,
             ),
             state,

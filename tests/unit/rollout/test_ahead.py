@@ -3,12 +3,16 @@
 The engine is a fake that samples at the test's word: time is an order of events here, not seconds.
 """
 
+import dataclasses
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from exprl import config
 from exprl.errors import EngineError
@@ -232,7 +236,7 @@ def test_a_step_that_was_given_up_ends_at_its_next_rollout(policy, engine):
         engine.release(0)
         ahead.next(0)
         engine.await_start(1)
-        [step] = ahead._on_way.values()
+        [step] = ahead._in_flight.values()
         step.sampler.cancel()
         engine.release(1)
         step.thread.join(WAIT_S)
@@ -244,7 +248,8 @@ def test_weights_that_arrive_one_update_late_stop_the_run(policy, engine):
     late = [0.0]
 
     def load_weights(weights, version):
-        engine.weight, late[0] = late[0], next(weights)[1]
+        [(_, newest)] = weights
+        engine.weight, late[0] = late[0], newest
         engine.policy_version = version
 
     engine.load_weights = load_weights
@@ -268,6 +273,145 @@ def test_a_token_of_weights_that_the_engine_cannot_have_had_stops_the_run(
         ahead.next(0)
 
 
+def learn_from(policy, engine, steps, *, start=0, recorded=None, stop=None, **settings):
+    """Train to `steps`, or stop before `stop` with what is then in flight."""
+    engine.free = True
+    found = {}
+    with open_ahead(policy, engine, 2, steps=steps, recorded=recorded, **settings) as ahead:
+        for step in range(start, steps if stop is None else stop):
+            found[step] = seen(ahead.next(step))
+            policy.learn()
+        return found, ahead.collect_rollouts()
+
+
+def seen(data):
+    """A step's rollouts in one order, whichever came first."""
+    return sorted((r.problem_id, r.index, r.versions.tolist()) for r in data)
+
+
+def test_a_run_that_goes_on_takes_what_was_in_flight_and_samples_none_of_it_again(policy, engine):
+    through, nothing = learn_from(policy, engine, 6, in_flight=False)
+    assert nothing == {}
+
+    policy = FakePolicy(Probe(np.arange(5, dtype=np.int32), 0.2))
+    before, in_flight = learn_from(policy, FakeEngine(), 6, stop=3, in_flight=False)
+    assert sorted(in_flight) == [3, 4]
+
+    later = FakeEngine()
+    later.policy_version, later.weight = policy.version, float(policy.version)
+    after, _ = learn_from(policy, later, 6, start=3, recorded=in_flight, in_flight=False)
+    assert before | after == through
+    assert later.started == [5]
+    assert [version for version, _ in later.loads] == [8, 10]  # not at the start
+
+
+def test_a_checkpoint_waits_until_what_is_in_flight_is_sampled_but_not_until_it_is_judged(
+    policy, engine
+):
+    graded = threading.Event()
+
+    def judged(sampler):
+        data = gather(sampler)
+        if sampler.step == 1:
+            assert graded.wait(WAIT_S)
+        return data
+
+    with open_ahead(policy, engine, 1, gather=judged) as ahead:
+        engine.release(0)
+        ahead.next(0)
+        engine.await_start(1)
+        threading.Timer(0.05, lambda: engine.release(1)).start()
+        found = ahead.collect_rollouts()
+        assert len(found[1]) == len(PROMPTS) * N
+        graded.set()
+
+
+def test_with_redraw_a_checkpoint_waits_for_everything_that_a_step_may_sample(policy, engine):
+    further = [Prompt("further", (Message("user", "?"),))]
+
+    def twice(sampler):
+        data = gather(sampler)
+        return data + list(sampler.sample(further, N, sampler.step, 1.0, 8))
+
+    engine.free = True
+    with open_ahead(policy, engine, 1, gather=twice, redraw=1) as ahead:
+        ahead.next(0)
+        found = ahead.collect_rollouts()
+        names = {r.problem_id for r in found[1]}
+        assert names == {"p0", "p1", "p2", "further"}
+        started = list(engine.started)
+
+    with open_ahead(policy, engine, 1, gather=twice, redraw=1, recorded=found) as ahead:
+        assert seen(ahead.next(1)) == seen(found[1])
+        engine.await_start(2)
+        assert engine.started.count(1) == started.count(1)
+
+
+def test_a_problem_of_which_a_rollout_failed_is_sampled_again_whole(policy, engine):
+    def sample(prompts, *rest):
+        for one in FakeEngine.sample(engine, prompts, *rest):
+            failed = (one.problem_id, one.index) == ("p1", 0) and not mended
+            yield dataclasses.replace(one, finish_reason="failed") if failed else one
+
+    mended = []
+    engine.free, engine.sample = True, sample
+    with open_ahead(policy, engine, 1) as ahead:
+        ahead.next(0)
+        found = ahead.collect_rollouts()
+    assert {r.problem_id for r in found[1]} == {"p0", "p2"}
+
+    mended.append(True)
+    with open_ahead(policy, engine, 1, recorded=found) as ahead:
+        data = ahead.next(1)
+    assert len(data) == len(PROMPTS) * N
+    assert {r.finish_reason for r in data} == {"stop"}
+
+
+def test_a_step_that_failed_in_flight_is_not_in_the_checkpoint(policy, engine):
+    engine.free, engine.broken = True, {1}
+    with open_ahead(policy, engine, 2) as ahead:
+        ahead.next(0)
+        assert sorted(ahead.collect_rollouts()) == [2]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    ahead=st.integers(0, 4),
+    steps=st.integers(1, 7),
+    in_flight=st.booleans(),
+    delays=st.lists(st.integers(0, 3), min_size=40, max_size=40),
+)
+def test_whatever_the_order_of_events_steps_come_in_turn_and_lag_is_bounded(
+    ahead, steps, in_flight, delays
+):
+    policy = FakePolicy(Probe(np.arange(5, dtype=np.int32), 0.2))
+    engine = FakeEngine()
+    engine.free = True
+    waits = iter(delays * 100)
+    done = [0]
+
+    def uneven(sampler):
+        assert done[0] <= sampler.step <= done[0] + ahead
+        data = []
+        for one in sampler.sample(PROMPTS, N, sampler.step, 1.0, 8):
+            time.sleep(next(waits) * 1e-4)
+            data.append(one)
+        time.sleep(next(waits) * 1e-4)
+        return sampler.step, data
+
+    with open_ahead(policy, engine, ahead, steps=steps, gather=uneven, in_flight=in_flight) as one:
+        for step in range(steps):
+            number, data = one.next(step)
+            assert number == step
+            found = lags(data, policy)
+            assert 0 <= min(found) <= max(found) <= ahead * MINI_BATCHES
+            if not in_flight:
+                assert len(found) == 1 and max(found) == min(step, ahead) * MINI_BATCHES
+            policy.learn()
+            done[0] += 1
+    assert engine.policy_version == max(0, steps - 1) * MINI_BATCHES
+
+
 def test_seconds_say_who_waited_for_whom(policy, engine):
     now = SimpleNamespace(t=0.0)
 
@@ -285,8 +429,8 @@ def test_seconds_say_who_waited_for_whom(policy, engine):
 
     engine.free = True
     engine.sample = sample
-    settings = config.Rollout()
-    with Ahead(slow, policy, engine, policy.probe, settings, steps=2, now=lambda: now.t) as ahead:
+    own = config.Rollout()
+    with Ahead(slow, policy, engine, policy.probe, own, steps=2, now=lambda: now.t) as ahead:
         ahead.next(0)
     assert ahead.seconds == {"sync": 0.0, "trainer_wait": 21.0, "rollout": 6.0, "judge": 5.0}
     assert ahead.engine_seconds() == 6.0
