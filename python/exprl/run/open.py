@@ -23,6 +23,7 @@ from exprl.learn.model_files import check_model
 from exprl.learn.policy import Policy
 from exprl.reward.judges import Judges, open_judges
 from exprl.rollout.engine import NO_POLICY, Engine, announce_engine, open_engine
+from exprl.rollout.server import find_endpoints
 from exprl.rollout.weight_sync import Probe, open_probe
 from exprl.run import checkpoint
 from exprl.run.checkpoint import RunState
@@ -172,19 +173,35 @@ def _start_engine(
     probe = open_probe(problems, tokenizer, cfg.model, cfg.rollout)
     if engine is None:
         note(announce_engine(cfg.rollout, weights))
-        engine = open_engine(
-            cfg.model,
-            cfg.rollout,
-            tokenizer=tokenizer,
-            weights=weights,
-            beside=cfg.engine.kind == "child",
-        )
-        engine.policy_version = state.policy_version
-        probe.score_by_engine(engine)
+        engine = _open_engine(cfg, tokenizer, weights)
+        if engine.policy_version != NO_POLICY:
+            engine.policy_version = state.policy_version
+            probe.score_by_engine(engine)
     else:
         engine.policy_version = NO_POLICY  # what it holds is another run's
     engine.sleep()  # the policy needs the GPU while it loads
     return engine, probe
+
+
+def _open_engine(cfg: config.Config, tokenizer: Any, weights: str) -> Engine:
+    if cfg.engine.kind == "servers":
+        from exprl.rollout.fleet import Fleet
+
+        return Fleet(
+            cfg.model,
+            cfg.rollout,
+            cfg.engine,
+            tokenizer=tokenizer,
+            weights=weights,
+            endpoints=find_endpoints(cfg.engine),
+        )
+    return open_engine(
+        cfg.model,
+        cfg.rollout,
+        tokenizer=tokenizer,
+        weights=weights,
+        beside=cfg.engine.kind == "child",
+    )
 
 
 def open_splitter(cfg: config.Config, tokenizer: Any) -> Splitter:

@@ -1,0 +1,443 @@
+"""Servers of the policy as one engine: sampling, retries, lost servers, new weights.
+
+A problem's rollouts go to one server, whose prefix cache then holds their prompt once. Each rollout
+has a seed of its own, so that one that is asked again, here or elsewhere, comes out the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from exprl import config
+from exprl.data.turns import find_stops
+from exprl.errors import EngineError
+from exprl.rollout.balance import Balance, Seats
+from exprl.rollout.engine import (
+    NO_POLICY,
+    EngineStats,
+    Start,
+    continuation_starts,
+    prompt_starts,
+    rollout_seed,
+)
+from exprl.rollout.event_loop import EventLoop
+from exprl.rollout.senders import choose_kind, open_sender
+from exprl.rollout.server import (
+    FRESH,
+    Endpoints,
+    Server,
+    ServerFacts,
+    TransientError,
+    look_at,
+    open_client,
+)
+from exprl.rollout.transfer import Transfer
+from exprl.rollout.vllm_engine import FINISH_REASONS
+from exprl.types import Float32Array, Int32Array, Prompt, Rollout
+
+LOG = logging.getLogger(__name__)
+
+GENERATE = "/inference/v1/generate"
+MAX_TRIES = 6
+FIRST_DELAY_S = 0.2
+LONGEST_DELAY_S = 5.0
+HURRY_S = 3.0
+"""Longest wait for a lost server that may have come back: all others are waiting, too."""
+
+
+class Fleet:
+    """An engine of vLLM servers. Several threads may sample at once.
+
+    policy_version: NO_POLICY where the servers were not started on the weights that were asked for.
+    """
+
+    def __init__(
+        self,
+        model: config.Model,
+        rollout: config.Rollout,
+        engine: config.Engine,
+        *,
+        tokenizer: Any,
+        weights: str,
+        endpoints: Endpoints,
+    ) -> None:
+        """Look at the servers, which run already; start none.
+
+        Args:
+            weights: folder or hub id; servers that were started on it need no update at first.
+
+        Raises:
+            EngineError: a server does not answer, asks for another token, or does not fit.
+            ConfigError: nothing says where a rollout ends.
+        """
+        self.tokenizer = tokenizer
+        self._model, self._rollout, self._engine = model, rollout, engine
+        self._stops = list(find_stops(tokenizer, model))
+        self._kind = choose_kind(engine)
+        self._checks: dict[Server, asyncio.Task[bool]] = {}
+        self._first_version: int | None = None
+        self._joining: list[str] = []
+        self._stuck: set[str] = set()
+        self._retried = self._tokens = 0
+        self._pause_s = self._send_s = 0.0
+        self._loop = EventLoop("exprl-fleet")
+        self._client = open_client(endpoints.token)
+        self._balance = self._loop.run(_make_balance(rollout.max_num_seqs))
+        self._transfer = Transfer(
+            self._loop, open_sender(self._kind, engine), engine.sync_timeout_s
+        )
+        try:
+            facts = self._loop.run(self._look_at_all(endpoints.urls))
+        except BaseException:
+            self.close()
+            raise
+        self._worlds = {server: fact.world_size for server, fact in facts.items()}
+        self._loop.run(self._settle({}))
+        fresh = all(fact.holds(weights) for fact in facts.values())
+        self.policy_version = 0 if fresh else NO_POLICY
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        seed: int,
+        temperature: float,
+        max_response_tokens: int,
+        truncation: config.Truncation = config.ALL_TOKENS,
+    ) -> Iterator[Rollout]:
+        """See Engine.sample."""
+        begin = prompt_starts(self.tokenizer, self._model, prompts)
+        return self._generate(begin, n, seed, temperature, max_response_tokens, truncation)
+
+    def sample_continuations(
+        self,
+        beginnings: Sequence[tuple[str, Prompt, Int32Array]],
+        n: int,
+        seed: int,
+        temperature: float,
+        max_response_tokens: int,
+    ) -> Iterator[Rollout]:
+        """See Engine.sample_continuations."""
+        begin = continuation_starts(self.tokenizer, self._model, beginnings)
+        return self._generate(begin, n, seed, temperature, max_response_tokens, config.ALL_TOKENS)
+
+    def _generate(
+        self,
+        begin: Sequence[Start],
+        n: int,
+        seed: int,
+        temperature: float,
+        max_response_tokens: int,
+        truncation: config.Truncation,
+    ) -> Iterator[Rollout]:
+        groups = [
+            (
+                start,
+                [
+                    {
+                        "token_ids": start.ids,
+                        "sampling_params": {
+                            "temperature": temperature,
+                            "top_p": truncation.top_p,
+                            "top_k": truncation.top_k,
+                            "min_p": truncation.min_p,
+                            # These servers have no tokenizer, and so know no end of a turn.
+                            "stop_token_ids": self._stops,
+                            "max_tokens": max_response_tokens - start.given,
+                            "seed": rollout_seed(seed, start.name, index),
+                            "logprobs": 0,
+                            "detokenize": False,
+                        },
+                    }
+                    for index in range(n)
+                ],
+            )
+            for start in begin
+        ]
+        results: queue.SimpleQueue[Rollout | BaseException] = queue.SimpleQueue()
+        sampling = self._loop.submit(self._sample_groups(groups, results))
+        try:
+            for _ in range(n * len(begin)):
+                result = results.get()
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+        finally:
+            sampling.cancel()  # the caller left early, or the servers failed
+
+    async def _sample_groups(
+        self,
+        groups: Sequence[tuple[Start, list[dict[str, Any]]]],
+        results: queue.SimpleQueue[Rollout | BaseException],
+    ) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for start, requests in groups:
+                    seats = await self._balance.seat(len(requests))
+                    tasks.create_task(self._sample_group(start, requests, seats, results))
+        except asyncio.CancelledError:
+            results.put(EngineError("the engine was closed while it sampled"))
+            raise
+        except BaseExceptionGroup as errors:
+            results.put(_first_of(errors))
+        except Exception as error:
+            results.put(error)
+
+    async def _sample_group(
+        self,
+        start: Start,
+        requests: list[dict[str, Any]],
+        seats: Seats,
+        results: queue.SimpleQueue[Rollout | BaseException],
+    ) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for index, request in enumerate(requests):
+                    tasks.create_task(self._sample_one(start, index, request, seats, results))
+        finally:
+            seats.leave_all()
+
+    async def _sample_one(
+        self,
+        start: Start,
+        index: int,
+        request: dict[str, Any],
+        seats: Seats,
+        results: queue.SimpleQueue[Rollout | BaseException],
+    ) -> None:
+        """Have one rollout sampled; after MAX_TRIES it is a failed one, and no error."""
+        rollout = _failed(start, index)
+        for attempt in range(MAX_TRIES):
+            server = seats.server(index)
+            try:
+                answer = await server.post(
+                    GENERATE, request, timeout_s=self._engine.request_timeout_s
+                )
+                rollout = self._read(start, index, answer["choices"][0])
+                break
+            except TransientError as error:
+                await self._lose_if_dead(server, str(error))
+                if attempt == MAX_TRIES - 1:
+                    LOG.warning("a rollout failed %d times, the last time: %s", MAX_TRIES, error)
+                    break
+                self._retried += 1
+                await asyncio.sleep(_delay_s(attempt))
+                seats.move(index)
+        seats.leave(index)
+        self._tokens += len(rollout.token_ids)
+        results.put(rollout)
+
+    def _read(self, start: Start, index: int, choice: dict[str, Any]) -> Rollout:
+        """The rollout of an answer.
+
+        Raises:
+            TransientError: the server ended it, as it does when it is told to end itself.
+        """
+        finish = FINISH_REASONS.get(choice["finish_reason"])
+        if finish is None:
+            raise TransientError(f"a rollout ended with {choice['finish_reason']!r}")
+        tokens = np.array(choice["token_ids"] or (), dtype=np.int32)
+        content = (choice["logprobs"] or {}).get("content") or ()
+        if len(content) != len(tokens) or len(tokens) == 0:
+            finish = "failed"
+        return Rollout(
+            problem_id=start.name,
+            index=index,
+            prompt_ids=np.array(start.ids, dtype=np.int32),
+            token_ids=tokens,
+            generator_logp=np.array([at["logprob"] for at in content], dtype=np.float32),
+            finish_reason=finish,
+            versions=self._read_versions(choice["weight_versions"] or (), len(tokens)),
+            opening=start.opening,
+        )
+
+    def _read_versions(self, spans: Iterable[dict[str, Any]], n: int) -> Int32Array:
+        """The version [n] that sampled each token, from the server's spans."""
+        first = self.policy_version if self._first_version is None else self._first_version
+        versions = np.full(n, NO_POLICY, dtype=np.int32)
+        for span in spans:
+            version = first if span["version"] == FRESH else int(span["version"])
+            versions[span["start"] : span["end"]] = version
+        return versions
+
+    async def _lose_if_dead(self, server: Server, why: str) -> None:
+        """Ask whether the server lives: once, though all its rollouts fail together."""
+        if server not in self._balance.live:
+            return
+        check = self._checks.get(server)
+        if check is None:
+            check = asyncio.ensure_future(server.is_alive())
+            self._checks[server] = check
+        alive = await asyncio.shield(check)
+        self._checks.pop(server, None)
+        if not alive:
+            self._balance.lose(server, why)
+
+    def logp(self, token_ids: Int32Array) -> Sequence[Float32Array]:
+        """See Engine.logp: what each server says. A server that cannot is lost."""
+        return self._loop.run(self._logp_of_all(token_ids))
+
+    async def _logp_of_all(self, token_ids: Int32Array) -> list[Float32Array]:
+        servers = list(self._balance.live)
+        found = await asyncio.gather(*(self._logp(server, token_ids) for server in servers))
+        self._balance.choose()  # raises where none is left
+        return [logp for logp in found if logp is not None]
+
+    async def _logp(self, server: Server, token_ids: Int32Array) -> Float32Array | None:
+        params = {"temperature": 0, "max_tokens": 1, "prompt_logprobs": 0, "detokenize": False}
+        request = {"token_ids": token_ids.tolist(), "sampling_params": params}
+        for attempt in range(MAX_TRIES):
+            try:
+                answer = await server.post(GENERATE, request)
+            except TransientError as error:
+                why = str(error)
+                await asyncio.sleep(_delay_s(attempt))
+                continue
+            pairs = zip(answer["prompt_logprobs"][1:], token_ids[1:].tolist(), strict=True)
+            return np.array([at[str(t)]["logprob"] for at, t in pairs], dtype=np.float32)
+        self._balance.lose(server, why)
+        return None
+
+    def load_weights(self, weights: Iterable[tuple[str, Any]], version: int) -> None:
+        """See Engine.load_weights. Servers that come back, or are new, are given them, too.
+
+        Raises:
+            EngineError: no server took them.
+            TypeError: the weights can be walked only once, so that no update could be repeated.
+        """
+        if iter(weights) is weights:
+            raise TypeError("load_weights walks the weights again if an update fails: pass a view")
+        if self._first_version is None:
+            self._first_version = self.policy_version
+        self._worlds |= self._loop.run(self._find_joiners())
+        update = self._transfer.update(self._worlds, weights, version)
+        self._pause_s += update.pause_s
+        self._send_s += update.send_s
+        self._loop.run(self._settle(update.failed))
+        self.policy_version = version
+
+    async def _find_joiners(self) -> dict[Server, int]:
+        """Servers that may be sampled from after an update, and their worker processes."""
+        live = {server.url for server in self._balance.live}
+        self._worlds = {s: n for s, n in self._worlds.items() if s.url in live}
+        asked, self._joining = set(self._joining), []
+        urls = [url for url in dict.fromkeys([*asked, *self._balance.lost]) if url not in live]
+        found = await asyncio.gather(*(self._look_again(url, url in asked) for url in urls))
+        return {server: facts.world_size for pair in found if pair for server, facts in [pair]}
+
+    async def _look_again(self, url: str, asked: bool) -> tuple[Server, ServerFacts] | None:
+        """A server that came back, or that somebody asked to take; None where it cannot be had."""
+        server = Server(url, self._client)
+        try:
+            await server.get("/health", timeout_s=HURRY_S)
+            facts = await self._look_at(server)
+        except (TransientError, EngineError) as error:
+            if asked:
+                LOG.warning("a server of the policy cannot join: %s", error)
+            return None
+        # One that failed an update must have been started anew.
+        fits = asked or url not in self._stuck or facts.weight_version == FRESH
+        return (server, facts) if fits else None
+
+    async def _look_at_all(self, urls: Sequence[str]) -> dict[Server, ServerFacts]:
+        servers = [Server(url, self._client) for url in dict.fromkeys(urls)]
+        found = await asyncio.gather(*map(self._look_at, servers))
+        return dict(zip(servers, found, strict=True))
+
+    async def _look_at(self, server: Server) -> ServerFacts:
+        """What the server is, where it is what the run needs.
+
+        Raises:
+            EngineError: it does not answer, or is not.
+        """
+        facts = await look_at(server, self._model, self._rollout, self._kind)
+        if facts.paused:
+            self._transfer.expect_half(server)
+        return facts
+
+    async def _settle(self, failed: dict[Server, str]) -> None:
+        """Sample from those that took the weights, and no more from the others."""
+        self._balance.admit(server for server in self._worlds if server not in failed)
+        for server, why in failed.items():
+            self._worlds.pop(server, None)
+            self._stuck.add(server.url)
+            self._balance.lose(server, why)
+        self._stuck -= {server.url for server in self._worlds}
+        self._balance.choose()  # raises where none is left
+
+    def join(self, url: str) -> None:
+        """Sample from this server, too, from the next weight update on."""
+        self._joining.append(url.rstrip("/"))
+
+    def lose(self, url: str, why: str = "its process ended") -> None:
+        """Sample no more from this server; its rollouts are asked of others."""
+        self._loop.run(self._lose(url.rstrip("/"), f"{url}: {why}"))
+
+    async def _lose(self, url: str, why: str) -> None:
+        for server in [s for s in self._balance.live if s.url == url]:
+            self._balance.lose(server, why)
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The servers that are sampled from now."""
+        return tuple(server.url for server in self._balance.live)
+
+    def stats(self) -> EngineStats:
+        """See Engine.stats."""
+        return EngineStats(
+            retried=self._retried,
+            lost=self._balance.losses,
+            pause_s=self._pause_s,
+            send_s=self._send_s,
+            tokens=self._tokens,
+            busy_s=self._balance.busy_s(),
+        )
+
+    def sleep(self) -> None:
+        """Servers have GPUs of their own."""
+
+    def wake(self, part: str) -> None:
+        """Servers never sleep."""
+
+    def close(self) -> None:
+        """End all requests; the servers go on."""
+        self._transfer.close()
+        if self._loop.is_open:
+            self._loop.run(self._client.aclose())
+            self._loop.close()
+
+
+async def _make_balance(room: int) -> Balance:
+    """On the event loop, to which its locks belong."""
+    return Balance(room)
+
+
+def _failed(start: Start, index: int) -> Rollout:
+    return Rollout(
+        problem_id=start.name,
+        index=index,
+        prompt_ids=np.array(start.ids, dtype=np.int32),
+        token_ids=np.empty(0, dtype=np.int32),
+        generator_logp=np.empty(0, dtype=np.float32),
+        finish_reason="failed",
+        versions=np.empty(0, dtype=np.int32),
+        opening=start.opening,
+    )
+
+
+def _delay_s(attempt: int) -> float:
+    """Twice as long each time, and never the same for all rollouts."""
+    return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0**attempt) * random.uniform(0.5, 1.0)
+
+
+def _first_of(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
