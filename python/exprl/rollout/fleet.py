@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from exprl import config
 from exprl.data.turns import find_stops
@@ -28,7 +29,7 @@ from exprl.rollout.engine import (
     rollout_seed,
 )
 from exprl.rollout.event_loop import EventLoop
-from exprl.rollout.senders import choose_kind, open_sender
+from exprl.rollout.senders import open_sender
 from exprl.rollout.server import (
     FRESH,
     Endpoints,
@@ -40,6 +41,7 @@ from exprl.rollout.server import (
 )
 from exprl.rollout.transfer import Transfer
 from exprl.rollout.vllm_engine import FINISH_REASONS
+from exprl.serve.flags import choose_transfer
 from exprl.types import Float32Array, Int32Array, Prompt, Rollout
 
 LOG = logging.getLogger(__name__)
@@ -80,7 +82,7 @@ class Fleet:
         self.tokenizer = tokenizer
         self._model, self._rollout, self._engine = model, rollout, engine
         self._stops = list(find_stops(tokenizer, model))
-        self._kind = choose_kind(engine)
+        self._kind = choose_transfer(engine, cpu=not torch.cuda.is_available())
         self._checks: dict[Server, asyncio.Task[bool]] = {}
         self._first_version: int | None = None
         self._joining: list[str] = []

@@ -76,13 +76,6 @@ def open_sender(kind: Kind, engine: config.Engine) -> Sender:
             return NcclSender()
 
 
-def choose_kind(engine: config.Engine) -> Kind:
-    """What engine.transfer = "auto" means on this machine."""
-    if engine.transfer != "auto":
-        return engine.transfer
-    return "nccl" if torch.cuda.is_available() else "gloo"
-
-
 def describe(bucket: Bucket) -> dict[str, Any]:
     """Names, dtypes and shapes, as vLLM's update calls have them."""
     return {
