@@ -27,7 +27,7 @@ from exprl.monitor.metrics_log import read_metrics
 from exprl.monitor.progress import Progress
 from exprl.rollout.engine import open_engine
 from exprl.rollout.weight_sync import lend_gpu, wake_engine
-from exprl.run import checkpoint
+from exprl.run import checkpoint, gather
 from exprl.run.open import open_run
 from exprl.run.policy import set_threads
 from exprl.types import Problem, Scored, Segment
@@ -92,11 +92,11 @@ def shifted(by):
     def advantages(*args):
         return [np.roll(a, by) for a in original(*args)]
 
-    original = train.segment_advantages
+    original = gather.segment_advantages
     return advantages
 
 
-def flipped(*args, original=train.segment_advantages):
+def flipped(*args, original=gather.segment_advantages):
     return [-a for a in original(*args)]
 
 
@@ -112,7 +112,7 @@ def flipped(*args, original=train.segment_advantages):
 )
 def test_a_mutant_does_not_learn(engine, tmp_path, monkeypatch, advantages, overrides):
     if advantages:
-        monkeypatch.setattr(train, "segment_advantages", advantages)
+        monkeypatch.setattr(gather, "segment_advantages", advantages)
     assert run(engine, tmp_path / "run", *overrides).pass_at_1 <= 0.05
 
 
