@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from exprl import config
 from exprl.cluster.placement import describe_seats
 from exprl.cluster.processes import open_cluster
 from exprl.errors import EngineError
-from exprl.rollout.senders import choose_kind
 from exprl.rollout.server import Server, TransientError, find_endpoints, look_at, open_client
 from exprl.run.crew import LOGS, needs_of
+from exprl.serve.flags import choose_transfer
 
 
 def describe_placement(cfg: config.Config) -> Iterator[str]:
@@ -52,7 +54,8 @@ async def _ask_all(cfg: config.Config) -> list[str]:
 
 
 async def _ask(server: Server, cfg: config.Config) -> str:
-    facts = await look_at(server, cfg.model, cfg.rollout, choose_kind(cfg.engine))
+    transfer = choose_transfer(cfg.engine, cpu=not torch.cuda.is_available())
+    facts = await look_at(server, cfg.model, cfg.rollout, transfer)
     try:
         await server.get("/health")
     except TransientError as error:
