@@ -22,9 +22,10 @@ from exprl.monitor.alarms import Watch
 from exprl.monitor.metrics_log import MetricsLog, read_metrics
 from exprl.monitor.progress import Progress
 from exprl.monitor.rollout_file import RolloutWriter
-from exprl.monitor.step_metrics import Clock, count_since, lag_row, step_row
+from exprl.monitor.step_metrics import Clock, count_since, engine_row, lag_row, step_row
 from exprl.reward.missing import commonest_reason
 from exprl.rollout.ahead import Ahead, StepSampler
+from exprl.rollout.engine import EngineStats
 from exprl.rollout.weight_sync import lend_gpu
 from exprl.run import checkpoint
 from exprl.run.checkpoint import RunState
@@ -88,6 +89,7 @@ def train(
             evaluate_if_due(cfg, parts, state.step, progress, ahead.sync)
             clock = Clock(ahead.engine_seconds, count_engines(cfg))
             counted = parts.judges.stats() if parts.judges else None
+            served = parts.engine.stats() if parts.engine else None
             # New weights go into the engine here, when they are needed, and a probe proves that
             # they did. With rollout.ahead the steps after this one are started too.
             data = ahead.next(state.step)
@@ -100,7 +102,7 @@ def train(
             # The step is done from here on, whatever happens to its report.
             number = parts.first_step + state.step
             state.count(scored, updates)
-            row |= measure(cfg, parts, state, data, updates, counted, clock)
+            row |= measure(cfg, parts, state, data, updates, counted, served, clock)
             flags, alarms = watch.add(row, commonest_reason(scored))
             log.write(number, row | flags)
             if cfg.logging.save_rollouts and scored:
@@ -231,12 +233,13 @@ def measure(
     data: StepData,
     updates: Sequence[UpdateStats],
     before: JudgeStats | None,
+    served: EngineStats | None,
     clock: Clock,
 ) -> dict[str, float]:
     """The metrics of a finished step.
 
     Args:
-        before: what the judge had counted when the step began.
+        before, served: what the judge and the engine's servers had counted when the step began.
     """
     judged = count_since(before, parts.judges)
     return (
@@ -251,6 +254,7 @@ def measure(
         )
         | data.row()
         | (parts.probe.row() if parts.probe else {})
+        | engine_row(served, parts.engine)
         | clock.row()
     )
 

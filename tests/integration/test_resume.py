@@ -25,6 +25,10 @@ TRAFFIC = (
     "judge/latency",
     "judge/prompt",
     "judge/completion",
+    "engine/",
+    "sync/pause",
+    "sync/send",
+    "rollout/tokens_per_s",
 )
 
 

@@ -27,6 +27,7 @@ METRICS: dict[str, str] = {
     "rollout/count": "rollouts of the step",
     "rollout/redrawn": "further problems sampled in place of those that teach nothing",
     "rollout/tokens": "sampled tokens of the step",
+    "rollout/tokens_per_s": "with servers: sampled tokens of all, per second in which one sampled",
     "rollout/length_mean": "tokens of a rollout, mean",
     "rollout/length_p{percent}": "tokens of a rollout: 10th, 50th and 90th percentile",
     "rollout/length_max": "tokens of the longest rollout",
@@ -75,6 +76,10 @@ METRICS: dict[str, str] = {
     "policy/lr": "learning rate of the last optimizer step",
     "sync/logp_gap": "mean |trainer - engine log-prob| of the rollouts' tokens, in nats",
     "sync/probe_gap": "the same for one fixed row of tokens, right after the weight update",
+    "sync/pause_s": "with servers: seconds in which weight updates kept them from sampling",
+    "sync/send_s": "with servers: the part of these in which weights were sent",
+    "engine/retried": "with servers: rollouts that were asked again, after a fault or a timeout",
+    "engine/lost": "with servers: servers that ended, or did not take new weights",
     "batch/fill": "share of optim.micro_batch_tokens that the micro-batches use",
     "rollouts/{domain}": "with several domains: rollouts of this one",
     "score/{domain}": "with several domains: mean reward of this one",
@@ -92,6 +97,15 @@ METRICS: dict[str, str] = {
     "time/step_s": "seconds of the whole step",
     "bubble": "share of the step in which trainer and engines did not work, mean over them",
 }
+
+OF_SERVERS = {
+    "rollout/tokens_per_s",
+    "sync/pause_s",
+    "sync/send_s",
+    "engine/retried",
+    "engine/lost",
+}
+"""Metrics of runs that sample from servers (engine.kind), and of no other run."""
 
 _PATTERNS = {
     name: re.compile(re.sub(r"\\\{\w+\\\}", r"[^/]+", re.escape(name))) for name in METRICS

@@ -16,6 +16,7 @@ from exprl.learn.loss import LossStats
 from exprl.learn.policy import UpdateStats
 from exprl.monitor import text_signs
 from exprl.reward.judges import Judges
+from exprl.rollout.engine import Engine, EngineStats
 from exprl.run.checkpoint import RunState
 from exprl.steps import StepRule, split_text
 from exprl.types import Example, Problem, Scored
@@ -100,6 +101,12 @@ def count_since(before: JudgeStats | None, judge: Judge | Judges | None) -> Judg
     if before is None or judge is None:
         return None
     return judge.stats().since(before)
+
+
+def engine_row(before: EngineStats | None, engine: Engine | None) -> dict[str, float]:
+    """What an engine of servers has counted since `before`; nothing for one without servers."""
+    now = engine.stats() if engine else None
+    return now.since(before).row() if now and before else {}
 
 
 def _rewards(scored: Sequence[Scored]) -> dict[str, float]:
