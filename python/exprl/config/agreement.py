@@ -24,6 +24,7 @@ def check(cfg: Config) -> None:
     _domains_fit(cfg)
     _answers_are_there(cfg)
     _processes_fit(cfg)
+    _servers_are_named(cfg)
 
 
 def _advantage_fits_reward(cfg: Config) -> None:
@@ -209,4 +210,30 @@ def _processes_fit(cfg: Config) -> None:
         raise ValueError(
             "model.offload lends the trainer's GPU to an engine in the same process; set it to"
             " false with engine.kind = 'child' or 'servers', and with several ranks"
+        )
+
+
+def _servers_are_named(cfg: Config) -> None:
+    """Checked here and not in the section, whose errors would show a secret in the wrong place."""
+    engine = cfg.engine
+    if engine.urls and engine.kind != "servers":
+        raise ValueError(
+            f"engine.urls names servers, and engine.kind = {engine.kind!r} asks none; set"
+            " engine.kind = 'servers'"
+        )
+    for url in engine.urls:
+        if not _is_plain_url(url) or urllib.parse.urlsplit(url).path.strip("/"):
+            raise ValueError(
+                "engine.urls must be http:// or https:// URLs of a host and a port, without path,"
+                " user, password and query, such as http://10.0.0.7:8000; put the token of the"
+                " servers into an environment variable and name it in engine.token_env"
+            )
+    if engine.token_env and not re.fullmatch(r"[A-Za-z_]\w*", engine.token_env):
+        raise ValueError(
+            "engine.token_env must be the name of an environment variable, not the token"
+        )
+    if engine.token_env and not engine.urls:
+        raise ValueError(
+            "engine.token_env names the token of the servers of engine.urls, and there are none;"
+            " leave it out: servers that the run starts get a token of their own"
         )

@@ -366,6 +366,28 @@ def test_a_secret_in_the_judge_section_is_refused_and_not_repeated(judge: dict[s
     assert "hunter2" not in text
 
 
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {"urls": ["http://user:hunter2@host:8000"]},
+        {"urls": ["http://host:8000?token=hunter2"]},
+        {"urls": ["http://host:8000/v1/hunter2"]},
+        {"urls": ["host:8000/hunter2"]},
+        {"urls": ["http://host:8000"], "token_env": "sk-hunter2"},
+    ],
+)
+def test_a_secret_in_the_engine_section_is_refused_and_not_repeated(engine: dict[str, Any]) -> None:
+    text = refusal(engine={"kind": "servers", **engine})
+    assert "engine.token_env" in text
+    assert "hunter2" not in text
+
+
+def test_servers_that_nothing_asks_are_refused() -> None:
+    assert "engine.kind = 'servers'" in refusal(engine={"urls": ["http://host:8000"]})
+    assert "leave it out" in refusal(engine={"kind": "servers", "token_env": "TOKEN"})
+    build(engine={"kind": "servers", "urls": ["http://host:8000/"], "token_env": "TOKEN"})
+
+
 def test_none_unsets_what_may_be_unset_and_is_a_word_elsewhere() -> None:
     built = build(
         loss={"clip_low": "none", "clip_high": "none"},
