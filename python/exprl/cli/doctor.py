@@ -33,6 +33,7 @@ PARTS = (
     ),
     ("liger-kernel", "fused RMSNorm, RoPE and SwiGLU on a GPU (optional)", "extra `fused`"),
     ("triton", "fused loss kernels on a GPU", "comes with torch on Linux"),
+    ("ray", "cluster.kind = 'ray': several machines (optional)", "extra `cluster`"),
     ("tensorboard", "logging.tensorboard (optional)", "extra `tensorboard`"),
     ("wandb", "logging.wandb_project (optional)", "extra `wandb`"),
     ("trackio", "logging.trackio_project (optional)", "extra `trackio`"),

@@ -19,7 +19,7 @@ def serve(
         str | None,
         typer.Option(
             help="folder or hub id of the weights to start with (default: for the policy"
-            " init_from or model.path)"
+            " init_from or model.path, for the judge judge.serve.model)"
         ),
     ] = None,
     host: Annotated[
@@ -66,7 +66,16 @@ def serve(
                 threads=cfg.train.torch_threads,
             )
         case "judge":
-            if model is None:
-                raise typer.BadParameter("name the judge's model", param_hint="--model")
-            server = judge_server(model, name=cfg.judge.model or model)
+            asked = cfg.judge.serve
+            loaded = model or (asked.model if asked else None)
+            if loaded is None:
+                raise typer.BadParameter(
+                    "name the judge's model, or set judge.serve.model", param_hint="--model"
+                )
+            server = judge_server(
+                loaded,
+                name=cfg.judge.model or loaded,
+                gpus_each=asked.gpus_each if asked else 1,
+                args=asked.args if asked else None,
+            )
     become_server(server, host, port, with_parent=with_parent)

@@ -49,10 +49,16 @@ def train(
 
 def _train(cfg: Config) -> int:
     """Train, and say where the run goes on if Ctrl-C ended it; returns the exit code."""
+    from exprl.errors import RankError
+
     try:
         from exprl.train import run_training
 
         result = run_training(cfg)
+    except RankError as error:
+        from exprl.cli.again import start_again
+
+        start_again(Path(cfg.run_dir), error)
     except KeyboardInterrupt:  # before the first step, or for the second time
         from exprl.run import checkpoint
 

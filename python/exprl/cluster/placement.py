@@ -9,7 +9,7 @@ from typing import Literal
 from exprl import config
 from exprl.errors import ConfigError
 
-Role = Literal["rank", "policy", "judge"]
+Role = Literal["rank", "child", "policy", "judge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,11 @@ class Need:
     def name(self) -> str:
         """Such as `policy-1`: of its log file too."""
         return f"{self.role}-{self.index}"
+
+    @property
+    def is_near(self) -> bool:
+        """Whether its place is beside the leader: it is a rank, or the leader's own child."""
+        return self.role in ("rank", "child")
 
 
 LEADER = "rank-0"
@@ -64,6 +69,8 @@ def list_needs(
         judge: None where the run starts no servers of the judge.
     """
     needs = [Need("rank", i, 1) for i in range(ranks.count)]
+    if engine and engine.kind == "child":
+        needs.append(Need("child", 0, 1))
     if engine and engine.starts_servers:
         needs += [Need("policy", i, engine.gpus_each) for i in range(engine.count)]
     if judge:
@@ -117,7 +124,7 @@ def describe_seats(seats: Mapping[str, Seat]) -> list[str]:
 
 
 def _place_on_cpus(needs: Sequence[Need], machines: Sequence[Machine]) -> dict[str, Seat]:
-    servers = [need for need in needs if need.role != "rank"]
+    servers = [need for need in needs if not need.is_near]
     turn = {need: machines[-1 - i % len(machines)].host for i, need in enumerate(servers)}
     return {need.name: Seat(turn.get(need, machines[0].host), ()) for need in needs}
 
@@ -129,12 +136,12 @@ def _choose_machines(needs: Sequence[Need], machines: Sequence[Machine]) -> dict
         ConfigError: there are enough GPUs, but not enough on one machine.
     """
     leader, *others = needs
-    ranks = [need for need in others if need.role == "rank"]
-    servers = sorted((n for n in others if n.role != "rank"), key=lambda n: -n.gpus)
+    near = [need for need in others if need.is_near]
+    servers = sorted((n for n in others if not n.is_near), key=lambda n: -n.gpus)
     try:
-        return _fill([leader, *ranks, *servers], machines)
+        return _fill([leader, *near, *servers], machines)
     except ConfigError:  # ranks leave the leader's machine where a large server needs it
-        return _fill([leader, *servers, *ranks], machines)
+        return _fill([leader, *servers, *near], machines)
 
 
 def _fill(needs: Sequence[Need], machines: Sequence[Machine]) -> dict[Need, int]:
@@ -152,7 +159,7 @@ def _fill(needs: Sequence[Need], machines: Sequence[Machine]) -> dict[Need, int]
         room = [i for i in among if free[i] >= need.gpus]
         if not room:
             raise _no_room(need, max(free[i] for i in among), needs, machines)
-        homes[need] = room[0] if need.role == "rank" else min(room, key=lambda i: (free[i], -i))
+        homes[need] = room[0] if need.is_near else min(room, key=lambda i: (free[i], -i))
         free[homes[need]] -= need.gpus
     return homes
 
@@ -173,6 +180,7 @@ def _shares(needs: Sequence[Need]) -> list[str]:
     """What each role wants, and which settings say so."""
     settings = {
         "rank": ("the trainer", "ranks.count = {n}"),
+        "child": ("the engine beside it", "engine.kind = 'child'"),
         "policy": ("servers of the policy", "engine.count = {n} x engine.gpus_each = {g}"),
         "judge": ("servers of the judge", "judge.serve.count = {n} x judge.serve.gpus_each = {g}"),
     }

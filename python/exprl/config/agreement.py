@@ -16,6 +16,7 @@ def check(cfg: Config) -> None:
     """Raise a ValueError for the first settings that contradict each other."""
     _advantage_fits_reward(cfg)
     _advantage_settings_are_read(cfg)
+    _judge_servers_fit(cfg)
     _judge_can_be_asked(cfg)
     _judge_section_holds_no_secret(cfg)
     _step_has_room(cfg)
@@ -25,6 +26,7 @@ def check(cfg: Config) -> None:
     _answers_are_there(cfg)
     _processes_fit(cfg)
     _servers_are_named(cfg)
+    _machines_fit(cfg)
 
 
 def _advantage_fits_reward(cfg: Config) -> None:
@@ -57,7 +59,7 @@ def _advantage_settings_are_read(cfg: Config) -> None:
         )
 
 
-def _judge_can_be_asked(cfg: Config) -> None:
+def _judge_servers_fit(cfg: Config) -> None:
     if cfg.judge.serve and (cfg.judge.endpoints or cfg.judge.kind != "server"):
         other = "judge.endpoints" if cfg.judge.endpoints else f"judge.kind = {cfg.judge.kind!r}"
         raise ValueError(
@@ -69,6 +71,9 @@ def _judge_can_be_asked(cfg: Config) -> None:
             "judge.serve starts servers with a key of the run's own; leave out judge.api_key_env"
             " and judge.api_key_file"
         )
+
+
+def _judge_can_be_asked(cfg: Config) -> None:
     if not cfg.asks_judge or cfg.judge.kind != "server":
         return
     if not cfg.judge.endpoints and not cfg.judge.serve:
@@ -236,4 +241,12 @@ def _servers_are_named(cfg: Config) -> None:
         raise ValueError(
             "engine.token_env names the token of the servers of engine.urls, and there are none;"
             " leave it out: servers that the run starts get a token of their own"
+        )
+
+
+def _machines_fit(cfg: Config) -> None:
+    if cfg.engine.kind == "child" and cfg.cluster.kind == "ray":
+        raise ValueError(
+            "cluster.kind = 'ray' places processes on several machines, and engine.kind = 'child'"
+            " is a process of this one; set engine.kind = 'servers', or cluster.kind = 'local'"
         )

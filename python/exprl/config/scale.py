@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from exprl.config.section import Section, expand_home
 
+_OF_EVERY_SERVER = {
+    "host": "`exprl serve --host`",
+    "port": "`exprl serve --port`",
+    "api_key": "the environment variable EXPRL_TOKEN",
+    **dict.fromkeys(
+        (
+            "served_model_name",
+            "middleware",
+            "uds",
+            "config",
+            "headless",
+            "api_server_count",
+            "disable_uvicorn_access_log",
+            "uvicorn_log_level",
+        )
+    ),
+}
 SET_BY_EXPRL = {
     "model": "model.path",
     "dtype": "model.dtype",
@@ -21,36 +39,29 @@ SET_BY_EXPRL = {
     "pipeline_parallel_size": "engine.gpus_each",
     "data_parallel_size": "engine.count",
     "weight_transfer_config": "engine.transfer",
-    "host": "`exprl serve --host`",
-    "port": "`exprl serve --port`",
-    "api_key": "the environment variable EXPRL_TOKEN",
     **dict.fromkeys(
-        (
-            "served_model_name",
-            "tokens_only",
-            "seed",
-            "generation_config",
-            "logprobs_mode",
-            "worker_extension_cls",
-            "middleware",
-            "uds",
-            "config",
-            "headless",
-            "api_server_count",
-            "disable_uvicorn_access_log",
-            "uvicorn_log_level",
-        )
+        ("tokens_only", "seed", "generation_config", "logprobs_mode", "worker_extension_cls")
     ),
+    **_OF_EVERY_SERVER,
 }
 """Flags of vLLM's server that engine.args may not name, each with what decides it if a user can."""
+SET_FOR_JUDGE = {
+    "model": "judge.serve.model",
+    "tensor_parallel_size": "judge.serve.gpus_each",
+    "pipeline_parallel_size": "judge.serve.gpus_each",
+    "data_parallel_size": "judge.serve.count",
+    **dict.fromkeys(("enable_prefix_caching", "enable_prompt_tokens_details")),
+    **_OF_EVERY_SERVER,
+}
+"""Those that judge.serve.args may not name."""
 
 
-def refuse_own_flags(args: dict[str, Any]) -> dict[str, Any]:
+def _refuse_flags(args: dict[str, Any], own: Mapping[str, str | None]) -> dict[str, Any]:
     """Let no further flag of a server contradict one that exprl sets."""
     for name in args:
         flag = name.replace("-", "_").removeprefix("no_")
-        if flag in SET_BY_EXPRL:
-            remedy = SET_BY_EXPRL[flag]
+        if flag in own:
+            remedy = own[flag]
             raise ValueError(
                 f"{name} is a flag of vLLM that exprl sets itself;"
                 + (f" it follows from {remedy}" if remedy else " leave it out")
@@ -103,7 +114,11 @@ class Engine(Section):
     )
 
     _expand_home = field_validator("transfer_dir")(expand_home)
-    _refuse_own_flags = field_validator("args")(refuse_own_flags)
+
+    @field_validator("args")
+    @classmethod
+    def _refuse_own_flags(cls, args: dict[str, Any]) -> dict[str, Any]:
+        return _refuse_flags(args, SET_BY_EXPRL)
 
     @property
     def starts_servers(self) -> bool:
@@ -128,6 +143,11 @@ class JudgeServe(Section):
     )
 
     _expand_home = field_validator("model")(expand_home)
+
+    @field_validator("args")
+    @classmethod
+    def _refuse_own_flags(cls, args: dict[str, Any]) -> dict[str, Any]:
+        return _refuse_flags(args, SET_FOR_JUDGE)
 
 
 class Ranks(Section):

@@ -23,10 +23,10 @@ from exprl.learn.model_files import check_model
 from exprl.learn.policy import Policy
 from exprl.reward.judges import Judges, open_judges
 from exprl.rollout.engine import NO_POLICY, Engine, announce_engine, open_engine
-from exprl.rollout.server import find_endpoints
 from exprl.rollout.weight_sync import Probe, open_probe
 from exprl.run import checkpoint
 from exprl.run.checkpoint import RunState
+from exprl.run.crew import Crew, needs_of
 from exprl.run.policy import load_policy, set_threads
 from exprl.run.problems import load_held_out, load_training_problems
 from exprl.run.recorded import check_same_run, record_config, resolve_init_from
@@ -96,6 +96,9 @@ def open_run(
         cfg = resolve_init_from(cfg)
         check_same_run(cfg)
         record_config(cfg)
+        # Before torch looks for GPUs: Ray says which one is this process's.
+        crew = Crew(cfg, needs_of(cfg, has_engine=engine is not None), note)
+        stack.callback(crew.close)
         tokenizer = load_tokenizer(cfg.model)
         remarks: list[str] = []
         problems = load_training_problems(cfg, tokenizer, remarks.append)
@@ -104,9 +107,11 @@ def open_run(
         check_memory(cfg, [*problems, *held_out], tokenizer)
         verifiers = open_verifiers(cfg, [*problems, *held_out])
         stack.callback(verifiers.close)
+        crew.start_servers()
         judges = None
         if cfg.asks_judge:
-            own = open_judges(cfg.judge, cfg.treatments, cfg.treatment, cfg.seed, run_dir)
+            section = stack.enter_context(crew.judge())
+            own = open_judges(section, cfg.treatments, cfg.treatment, cfg.seed, run_dir)
             judges = stack.enter_context(own)
 
         folder = checkpoint.latest(run_dir)
@@ -115,10 +120,12 @@ def open_run(
         set_threads(cfg.train.torch_threads)
         weights = str(folder or cfg.model.path)
         is_own = engine is None
-        engine, probe = _start_engine(cfg, engine, weights, state, problems, tokenizer, note)
+        engine, probe = _start_engine(cfg, engine, weights, state, problems, tokenizer, note, crew)
         if engine and is_own:
             stack.callback(engine.close)
-        policy = load_policy(cfg, state, folder)
+        crew.look_after(engine)
+        team = stack.enter_context(crew.team())
+        policy = load_policy(cfg, state, folder, team)
         checkpoint.try_saving(run_dir, policy, tokenizer)
         state.base = policy.base()
         if probe:
@@ -161,6 +168,7 @@ def _start_engine(
     problems: Sequence[Problem],
     tokenizer: Any,
     note: Callable[[str], object],
+    crew: Crew,
 ) -> tuple[Engine | None, Probe | None]:
     """The engine asleep, or none where nothing is sampled, and the probe of its weights.
 
@@ -173,7 +181,7 @@ def _start_engine(
     probe = open_probe(problems, tokenizer, cfg.model, cfg.rollout)
     if engine is None:
         note(announce_engine(cfg.rollout, weights))
-        engine = _open_engine(cfg, tokenizer, weights)
+        engine = _open_engine(cfg, tokenizer, weights, crew)
         if engine.policy_version != NO_POLICY:
             engine.policy_version = state.policy_version
             probe.score_by_engine(engine)
@@ -183,7 +191,7 @@ def _start_engine(
     return engine, probe
 
 
-def _open_engine(cfg: config.Config, tokenizer: Any, weights: str) -> Engine:
+def _open_engine(cfg: config.Config, tokenizer: Any, weights: str, crew: Crew) -> Engine:
     if cfg.engine.kind == "servers":
         from exprl.rollout.fleet import Fleet
 
@@ -193,7 +201,7 @@ def _open_engine(cfg: config.Config, tokenizer: Any, weights: str) -> Engine:
             cfg.engine,
             tokenizer=tokenizer,
             weights=weights,
-            endpoints=find_endpoints(cfg.engine),
+            endpoints=crew.endpoints(),
         )
     return open_engine(
         cfg.model,

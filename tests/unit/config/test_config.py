@@ -337,6 +337,22 @@ def test_every_advantage_kind_fits_exactly_one_kind_of_reward() -> None:
         ),
         ({"judge": {}}, "judge.endpoints is empty"),
         ({"judge": {"endpoints": ["http://h:1/v1"]}}, "judge.model is empty"),
+        (
+            {"judge": {"endpoints": ["http://h:1/v1"], "serve": {"model": "m"}}},
+            "judge.serve starts servers of the judge, and judge.endpoints names others",
+        ),
+        (
+            {"judge": {"kind": "rules", "serve": {"model": "m"}}},
+            "judge.kind = 'rules' names others",
+        ),
+        (
+            {"judge": {"api_key_env": "KEY", "serve": {"model": "m"}}},
+            "judge.serve starts servers with a key of the run's own",
+        ),
+        (
+            {"engine": {"kind": "child"}, "cluster": {"kind": "ray"}},
+            "engine.kind = 'child' is a process of this one",
+        ),
         ({"loss": {"clip_low": "none"}}, "clip_low and clip_high go together"),
         ({"optim": {"mini_batches": 1000}}, "optim.mini_batches = 1000 exceeds the 576 rollouts"),
         (
@@ -494,3 +510,17 @@ def test_a_wrong_value_of_ahead_is_told_of_as_any_other():
         config.build(ahead() | {"rollout": {"ahead": "much"}})
     with pytest.raises(ConfigError, match=r"rollout"):
         config.build(ahead() | {"rollout": 1})
+
+
+def test_the_judges_model_is_the_one_that_is_served_unless_it_has_another_name() -> None:
+    assert build(judge={"serve": {"model": "Qwen/Qwen3-4B"}}).judge.model == "Qwen/Qwen3-4B"
+    named = build(judge={"model": "judge", "serve": {"model": "models/qwen"}})
+    assert named.judge.model == "judge"
+
+
+def test_servers_of_the_judge_come_back_from_the_run_as_they_were(tmp_path: Path) -> None:
+    serve = {"model": "m", "count": 2, "gpus_each": 4, "args": {"max_model_len": 16384}}
+    cfg = build(judge={"serve": serve})
+    path = tmp_path / "config.toml"
+    path.write_text(config.to_toml(cfg))
+    assert config.load(path) == cfg

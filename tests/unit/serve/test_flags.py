@@ -5,7 +5,7 @@ import os
 import pytest
 
 from exprl import config
-from exprl.config.scale import SET_BY_EXPRL
+from exprl.config.scale import SET_BY_EXPRL, SET_FOR_JUDGE
 from exprl.errors import ConfigError
 from exprl.serve import flags
 from exprl.serve.flags import choose_transfer, judge_server, policy_server, to_argv
@@ -77,6 +77,15 @@ def test_every_flag_that_a_policy_server_sets_on_a_gpu_is_refused_in_engine_args
     monkeypatch.setattr(flags, "runs_on_cpu", lambda: False)
     set_here = {name.replace("-", "_") for name in policy().flags}
     assert set_here <= SET_BY_EXPRL.keys()
+
+
+def test_every_flag_that_a_judge_server_sets_on_a_gpu_is_refused_in_its_args(monkeypatch):
+    monkeypatch.setattr(flags, "runs_on_cpu", lambda: False)
+    set_here = {name.replace("-", "_") for name in flags.judge_server("m", name="m").flags}
+    assert set_here <= SET_FOR_JUDGE.keys()
+    with pytest.raises(ValueError, match=r"it follows from judge\.serve\.gpus_each"):
+        config.JudgeServe(model="m", args={"tensor-parallel-size": 2})
+    assert config.JudgeServe(model="m", args={"max-model-len": 8192}).args
 
 
 def test_what_exprl_sets_on_a_cpu_alone_is_refused_there(cpu):

@@ -16,6 +16,7 @@ from rich.markup import escape
 from exprl import config
 from exprl.cli.dry_run import stalling, steps
 from exprl.cli.dry_run.model import describe_model, warn_of_template
+from exprl.cli.dry_run.processes import describe_placement, describe_servers
 from exprl.cli.dry_run.references import grade_references
 from exprl.cli.dry_run.server import check_server
 from exprl.data.tokenizer import load_tokenizer, prompt_ids
@@ -71,7 +72,18 @@ def report(cfg: config.Config, sample: int = 0) -> int:
         console.print(line, markup=False)
     console.print(f"computes   {_computation(cfg)}")
     _show_memory(cfg, [*problems, *held_out], tokenizer, console)
-    if cfg.asks_judge:
+    for line in describe_placement(cfg):
+        console.print(f"process    {line}", markup=False)
+    for line in describe_servers(cfg):
+        console.print(f"engine     {escape(line)}", soft_wrap=True)
+    if cfg.asks_judge and cfg.judge.serve:
+        console.print(
+            f"judge      {cfg.judge.serve.model}, which the run starts itself: no grade was asked"
+            " for",
+            markup=False,
+            soft_wrap=True,
+        )
+    elif cfg.asks_judge:
         _ask_judges(cfg, problems, console)
     for line in _check_programs(cfg, problems, held_out):
         console.print(f"sandbox    {line}")
