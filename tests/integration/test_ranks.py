@@ -2,16 +2,21 @@
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from exprl import config
+from exprl.errors import RankError
 from exprl.learn.batch import pack
 from exprl.learn.control import Message, open_team
 from exprl.learn.policy import Policy
@@ -63,12 +68,11 @@ def team(request, tmp_path_factory):
 def model(tmp_path_factory):
     """Saves a small random Qwen3, of sizes that three ranks share unequally.
 
-    Of q_norm, two values, a third rank has none. In 8 bits, 2 and 3 ranks quantize `gate_proj` in
-    the blocks of one process, `q_proj` not at all, and of `down_proj` some ranks their part and
-    others not.
+    In 8 bits, 2 and 3 ranks quantize `gate_proj` in the blocks of one process; of `down_proj` the
+    third of 3 ranks quantizes its part, and the others keep theirs in fp32.
     """
 
-    def make(*, tied=True):
+    def make(*, tied=True, head_dim=8):
         from transformers import Qwen3Config, Qwen3ForCausalLM
 
         torch.manual_seed(0)
@@ -79,7 +83,7 @@ def model(tmp_path_factory):
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
-            head_dim=8,
+            head_dim=head_dim,
             max_position_embeddings=256,
             tie_word_embeddings=tied,
         )
@@ -87,7 +91,7 @@ def model(tmp_path_factory):
         Qwen3ForCausalLM(shape).save_pretrained(folder)
         return folder
 
-    return {"tied": make(), "untied": make(tied=False)}
+    return {"tied": make(), "untied": make(tied=False), "narrow heads": make(head_dim=2)}
 
 
 def configured(tmp_path, path, *overrides):
@@ -162,7 +166,9 @@ def assert_same(stats, expected):
 def assert_close(found, expected, atol=1e-6):
     assert list(found) == list(expected)
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=atol, msg=name)
+        torch.testing.assert_close(
+            found[name], value, rtol=0, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 CASES = {
@@ -203,3 +209,172 @@ def test_ranks_step_as_one_process_does(team, model, tmp_path, alone, case):
             assert_same(stats, wanted)
         assert_close(weights_of(policy), weights)
         assert policy.version == 4
+
+
+def test_a_rank_without_a_micro_batch_or_a_part_of_a_weight_changes_nothing(team, model, tmp_path):
+    """One micro-batch for all ranks; of q_norm, which has 2 values, a third rank holds none."""
+    cfg = configured(tmp_path, model["narrow heads"])
+    minis = batches(lengths=(30,), mini_batches=1)
+    assert [len(mini) for mini in minis] == [1]
+    one = Policy(**policy_arguments(cfg))
+    expected = one.step(minis, cfg.loss)
+    with leading(team, cfg) as policy:
+        assert_same(policy.step(minis, cfg.loss), expected)
+        assert_close(weights_of(policy), weights_of(one))
+        save(policy, tmp_path)
+        policy.load_optimizer(tmp_path, 1)
+
+
+def test_a_non_finite_gradient_skips_the_step_on_every_rank(team, model, tmp_path):
+    cfg = configured(tmp_path, model["tied"], "loss.kl_coef=0")
+    minis = batches(mini_batches=1)
+    huge = dataclasses.replace(minis[0][0], seg_adv=np.full_like(minis[0][0].seg_adv, 3e38))
+    with leading(team, cfg) as policy:
+        before = weights_of(policy)
+        [stats] = policy.step([[huge, *minis[0][1:]]], cfg.loss)
+        assert stats.skipped
+        assert policy.version == 0
+        assert_close(weights_of(policy), before, atol=0)
+        [stats] = policy.step(minis, cfg.loss)
+        assert not stats.skipped
+        assert policy.version == 1
+
+
+def test_who_stops_in_the_middle_of_the_weights_holds_up_no_rank(team, model, tmp_path):
+    cfg = configured(tmp_path, model["tied"])
+    with leading(team, cfg) as policy:
+        walk = policy.weights()
+        name, _ = next(walk)
+        assert next(iter(weights_of(policy))) == name
+        next(policy.weights())
+        policy.step(batches(), cfg.loss)
+
+
+def save(policy, folder):
+    policy.save_model(folder)
+    policy.save_optimizer(folder)
+
+
+# 8-bit moments that are quantized anew, in other blocks, put the next weights off by at most a tenth
+# of the rate.
+SCHEMES = {
+    "adamw": ([], 1e-6),
+    "LoRA": (["lora.rank=4"], 1e-6),
+    "adamw8bit": (["optim.kind=adamw8bit"], 0.1 * 3e-4),
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_checkpoint_goes_on_with_any_number_of_ranks(team, model, tmp_path, scheme):
+    overrides, atol = SCHEMES[scheme]
+    cfg = configured(tmp_path, model["tied"], *overrides)
+    minis, further = batches(), batches(seed=1)
+    folders = [tmp_path / name for name in ("ranks", "alone")]
+    for folder in folders:
+        folder.mkdir()
+    with leading(team, cfg) as policy:
+        policy.step(minis, cfg.loss)
+        save(policy, folders[0])
+        policy.step(further, cfg.loss)
+        through = weights_of(policy)
+    # As many ranks go on exactly, with 8 bits too.
+    with leading(team, cfg, weights=str(folders[0])) as policy:
+        policy.load_optimizer(folders[0], 2)
+        policy.step(further, cfg.loss)
+        assert_close(weights_of(policy), through, atol=0)
+    # One process goes on from what ranks saved, and ranks from what one process saved.
+    one = Policy(**policy_arguments(cfg), weights=str(folders[0]))
+    one.load_optimizer(folders[0], 2)
+    save(one, folders[1])
+    one.step(further, cfg.loss)
+    assert_close(weights_of(one), through, atol)
+    with leading(team, cfg, weights=str(folders[1])) as policy:
+        policy.load_optimizer(folders[1], 2)
+        policy.step(further, cfg.loss)
+        assert_close(weights_of(policy), through, atol)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in folders)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.fixture
+def lonely_follower(model, tmp_path):
+    """A config, and what starts the follower that a run starts, with its processes."""
+    cfg = configured(tmp_path, model["tied"], "loss.kl_coef=0")
+    file = Path(cfg.run_dir) / "config.toml"
+    file.parent.mkdir()
+    file.write_text(config.to_toml(cfg))
+    started = []
+
+    def start(rank, env):
+        log = tmp_path / f"rank-{rank}.log"
+        started.append(Started(["-m", "exprl.run.follower", file], env, log))
+        return started[-1]
+
+    yield cfg, start, started
+    for one in started:
+        one.stop()
+
+
+def test_a_leader_that_loses_a_follower_in_a_step_names_it_and_its_log(lonely_follower):
+    cfg, start, started = lonely_follower
+    with (
+        pytest.raises(RankError, match=r"rank 1 on 127\.0\.0\.1 .*rank-1\.log") as error,
+        open_team(2, "127.0.0.1", start, torch.device("cpu")) as team,
+    ):
+        policy = Leader(team, **policy_arguments(cfg))
+        threading.Timer(0.5, started[0].process.kill).start()
+        for seed in range(10_000):
+            policy.step(batches(seed=seed), cfg.loss)
+    assert "exit code -9" in str(error.value)
+
+
+def test_a_follower_that_cannot_start_ends_the_run_with_what_it_said(lonely_follower):
+    cfg, start, _ = lonely_follower
+    (Path(cfg.run_dir) / "config.toml").write_text("seed = 'none'")
+    with (
+        pytest.raises(RankError, match=r"(?s)ended while it started.*seed"),
+        open_team(2, "127.0.0.1", start, torch.device("cpu")),
+    ):
+        pass
+
+
+LEADER = """
+import sys, time, torch
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from exprl.learn.control import open_team
+from test_ranks import Started
+
+def start(rank, env):
+    return Started(["-m", "exprl.run.follower", sys.argv[2]], env, Path(sys.argv[3]))
+
+with open_team(2, "127.0.0.1", start, torch.device("cpu")) as team:
+    print(team._followers[0].process.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_follower_ends_with_its_leader_however_that_ends(lonely_follower, tmp_path):
+    cfg, *_ = lonely_follower
+    words = [HERE, Path(cfg.run_dir) / "config.toml", tmp_path / "rank-1.log"]
+    leader = subprocess.Popen([sys.executable, "-c", LEADER, *words], stdout=subprocess.PIPE)
+    follower = int(leader.stdout.readline())
+    leader.kill()
+    leader.wait()
+    try:
+        for _ in range(100):
+            if not is_running(follower):
+                return
+            time.sleep(0.1)
+        pytest.fail("the follower runs on after 10 s")
+    finally:
+        if is_running(follower):
+            os.kill(follower, signal.SIGKILL)
+
+
+def is_running(pid):
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False

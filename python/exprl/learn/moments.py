@@ -58,13 +58,16 @@ def to_file(name: str, value: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield name, value
 
 
-def gather(name: str, value: Tensor, cut: Cut) -> Iterator[tuple[str, Tensor]]:
+def gather(name: str, value: Tensor, cut: Cut, *, in_8_bits: bool) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a moment that ranks share, in host memory; for the first rank alone.
 
     Every rank must take all of them, at the same time.
+
+    Args:
+        in_8_bits: whether the optimizer quantizes what it can.
     """
     sizes = [end - start for start, end in zip(cut.bounds, cut.bounds[1:], strict=False)]
-    narrow = [size if is_quantized(size) else 0 for size in sizes]
+    narrow = [size if in_8_bits and is_quantized(size) else 0 for size in sizes]
     wide = [size - less for size, less in zip(sizes, narrow, strict=True)]
     values, none = value, torch.empty(0, device=value.device)
     codes, scale, qmap = none.to(torch.uint8), none, none

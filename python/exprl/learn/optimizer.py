@@ -92,7 +92,10 @@ class Optimizer:
                 if self._shards is None:
                     yield from moments.to_file(f"{name}.{key}", value)
                 elif key in MOMENTS:
-                    yield from moments.gather(f"{name}.{key}", value, self._shards.cut(name))
+                    cut = self._shards.cut(name)
+                    yield from moments.gather(
+                        f"{name}.{key}", value, cut, in_8_bits=self._in_8_bits
+                    )
                 elif self._shards.rank == 0:
                     yield f"{name}.{key}", value
 

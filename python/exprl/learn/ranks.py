@@ -51,7 +51,8 @@ class Leader(Policy):
         """
         self._team = team
         self._walk: Generator[tuple[str, Tensor], None, None] | None = None
-        with team.tell(Message("load", {"weights": weights})):
+        here = str(Path(weights).absolute()) if weights else None
+        with team.tell(Message("load", {"weights": here})):
             super().__init__(*args, weights=weights, sharding=team.sharding, **settings)
 
     def step(self, batches: Sequence[Sequence[TrainBatch]], loss: config.Loss) -> list[UpdateStats]:
@@ -60,7 +61,7 @@ class Leader(Policy):
         cuts = [cut(mini, self._team.world) for mini in batches]
         own, *others = ([shares[rank] for shares in cuts] for rank in range(self._team.world))
         about = {"loss": loss.model_dump(mode="json")}
-        with self._team.tell(*(_with_batches("step", about, share) for share in others)):
+        with self._team.tell(*(with_batches("step", about, share) for share in others)):
             return super().step(own, loss)
 
     def logp(self, batch: Packed, temperature: float | None = None) -> Tensor:
@@ -103,7 +104,7 @@ class Leader(Policy):
     def load_optimizer(self, folder: Path, version: int) -> None:
         """See `Policy.load_optimizer`; every rank reads its part."""
         self._end_walk()
-        about = {"folder": str(folder), "version": version}
+        about = {"folder": str(folder.absolute()), "version": version}
         with self._team.tell(Message("load_optimizer", about)):
             super().load_optimizer(folder, version)
 
@@ -111,7 +112,8 @@ class Leader(Policy):
         walk = super().weights()
         with self._team.tell(Message("weights")):
             try:
-                yield from walk
+                for named in walk:  # noqa: UP028 (`yield from` would end the walk, too)
+                    yield named
             finally:  # whoever takes them may stop before the end, and the followers do not
                 for _ in walk:
                     pass
@@ -141,7 +143,7 @@ def obey(policy: Policy, message: Message) -> None:
     about = message.settings
     match message.name:
         case "step":
-            policy.step(_batches(message), config.Loss.model_validate(about["loss"]))
+            policy.step(batches_of(message), config.Loss.model_validate(about["loss"]))
         case "logp":
             policy.logp(Packed(**message.arrays), about["temperature"])
         case "initial_logp":
@@ -161,7 +163,7 @@ def obey(policy: Policy, message: Message) -> None:
             raise ValueError(f"the leader asks for {name!r}, which a follower does not know")
 
 
-def _with_batches(
+def with_batches(
     name: str, about: Mapping[str, Any], batches: Sequence[Sequence[TrainBatch]]
 ) -> Message:
     """A message with mini-batches of micro-batches: arrays are named MINI.MICRO.FIELD."""
@@ -173,8 +175,8 @@ def _with_batches(
     return Message(name, {**about, "padding": padding}, arrays)
 
 
-def _batches(message: Message) -> list[list[TrainBatch]]:
-    """The mini-batches of `_with_batches`."""
+def batches_of(message: Message) -> list[list[TrainBatch]]:
+    """The mini-batches of `with_batches`."""
     return [
         [
             _train_batch(message.arrays, f"{i}.{j}.", padding=padding)
