@@ -255,8 +255,8 @@ def save(policy, folder):
     policy.save_optimizer(folder)
 
 
-# 8-bit moments that are quantized anew, in other blocks, put the next weights off by at most a tenth
-# of the rate.
+# 8-bit moments that are quantized anew, in other blocks, put the next weights off by a tenth of
+# the rate, at most.
 SCHEMES = {
     "adamw": ([], 1e-6),
     "LoRA": (["lora.rank=4"], 1e-6),
