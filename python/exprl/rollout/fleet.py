@@ -13,7 +13,6 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from exprl import config
@@ -31,7 +30,6 @@ from exprl.rollout.engine import (
 from exprl.rollout.event_loop import EventLoop
 from exprl.rollout.senders import open_sender
 from exprl.rollout.server import (
-    FRESH,
     Endpoints,
     Server,
     ServerFacts,
@@ -40,16 +38,28 @@ from exprl.rollout.server import (
     open_client,
 )
 from exprl.rollout.transfer import Transfer
-from exprl.rollout.vllm_engine import FINISH_REASONS
+from exprl.rollout.vllm_core import Sample, Sampling
+from exprl.rollout.vllm_engine import FINISH_REASONS, make_rollout
+from exprl.rollout.wire import (
+    FRESH,
+    GENERATE,
+    generate_request,
+    logp_request,
+    read_logp,
+    read_sample,
+)
 from exprl.serve.flags import choose_transfer
 from exprl.types import Float32Array, Int32Array, Prompt, Rollout
 
 LOG = logging.getLogger(__name__)
 
-GENERATE = "/inference/v1/generate"
+Request = dict[str, Any]
+Results = queue.SimpleQueue[Rollout | BaseException]
+
 MAX_TRIES = 6
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 5.0
+NOTHING = Sample([], [], None, [])
 HURRY_S = 3.0
 """Longest wait for a lost server that may have come back: all others are waiting, too."""
 
@@ -80,7 +90,8 @@ class Fleet:
             ConfigError: nothing says where a rollout ends.
         """
         self.tokenizer = tokenizer
-        self._model, self._rollout, self._engine = model, rollout, engine
+        self._model, self._rollout = model, rollout
+        self._request_timeout_s = engine.request_timeout_s
         self._stops = list(find_stops(tokenizer, model))
         self._kind = choose_transfer(engine, cpu=not torch.cuda.is_available())
         self._checks: dict[Server, asyncio.Task[bool]] = {}
@@ -116,7 +127,8 @@ class Fleet:
     ) -> Iterator[Rollout]:
         """See Engine.sample."""
         begin = prompt_starts(self.tokenizer, self._model, prompts)
-        return self._generate(begin, n, seed, temperature, max_response_tokens, truncation)
+        how = Sampling(temperature, truncation.top_p, truncation.top_k, truncation.min_p)
+        return self._generate(begin, n, seed, max_response_tokens, how)
 
     def sample_continuations(
         self,
@@ -128,42 +140,20 @@ class Fleet:
     ) -> Iterator[Rollout]:
         """See Engine.sample_continuations."""
         begin = continuation_starts(self.tokenizer, self._model, beginnings)
-        return self._generate(begin, n, seed, temperature, max_response_tokens, config.ALL_TOKENS)
+        whole = config.ALL_TOKENS
+        how = Sampling(temperature, whole.top_p, whole.top_k, whole.min_p)
+        return self._generate(begin, n, seed, max_response_tokens, how)
 
     def _generate(
-        self,
-        begin: Sequence[Start],
-        n: int,
-        seed: int,
-        temperature: float,
-        max_response_tokens: int,
-        truncation: config.Truncation,
+        self, begin: Sequence[Start], n: int, seed: int, max_response_tokens: int, how: Sampling
     ) -> Iterator[Rollout]:
-        groups = [
-            (
-                start,
-                [
-                    {
-                        "token_ids": start.ids,
-                        "sampling_params": {
-                            "temperature": temperature,
-                            "top_p": truncation.top_p,
-                            "top_k": truncation.top_k,
-                            "min_p": truncation.min_p,
-                            # These servers have no tokenizer, and so know no end of a turn.
-                            "stop_token_ids": self._stops,
-                            "max_tokens": max_response_tokens - start.given,
-                            "seed": rollout_seed(seed, start.name, index),
-                            "logprobs": 0,
-                            "detokenize": False,
-                        },
-                    }
-                    for index in range(n)
-                ],
-            )
-            for start in begin
-        ]
-        results: queue.SimpleQueue[Rollout | BaseException] = queue.SimpleQueue()
+        def request(start: Start, index: int) -> Request:
+            own_seed = rollout_seed(seed, start.name, index)
+            room = max_response_tokens - start.given
+            return generate_request(start.ids, room, own_seed, how, self._stops)
+
+        groups = [(start, [request(start, index) for index in range(n)]) for start in begin]
+        results: Results = queue.SimpleQueue()
         sampling = self._loop.submit(self._sample_groups(groups, results))
         try:
             for _ in range(n * len(begin)):
@@ -176,8 +166,8 @@ class Fleet:
 
     async def _sample_groups(
         self,
-        groups: Sequence[tuple[Start, list[dict[str, Any]]]],
-        results: queue.SimpleQueue[Rollout | BaseException],
+        groups: Sequence[tuple[Start, list[Request]]],
+        results: Results,
     ) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -195,9 +185,9 @@ class Fleet:
     async def _sample_group(
         self,
         start: Start,
-        requests: list[dict[str, Any]],
+        requests: list[Request],
         seats: Seats,
-        results: queue.SimpleQueue[Rollout | BaseException],
+        results: Results,
     ) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -210,19 +200,16 @@ class Fleet:
         self,
         start: Start,
         index: int,
-        request: dict[str, Any],
+        request: Request,
         seats: Seats,
-        results: queue.SimpleQueue[Rollout | BaseException],
+        results: Results,
     ) -> None:
         """Have one rollout sampled; after MAX_TRIES it is a failed one, and no error."""
-        rollout = _failed(start, index)
+        sample = NOTHING
         for attempt in range(MAX_TRIES):
             server = seats.server(index)
             try:
-                answer = await server.post(
-                    GENERATE, request, timeout_s=self._engine.request_timeout_s
-                )
-                rollout = self._read(start, index, answer["choices"][0])
+                sample = await self._ask(server, request)
                 break
             except TransientError as error:
                 await self._lose_if_dead(server, str(error))
@@ -233,41 +220,17 @@ class Fleet:
                 await asyncio.sleep(_delay_s(attempt))
                 seats.move(index)
         seats.leave(index)
-        self._tokens += len(rollout.token_ids)
-        results.put(rollout)
+        self._tokens += len(sample.token_ids)
+        results.put(make_rollout(start, index, sample))
 
-    def _read(self, start: Start, index: int, choice: dict[str, Any]) -> Rollout:
-        """The rollout of an answer.
-
-        Raises:
-            TransientError: the server ended it, as it does when it is told to end itself.
-        """
-        finish = FINISH_REASONS.get(choice["finish_reason"])
-        if finish is None:
-            raise TransientError(f"a rollout ended with {choice['finish_reason']!r}")
-        tokens = np.array(choice["token_ids"] or (), dtype=np.int32)
-        content = (choice["logprobs"] or {}).get("content") or ()
-        if len(content) != len(tokens) or len(tokens) == 0:
-            finish = "failed"
-        return Rollout(
-            problem_id=start.name,
-            index=index,
-            prompt_ids=np.array(start.ids, dtype=np.int32),
-            token_ids=tokens,
-            generator_logp=np.array([at["logprob"] for at in content], dtype=np.float32),
-            finish_reason=finish,
-            versions=self._read_versions(choice["weight_versions"] or (), len(tokens)),
-            opening=start.opening,
-        )
-
-    def _read_versions(self, spans: Iterable[dict[str, Any]], n: int) -> Int32Array:
-        """The version [n] that sampled each token, from the server's spans."""
+    async def _ask(self, server: Server, request: Request) -> Sample:
+        """A sample; TransientError also where the server ended it, as one does that is to end."""
+        answer = await server.post(GENERATE, request, timeout_s=self._request_timeout_s)
         first = self.policy_version if self._first_version is None else self._first_version
-        versions = np.full(n, NO_POLICY, dtype=np.int32)
-        for span in spans:
-            version = first if span["version"] == FRESH else int(span["version"])
-            versions[span["start"] : span["end"]] = version
-        return versions
+        sample = read_sample(answer, first)
+        if sample.finish_reason not in FINISH_REASONS:
+            raise TransientError(f"{server.url} ended a rollout with {sample.finish_reason!r}")
+        return sample
 
     async def _lose_if_dead(self, server: Server, why: str) -> None:
         """Ask whether the server lives: once, though all its rollouts fail together."""
@@ -293,8 +256,7 @@ class Fleet:
         return [logp for logp in found if logp is not None]
 
     async def _logp(self, server: Server, token_ids: Int32Array) -> Float32Array | None:
-        params = {"temperature": 0, "max_tokens": 1, "prompt_logprobs": 0, "detokenize": False}
-        request = {"token_ids": token_ids.tolist(), "sampling_params": params}
+        request = logp_request(token_ids)
         for attempt in range(MAX_TRIES):
             try:
                 answer = await server.post(GENERATE, request)
@@ -302,8 +264,7 @@ class Fleet:
                 why = str(error)
                 await asyncio.sleep(_delay_s(attempt))
                 continue
-            pairs = zip(answer["prompt_logprobs"][1:], token_ids[1:].tolist(), strict=True)
-            return np.array([at[str(t)]["logprob"] for at, t in pairs], dtype=np.float32)
+            return read_logp(answer, token_ids)
         self._balance.lose(server, why)
         return None
 
@@ -419,19 +380,6 @@ class Fleet:
 async def _make_balance(room: int) -> Balance:
     """On the event loop, to which its locks belong."""
     return Balance(room)
-
-
-def _failed(start: Start, index: int) -> Rollout:
-    return Rollout(
-        problem_id=start.name,
-        index=index,
-        prompt_ids=np.array(start.ids, dtype=np.int32),
-        token_ids=np.empty(0, dtype=np.int32),
-        generator_logp=np.empty(0, dtype=np.float32),
-        finish_reason="failed",
-        versions=np.empty(0, dtype=np.int32),
-        opening=start.opening,
-    )
 
 
 def _delay_s(attempt: int) -> float:

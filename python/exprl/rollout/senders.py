@@ -26,6 +26,8 @@ Kind = Literal["nccl", "gloo", "files"]
 Bucket = Sequence[tuple[str, Tensor]]
 
 SHARED_MEMORY = Path("/dev/shm")
+PREFIX = "exprl-weights-"
+"""Of the files of weights; host and process id of the trainer follow."""
 NCCL_BUFFER_BYTES = 2**30
 
 
@@ -91,6 +93,15 @@ class FilesSender:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: list[Path] = []
+        self._prefix = f"{PREFIX}{socket.gethostname()}-"
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Delete what processes of this machine left that were killed while they sent."""
+        for path in self._folder.glob(f"{self._prefix}*-*.safetensors"):
+            pid = path.name.removeprefix(self._prefix).partition("-")[0]
+            if pid.isdigit() and not Path("/proc", pid).exists():
+                path.unlink(missing_ok=True)
 
     def meet(self, urls: Sequence[str], world_size: int) -> None:
         """Files need no group."""
@@ -110,7 +121,9 @@ class FilesSender:
         tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in bucket}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(".safetensors", "exprl-weights-", self._folder)
+            handle, name = tempfile.mkstemp(
+                ".safetensors", f"{self._prefix}{os.getpid()}-", self._folder
+            )
             os.close(handle)
             path = Path(name)
             self._files.append(path)

@@ -18,6 +18,7 @@ import httpx
 
 from exprl import config
 from exprl.errors import ConfigError, EngineError
+from exprl.rollout.wire import FRESH
 
 SUPPORTED_VLLM = "0.32."
 """What a version of vLLM begins with whose servers are known to work."""
@@ -27,8 +28,6 @@ CONTROL_TIMEOUT_S = 60.0
 HEALTH_TRIES = 3
 HEALTH_PAUSE_S = 0.5
 LONGEST_QUOTE = 400
-FRESH = "default"
-"""Weight version that a server names until it is given weights."""
 # Both sides close idle connections after 5 s by default, and a request may cross such an end.
 KEEPALIVE_S = 1.0
 PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}

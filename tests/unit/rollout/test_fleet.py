@@ -2,6 +2,10 @@
 
 import gc
 import logging
+import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -345,6 +349,26 @@ def test_all_servers_get_all_weights_under_a_pause_and_no_file_stays(
             assert "mode=keep" in server.pauses[0] and "clear_cache=true" in server.pauses[0]
         assert not (tmp_path / "w").exists() or not list((tmp_path / "w").iterdir())
         assert fleet.stats().pause_s >= fleet.stats().send_s > 0
+
+
+def test_what_a_killed_run_left_of_its_weights_is_deleted(opened, tmp_path):
+    folder = tmp_path / "w"
+    folder.mkdir()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left, used, elsewhere = (
+        folder / f"exprl-weights-{host}-{pid}-x.safetensors"
+        for host, pid in (
+            (socket.gethostname(), ended.pid),
+            (socket.gethostname(), os.getpid()),
+            ("another", ended.pid),
+        )
+    )
+    for path in (left, used, elsewhere):
+        path.touch()
+    with running(PolicyServer()) as servers:
+        opened(*servers)
+    assert not left.exists() and used.exists() and elsewhere.exists()
 
 
 def test_rollouts_in_flight_wait_for_the_update_and_name_their_versions(opened):
