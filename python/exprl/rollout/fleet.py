@@ -1,15 +1,9 @@
-"""Servers of the policy as one engine: sampling, retries, lost servers, new weights.
-
-A problem's rollouts go to one server, whose prefix cache then holds their prompt once. Each rollout
-has a seed of its own, so that one that is asked again, here or elsewhere, comes out the same.
-"""
+"""Servers of the policy as one engine: who belongs to it, and which weights they hold."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import queue
-import random
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -18,16 +12,10 @@ import torch
 from exprl import config
 from exprl.data.turns import find_stops
 from exprl.errors import EngineError
-from exprl.rollout.balance import Balance, Seats
-from exprl.rollout.engine import (
-    NO_POLICY,
-    EngineStats,
-    Start,
-    continuation_starts,
-    prompt_starts,
-    rollout_seed,
-)
+from exprl.rollout.balance import Balance
+from exprl.rollout.engine import NO_POLICY, EngineStats, continuation_starts, prompt_starts
 from exprl.rollout.event_loop import EventLoop
+from exprl.rollout.sampler import Sampler
 from exprl.rollout.senders import open_sender
 from exprl.rollout.server import (
     Endpoints,
@@ -38,37 +26,19 @@ from exprl.rollout.server import (
     open_client,
 )
 from exprl.rollout.transfer import Transfer
-from exprl.rollout.vllm_core import Sample, Sampling
-from exprl.rollout.vllm_engine import FINISH_REASONS, make_rollout
-from exprl.rollout.wire import (
-    FRESH,
-    GENERATE,
-    generate_request,
-    logp_request,
-    read_logp,
-    read_sample,
-)
+from exprl.rollout.vllm_core import Sampling
+from exprl.rollout.wire import FRESH
 from exprl.serve.flags import choose_transfer
 from exprl.types import Float32Array, Int32Array, Prompt, Rollout
 
 LOG = logging.getLogger(__name__)
 
-Request = dict[str, Any]
-Results = queue.SimpleQueue[Rollout | BaseException]
-
-MAX_TRIES = 6
-FIRST_DELAY_S = 0.2
-LONGEST_DELAY_S = 5.0
-NOTHING = Sample([], [], None, [])
 HURRY_S = 3.0
 """Longest wait for a lost server that may have come back: all others are waiting, too."""
 
 
 class Fleet:
-    """An engine of vLLM servers. Several threads may sample at once.
-
-    policy_version: NO_POLICY where the servers were not started on the weights that were asked for.
-    """
+    """An engine of vLLM servers. Several threads may sample at once."""
 
     def __init__(
         self,
@@ -91,21 +61,17 @@ class Fleet:
         """
         self.tokenizer = tokenizer
         self._model, self._rollout = model, rollout
-        self._request_timeout_s = engine.request_timeout_s
-        self._stops = list(find_stops(tokenizer, model))
         self._kind = choose_transfer(engine, cpu=not torch.cuda.is_available())
-        self._checks: dict[Server, asyncio.Task[bool]] = {}
-        self._first_version: int | None = None
         self._joining: list[str] = []
         self._stuck: set[str] = set()
-        self._retried = self._tokens = 0
         self._pause_s = self._send_s = 0.0
-        self._loop = EventLoop("exprl-fleet")
+        stops = find_stops(tokenizer, model)
+        sender = open_sender(self._kind, engine)
+        self._loop = loop = EventLoop("exprl-fleet")
         self._client = open_client(endpoints.token)
-        self._balance = self._loop.run(_make_balance(rollout.max_num_seqs))
-        self._transfer = Transfer(
-            self._loop, open_sender(self._kind, engine), engine.sync_timeout_s
-        )
+        self._balance = loop.run(_make_balance(rollout.max_num_seqs))
+        self._sampler = Sampler(loop, self._balance, stops, engine.request_timeout_s)
+        self._transfer = Transfer(loop, sender, engine.sync_timeout_s)
         try:
             facts = self._loop.run(self._look_at_all(endpoints.urls))
         except BaseException:
@@ -115,6 +81,18 @@ class Fleet:
         self._loop.run(self._settle({}))
         fresh = all(fact.holds(weights) for fact in facts.values())
         self.policy_version = 0 if fresh else NO_POLICY
+
+    @property
+    def policy_version(self) -> int:
+        """Of the weights that the servers sample with; NO_POLICY = they may be any.
+
+        Whoever opened the servers on other weights than version 0 sets it before the first update.
+        """
+        return self._policy_version
+
+    @policy_version.setter
+    def policy_version(self, version: int) -> None:
+        self._policy_version = self._sampler.first_version = version
 
     def sample(
         self,
@@ -128,7 +106,7 @@ class Fleet:
         """See Engine.sample."""
         begin = prompt_starts(self.tokenizer, self._model, prompts)
         how = Sampling(temperature, truncation.top_p, truncation.top_k, truncation.min_p)
-        return self._generate(begin, n, seed, max_response_tokens, how)
+        return self._sampler.sample(begin, n, seed, max_response_tokens, how)
 
     def sample_continuations(
         self,
@@ -142,108 +120,7 @@ class Fleet:
         begin = continuation_starts(self.tokenizer, self._model, beginnings)
         whole = config.ALL_TOKENS
         how = Sampling(temperature, whole.top_p, whole.top_k, whole.min_p)
-        return self._generate(begin, n, seed, max_response_tokens, how)
-
-    def _generate(
-        self, begin: Sequence[Start], n: int, seed: int, max_response_tokens: int, how: Sampling
-    ) -> Iterator[Rollout]:
-        def request(start: Start, index: int) -> Request:
-            own_seed = rollout_seed(seed, start.name, index)
-            room = max_response_tokens - start.given
-            return generate_request(start.ids, room, own_seed, how, self._stops)
-
-        groups = [(start, [request(start, index) for index in range(n)]) for start in begin]
-        results: Results = queue.SimpleQueue()
-        sampling = self._loop.submit(self._sample_groups(groups, results))
-        try:
-            for _ in range(n * len(begin)):
-                result = results.get()
-                if isinstance(result, BaseException):
-                    raise result
-                yield result
-        finally:
-            sampling.cancel()  # the caller left early, or the servers failed
-
-    async def _sample_groups(
-        self,
-        groups: Sequence[tuple[Start, list[Request]]],
-        results: Results,
-    ) -> None:
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for start, requests in groups:
-                    seats = await self._balance.seat(len(requests))
-                    tasks.create_task(self._sample_group(start, requests, seats, results))
-        except asyncio.CancelledError:
-            results.put(EngineError("the engine was closed while it sampled"))
-            raise
-        except BaseExceptionGroup as errors:
-            results.put(_first_of(errors))
-        except Exception as error:
-            results.put(error)
-
-    async def _sample_group(
-        self,
-        start: Start,
-        requests: list[Request],
-        seats: Seats,
-        results: Results,
-    ) -> None:
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for index, request in enumerate(requests):
-                    tasks.create_task(self._sample_one(start, index, request, seats, results))
-        finally:
-            seats.leave_all()
-
-    async def _sample_one(
-        self,
-        start: Start,
-        index: int,
-        request: Request,
-        seats: Seats,
-        results: Results,
-    ) -> None:
-        """Have one rollout sampled; after MAX_TRIES it is a failed one, and no error."""
-        sample = NOTHING
-        for attempt in range(MAX_TRIES):
-            server = seats.server(index)
-            try:
-                sample = await self._ask(server, request)
-                break
-            except TransientError as error:
-                await self._lose_if_dead(server, str(error))
-                if attempt == MAX_TRIES - 1:
-                    LOG.warning("a rollout failed %d times, the last time: %s", MAX_TRIES, error)
-                    break
-                self._retried += 1
-                await asyncio.sleep(_delay_s(attempt))
-                seats.move(index)
-        seats.leave(index)
-        self._tokens += len(sample.token_ids)
-        results.put(make_rollout(start, index, sample))
-
-    async def _ask(self, server: Server, request: Request) -> Sample:
-        """A sample; TransientError also where the server ended it, as one does that is to end."""
-        answer = await server.post(GENERATE, request, timeout_s=self._request_timeout_s)
-        first = self.policy_version if self._first_version is None else self._first_version
-        sample = read_sample(answer, first)
-        if sample.finish_reason not in FINISH_REASONS:
-            raise TransientError(f"{server.url} ended a rollout with {sample.finish_reason!r}")
-        return sample
-
-    async def _lose_if_dead(self, server: Server, why: str) -> None:
-        """Ask whether the server lives: once, though all its rollouts fail together."""
-        if server not in self._balance.live:
-            return
-        check = self._checks.get(server)
-        if check is None:
-            check = asyncio.ensure_future(server.is_alive())
-            self._checks[server] = check
-        alive = await asyncio.shield(check)
-        self._checks.pop(server, None)
-        if not alive:
-            self._balance.lose(server, why)
+        return self._sampler.sample(begin, n, seed, max_response_tokens, how)
 
     def logp(self, token_ids: Int32Array) -> Sequence[Float32Array]:
         """See Engine.logp: what each server says. A server that cannot is lost."""
@@ -251,22 +128,9 @@ class Fleet:
 
     async def _logp_of_all(self, token_ids: Int32Array) -> list[Float32Array]:
         servers = list(self._balance.live)
-        found = await asyncio.gather(*(self._logp(server, token_ids) for server in servers))
+        found = await asyncio.gather(*(self._sampler.logp(server, token_ids) for server in servers))
         self._balance.choose()  # raises where none is left
         return [logp for logp in found if logp is not None]
-
-    async def _logp(self, server: Server, token_ids: Int32Array) -> Float32Array | None:
-        request = logp_request(token_ids)
-        for attempt in range(MAX_TRIES):
-            try:
-                answer = await server.post(GENERATE, request)
-            except TransientError as error:
-                why = str(error)
-                await asyncio.sleep(_delay_s(attempt))
-                continue
-            return read_logp(answer, token_ids)
-        self._balance.lose(server, why)
-        return None
 
     def load_weights(self, weights: Iterable[tuple[str, Any]], version: int) -> None:
         """See Engine.load_weights. Servers that come back, or are new, are given them, too.
@@ -277,14 +141,12 @@ class Fleet:
         """
         if iter(weights) is weights:
             raise TypeError("load_weights walks the weights again if an update fails: pass a view")
-        if self._first_version is None:
-            self._first_version = self.policy_version
         self._worlds |= self._loop.run(self._find_joiners())
         update = self._transfer.update(self._worlds, weights, version)
         self._pause_s += update.pause_s
         self._send_s += update.send_s
         self._loop.run(self._settle(update.failed))
-        self.policy_version = version
+        self._policy_version = version
 
     async def _find_joiners(self) -> dict[Server, int]:
         """Servers that may be sampled from after an update, and their worker processes."""
@@ -341,7 +203,8 @@ class Fleet:
 
     def lose(self, url: str, why: str = "its process ended") -> None:
         """Sample no more from this server; its rollouts are asked of others."""
-        self._loop.run(self._lose(url.rstrip("/"), f"{url}: {why}"))
+        if self._loop.is_open:
+            self._loop.run(self._lose(url.rstrip("/"), f"{url}: {why}"))
 
     async def _lose(self, url: str, why: str) -> None:
         for server in [s for s in self._balance.live if s.url == url]:
@@ -355,11 +218,11 @@ class Fleet:
     def stats(self) -> EngineStats:
         """See Engine.stats."""
         return EngineStats(
-            retried=self._retried,
+            retried=self._sampler.retried,
             lost=self._balance.losses,
             pause_s=self._pause_s,
             send_s=self._send_s,
-            tokens=self._tokens,
+            tokens=self._sampler.tokens,
             busy_s=self._balance.busy_s(),
         )
 
@@ -380,14 +243,3 @@ class Fleet:
 async def _make_balance(room: int) -> Balance:
     """On the event loop, to which its locks belong."""
     return Balance(room)
-
-
-def _delay_s(attempt: int) -> float:
-    """Twice as long each time, and never the same for all rollouts."""
-    return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0**attempt) * random.uniform(0.5, 1.0)
-
-
-def _first_of(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

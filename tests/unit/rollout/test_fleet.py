@@ -17,9 +17,8 @@ from policy_servers import CONTROL, PolicyServer, running
 from exprl import config
 from exprl.data.tokenizer import load_tokenizer
 from exprl.errors import ConfigError, EngineError
-from exprl.rollout import fleet as fleets
+from exprl.rollout import sampler, transfer, wire
 from exprl.rollout import server as servers_module
-from exprl.rollout import transfer
 from exprl.rollout.engine import NO_POLICY
 from exprl.rollout.fleet import Fleet
 from exprl.rollout.server import Endpoints, find_endpoints
@@ -28,7 +27,7 @@ from exprl.types import Message, Prompt
 BASE = "examples/division/base"
 MODEL = config.Model(path=BASE, dtype="float32")
 PROMPTS = [Prompt(f"p{i}", (Message("user", f"{3 + i})17="),)) for i in range(6)]
-GENERATE = fleets.GENERATE
+GENERATE = wire.GENERATE
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def tokenizer():
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch):
     """The same waits, shorter."""
-    monkeypatch.setattr(fleets, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(sampler, "FIRST_DELAY_S", 0.01)
     monkeypatch.setattr(servers_module, "HEALTH_PAUSE_S", 0.01)
 
 
@@ -142,7 +141,7 @@ def test_a_request_without_an_answer_in_time_is_asked_again(opened):
 
 def test_a_rollout_that_fails_each_time_is_a_failed_rollout_and_no_error(opened):
     with running(PolicyServer()) as (server,):
-        server.fail(GENERATE, *[500] * fleets.MAX_TRIES)
+        server.fail(GENERATE, *[500] * sampler.MAX_TRIES)
         [rollout] = opened(server).sample(PROMPTS[:1], 1, 5, 0.7, 96)
         assert rollout.finish_reason == "failed" and len(rollout.token_ids) == 0
 
