@@ -261,6 +261,7 @@ def memory_setup(
         needs_initial=cfg.needs_initial_policy,
         # On a GPU an engine in another process has one of its own.
         needs_engine=cfg.needs_engine and (not gpu or cfg.engine.kind == "process"),
+        ranks=cfg.ranks.count,
     )
 
 

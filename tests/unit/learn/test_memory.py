@@ -219,6 +219,35 @@ def test_qwen3_4b_fits_80_gb_with_8_bit_moments_and_far_less_with_an_adapter(sha
     assert predict(shapes_4b, adapter, 80 * 10**9).peak <= 45 * GIB
 
 
+def test_ranks_share_weights_moments_and_gradients(shapes_4b):
+    alone, eight = (recipe(engine=None, offload=False, ranks=ranks) for ranks in (1, 8))
+    kept, shared = (parts(setup, shapes_4b, "backward") for setup in (alone, eight))
+    for part in ("moments", "gradients"):
+        assert shared[part] == pytest.approx(kept[part] / 8, rel=1e-6)
+    masters = kept["fp32 masters"]
+    assert shared["weights"] + shared["fp32 masters"] == pytest.approx(masters / 8, rel=1e-6)
+    assert shared["activations"] == kept["activations"]
+    # The embedding, which is the head, and two of 36 layers, in bf16.
+    assert shared["gathered weights"] == pytest.approx(2 * (389e6 + 2 / 36 * 3.63e9), rel=0.01)
+
+
+def test_eight_ranks_train_8b_where_one_process_cannot():
+    shapes = Shapes.of(qwen3(4096, 12288, 36, 32, 8, 151936))
+    setup = recipe(engine=None, offload=False)
+    assert predict(shapes, setup, 80 * 10**9).peak > 120 * GIB
+    shared = recipe(engine=None, offload=False, ranks=8)
+    assert predict(shapes, shared, 80 * 10**9).peak < 60 * GIB
+
+
+def test_every_rank_has_a_whole_adapter(shapes_4b):
+    adapter = {"engine": None, "offload": False, "lora_rank": 32}
+    alone, eight = (recipe(ranks=ranks, **adapter) for ranks in (1, 8))
+    kept, shared = (parts(setup, shapes_4b, "backward") for setup in (alone, eight))
+    assert shared["moments"] == kept["moments"]
+    assert shared["gradients"] == kept["gradients"]
+    assert shared["weights"] < kept["weights"] / 5
+
+
 def test_what_fits_is_not_warned_of(small):
     where = fit.Machine("card", 80 * 10**9)
     assert fit.check(small, recipe(), where, ignore=False) is None

@@ -91,6 +91,7 @@ def setup_of(
     longest: int,
     needs_initial: bool,
     needs_engine: bool,
+    ranks: int = 1,
 ) -> Setup:
     """The settings of a run that its memory depends on.
 
@@ -98,7 +99,9 @@ def setup_of(
         model_type: of the model's transformers config.
         gpu: for a GPU, whether or not this machine has one.
         longest: tokens of the longest prompt with its response.
-        needs_initial, needs_engine: as `Config.needs_initial_policy` and `Config.needs_engine` say.
+        needs_initial: as `Config.needs_initial_policy` says.
+        needs_engine: whether one computes where the trainer does.
+        ranks: trainer processes.
     """
     kernels = gpu and fused.choose(model.fused, model_type, torch.device("cuda"))
     targets = lora.targets
@@ -114,6 +117,7 @@ def setup_of(
         needs_initial=needs_initial,
         offload_initial=model.offload_initial,
         offload=model.offload,
+        ranks=ranks,
         lora_rank=lora.rank,
         lora_targets=None if isinstance(targets, str) else targets,
         engine=rollout.engine if needs_engine else None,

@@ -76,15 +76,16 @@ def predict(
         quick: guess the activations from the layers' sizes, good to a factor of two.
     """
     kept = _trainer(shapes, setup)
-    initial = {"initial policy": setup.torch_dtype.itemsize * shapes.total}
+    initial = {"initial policy": setup.torch_dtype.itemsize * shapes.total // setup.ranks}
     initial = initial if setup.needs_initial and not setup.lora_rank else {}
-    comes_and_goes = setup.gpu and setup.offload_initial
+    comes_and_goes = setup.gpu and setup.offload_initial and setup.ranks == 1
     resident = kept if comes_and_goes else kept | initial
     away = setup.gpu and setup.offload
     beside = _engine(shapes, setup, card, awake=False)
     body, guesses = _body(shapes, setup, quick)
     teaches = initial if setup.objective == "reverse_kl" else {}
-    gradients = {"gradients": FP32 * _trainable(shapes, setup)}
+    gradients = {"gradients": FP32 * _trainable(shapes, setup) // setup.parts}
+    gathered, reduced = _gathered(shapes, setup)
     phases: dict[Phase, dict[str, int]] = {"load": resident | beside}
     if setup.engine:
         phases["sampling"] = ({} if away else resident) | _engine(shapes, setup, card, awake=True)
@@ -97,15 +98,16 @@ def predict(
             kept
             | initial
             | beside
+            | gathered
             | {
                 "activations": body.inference + _merged(shapes, setup),
                 "head": head.inference(shapes, setup),
             }
         )
     layers, moments = _backward(shapes, setup, body)
-    alive = resident | teaches | gradients | beside | {"activations": layers}
+    alive = resident | teaches | gradients | beside | gathered | {"activations": layers}
     phases["loss"] = alive | {"head": head.training(shapes, setup)}
-    phases["backward"] = resident | teaches | gradients | beside | moments
+    phases["backward"] = resident | teaches | gradients | beside | gathered | reduced | moments
     phases["optimizer step"] = (
         resident | gradients | beside | {"temporaries": _step_temporaries(shapes, setup)}
     )
@@ -131,12 +133,33 @@ def _trainer(shapes: Shapes, setup: Setup) -> dict[str, int]:
     """What lives as long as the trainer is where it computes."""
     narrow = setup.torch_dtype.itemsize
     sizes = _trainable_sizes(shapes, setup)
-    own = setup.lora_rank or narrow == FP32  # fp32 values are their own masters
-    return {
-        "weights": narrow * shapes.total + (FP32 * sum(sizes) if setup.lora_rank else 0),
-        "fp32 masters": 0 if own else FP32 * sum(sizes),
-        "moments": optimizer_bytes(sizes, setup.optimizer),
-    }
+    if setup.lora_rank:
+        weights, masters = narrow * shapes.total // setup.ranks + FP32 * sum(sizes), 0
+    elif setup.ranks > 1:  # the parts are the masters
+        weights, masters = FP32 * shapes.total // setup.ranks, 0
+    else:
+        # fp32 values are their own masters
+        weights, masters = narrow * shapes.total, 0 if narrow == FP32 else FP32 * sum(sizes)
+    moments = optimizer_bytes(sizes, setup.optimizer) // setup.parts
+    return {"weights": weights, "fp32 masters": masters, "moments": moments}
+
+
+def _gathered(shapes: Shapes, setup: Setup) -> tuple[dict[str, int], dict[str, int]]:
+    """What a rank holds of the others' weights while it computes, and of gradients on their way.
+
+    Embedding and head stay gathered from the forward to the end of the backward; of the layers the
+    one that computes, and the next. Gradients are added up over the ranks in fp32.
+    """
+    if setup.ranks == 1:
+        return {}, {}
+    outside = shapes.vocab * shapes.hidden * (1 if shapes.tied else 2)
+    layer = (shapes.total - outside) // shapes.layers
+    models = 2 if setup.objective == "reverse_kl" and not setup.lora_rank else 1
+    narrow = setup.torch_dtype.itemsize
+    gathered = {"gathered weights": narrow * (models * outside + 2 * layer)}
+    if setup.lora_rank:
+        return gathered, {}
+    return gathered, {"gradients on their way": FP32 * max(outside, layer) + narrow * layer}
 
 
 def _sizes(shapes: Shapes) -> list[int]:

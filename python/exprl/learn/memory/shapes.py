@@ -77,6 +77,7 @@ class Setup:
     fused: the layers use fused RMSNorm, RoPE and gated MLP.
     needs_initial: a frozen initial policy is kept (loss.kl_coef > 0, or a teacher).
     offload: the trainer lies in host memory while the engine samples.
+    ranks: trainer processes that share the weights (ranks.count).
     lora_rank: 0 = all weights are trained. lora_targets: ends of names of the linear layers.
     engine: None where nothing is sampled in this process.
     engine_share: of the card, for vLLM while it samples (rollout.gpu_memory_utilization).
@@ -94,6 +95,7 @@ class Setup:
     needs_initial: bool = False
     offload_initial: bool = True
     offload: bool = False
+    ranks: int = 1
     lora_rank: int = 0
     lora_targets: Sequence[str] | None = None
     engine: Literal["vllm", "transformers"] | None = None
@@ -104,6 +106,11 @@ class Setup:
     def tokens(self) -> int:
         """Tokens of the largest micro-batch that can come."""
         return max(self.micro_batch_tokens, self.longest)
+
+    @property
+    def parts(self) -> int:
+        """In how many parts what learns is cut; every rank has a whole adapter."""
+        return 1 if self.lora_rank else self.ranks
 
     @property
     def torch_dtype(self) -> torch.dtype:
