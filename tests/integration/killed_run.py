@@ -1,6 +1,8 @@
 """Runs `exprl train ...` and dies by SIGKILL at a named place of a given step.
 
-python killed_run.py PLACE STEP CONFIG [KEY=VALUE ...]      PLACE: sample, judge, save, never
+python killed_run.py PLACE STEP CONFIG [KEY=VALUE ...]      PLACE: sample, judge, train, save, never
+
+The step is the last one that was begun. `sample` needs the engine in this process.
 """
 
 import os
@@ -46,6 +48,12 @@ def finish(self, progress, original=scorer.Scorer.finish):
     return original(self, note)
 
 
+def step(*args, original=policy.Policy.step):
+    """Dies when the step is sampled and not learned from."""
+    die_at("train")
+    return original(*args)
+
+
 def save_file(*args, original=policy.save_file):
     """Dies when the model is on disk and the optimizer is not."""
     die_at("save")
@@ -55,6 +63,7 @@ def save_file(*args, original=policy.save_file):
 mixture.draw_problems = draw_problems
 vllm_engine.VllmEngine.sample = sample
 scorer.Scorer.finish = finish
+policy.Policy.step = step
 policy.save_file = save_file
 sys.argv = ["exprl", "train", *sys.argv[3:]]
 cli.main()

@@ -29,7 +29,10 @@ TRAFFIC = (
     "sync/pause",
     "sync/send",
     "rollout/tokens_per_s",
+    "bubble",
 )
+# Steps in flight share the judge, whose counters are those of a stretch of time.
+OF_ALL_STEPS = ("judge/retries", "judge/re", "judge/truncated", "judge/readout")
 
 
 def start(repo, run_dir, place="never", step=0, **change):
@@ -63,10 +66,11 @@ def ended(process):
     return process.returncode, output
 
 
-def learned(run_dir):
+def learned(run_dir, *, ahead=False):
     """All that the run computed: metrics, rollouts, weights, optimizer."""
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    rows = [{k: v for k, v in row.items() if not k.startswith(TRAFFIC)} for row in rows]
+    left_out = (*TRAFFIC, *OF_ALL_STEPS) if ahead else TRAFFIC
+    rows = [{k: v for k, v in row.items() if not k.startswith(left_out)} for row in rows]
     folder = run_dir / "checkpoints" / f"step-{STEPS:05d}"
     files = {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     rollouts = {p.name: p.read_bytes() for p in (run_dir / "rollouts").iterdir()}
@@ -108,6 +112,28 @@ def test_an_adapter_that_was_killed_while_saving_equals_an_uninterrupted_one(rep
         "adapter_model.safetensors",
         "optimizer.safetensors",
     } <= files.keys()
+
+
+def test_a_run_killed_with_steps_in_flight_equals_an_uninterrupted_one(repo, tmp_path):
+    """In each place another step is sampled or judged beside the one that dies."""
+    ahead = {
+        "engine.kind": "child",
+        "rollout.ahead": 1,
+        "rollout.in_flight": "false",
+    }
+    assert ended(start(repo, tmp_path / "through", **ahead))[0] == 0
+    for place, step in (("judge", 3), ("train", 4)):
+        code, output = ended(start(repo, tmp_path / "killed", place, step, **ahead))
+        assert code == -signal.SIGKILL, output
+    code, output = ended(start(repo, tmp_path / "killed", **ahead))
+    assert code == 0, output
+
+    rows, files, rollouts = learned(tmp_path / "through", ahead=True)
+    killed_rows, killed_files, killed_rollouts = learned(tmp_path / "killed", ahead=True)
+    assert killed_rows == rows
+    assert [row["lag/max"] for row in rows] == [0.0, 2.0, 2.0, 2.0]
+    assert killed_rollouts == rollouts
+    assert killed_files == files
 
 
 def test_ctrl_c_finishes_the_step_saves_and_exits_with_130(repo, tmp_path):

@@ -175,6 +175,8 @@ def find_alarms(
         ),
     ):
         value = _value(rows[-1], metric)
+        if name == "logp_gap" and _value(rows[-1], "lag/max") > 0:
+            continue  # an older policy sampled: the gap is what has been learned since, too
         if limit is not None and value > limit:
             yield Alarm(name, value, limit, message.format(value=value, limit=limit), remedy)
 

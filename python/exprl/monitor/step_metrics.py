@@ -300,7 +300,7 @@ class Clock:
         busy = self._seconds.get("train", 0.0) + self._engines * sampling
         row = {f"time/{name}_s": value for name, value in self._seconds.items()}
         return row | {
-            **({"time/engine_idle_s": step - sampling} if self._engines else {}),
+            **({"time/engine_idle_s": max(0.0, step - sampling)} if self._engines else {}),
             "time/step_s": step,
-            "bubble": 1.0 - busy / (1 + self._engines) / step,
+            "bubble": max(0.0, 1.0 - busy / (1 + self._engines) / step),
         }

@@ -64,6 +64,13 @@ def test_a_value_past_its_limit_raises_its_alarm_with_value_and_remedy(metric, v
         assert names([QUIET | {metric: nothing}]) == []
 
 
+def test_a_gap_to_tokens_of_an_older_policy_is_what_was_learned_since():
+    """Sampling ahead with everything right shows 0.03 to 0.05; the probe proves the weights."""
+    row = QUIET | {"sync/logp_gap": 0.06}
+    assert names([row | {"lag/max": 2.0}]) == []
+    assert names([row | {"lag/max": 0.0}]) == names([row | {"lag/max": None}]) == ["logp_gap"]
+
+
 @pytest.mark.parametrize(
     ("advantage", "expected"),
     [
