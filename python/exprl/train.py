@@ -23,7 +23,7 @@ from exprl.monitor.alarms import Watch
 from exprl.monitor.metrics_log import MetricsLog, read_metrics
 from exprl.monitor.progress import Progress
 from exprl.monitor.rollout_file import RolloutWriter
-from exprl.monitor.step_metrics import Clock, count_since, engine_row, lag_row, step_row
+from exprl.monitor.step_metrics import Clock, lag_row, step_row
 from exprl.reward.missing import commonest_reason
 from exprl.rollout.ahead import Ahead, StepSampler
 from exprl.rollout.engine import EngineStats
@@ -102,8 +102,9 @@ def train(
             # The step is done from here on, whatever happens to its report.
             number = parts.first_step + state.step
             state.count(scored, updates)
-            row |= measure(cfg, parts, state, data, updates, before, clock)
-            before = count_work(parts)
+            now = count_work(parts)
+            row |= measure(cfg, parts, state, data, updates, before, now, clock)
+            before = now
             flags, alarms = watch.add(row, commonest_reason(scored))
             log.write(number, row | flags)
             if cfg.logging.save_rollouts and scored:
@@ -249,15 +250,17 @@ def measure(
     data: StepData,
     updates: Sequence[UpdateStats],
     before: Work,
+    now: Work,
     clock: Clock,
 ) -> dict[str, float]:
     """The metrics of a finished step.
 
     Args:
-        before: the work counted at the end of the step before. With rollout.ahead what was done
-            for later steps since then counts too.
+        before, now: the work counted at the end of the step before, and of this one. With
+            rollout.ahead what was done for later steps in between counts too.
     """
-    judged = count_since(before.judge, parts.judges)
+    judged = now.judge.since(before.judge) if now.judge and before.judge else None
+    served = now.engine.since(before.engine).row() if now.engine and before.engine else {}
     return (
         step_row(
             data.scored,
@@ -270,7 +273,7 @@ def measure(
         )
         | data.row()
         | (parts.probe.row() if parts.probe else {})
-        | engine_row(before.engine, parts.engine)
+        | served
         | clock.row()
     )
 

@@ -10,13 +10,11 @@ from typing import get_args
 
 import numpy as np
 
-from exprl.judge import Judge, JudgeStats
+from exprl.judge import JudgeStats
 from exprl.learn.batch import find_recent
 from exprl.learn.loss import LossStats
 from exprl.learn.policy import UpdateStats
 from exprl.monitor import text_signs
-from exprl.reward.judges import Judges
-from exprl.rollout.engine import Engine, EngineStats
 from exprl.run.checkpoint import RunState
 from exprl.steps import StepRule, split_text
 from exprl.types import Example, Problem, Scored
@@ -94,19 +92,6 @@ def lag_row(
         "lag/mixed_rate": _mean([v.min() != v.max() for v in versions]),
         "lag/masked": sum(old),
     }
-
-
-def count_since(before: JudgeStats | None, judge: Judge | Judges | None) -> JudgeStats | None:
-    """What a judge has counted since `before`, with the latencies of that time."""
-    if before is None or judge is None:
-        return None
-    return judge.stats().since(before)
-
-
-def engine_row(before: EngineStats | None, engine: Engine | None) -> dict[str, float]:
-    """What an engine of servers has counted since `before`; nothing for one without servers."""
-    now = engine.stats() if engine else None
-    return now.since(before).row() if now and before else {}
 
 
 def _rewards(scored: Sequence[Scored]) -> dict[str, float]:
