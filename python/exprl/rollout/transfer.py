@@ -32,6 +32,8 @@ BUCKET_BYTES = 512 * 2**20
 ATTEMPTS = 3
 """At the second one that fails, the servers that failed it are left out of the third."""
 
+SOON_S = 5.0
+
 Call = Callable[[Server, float], Awaitable[Any]]
 
 
@@ -253,11 +255,23 @@ async def _pause(server: Server, timeout_s: float) -> None:
     # The caches hold keys and values of the old weights. vLLM's docstring says that clear_cache
     # does nothing with mode=keep; it does, and running requests are computed anew.
     params = {"mode": "keep", "clear_cache": "true"}
-    await server.post("/pause", params=params, timeout_s=timeout_s)
+    await _twice(lambda: server.post("/pause", params=params, timeout_s=timeout_s))
 
 
 async def _resume(server: Server, timeout_s: float) -> None:
-    await server.post("/resume", timeout_s=timeout_s)
+    await _twice(lambda: server.post("/resume", timeout_s=timeout_s))
+
+
+async def _twice(call: Callable[[], Awaitable[Any]]) -> None:
+    """For calls that do no harm twice: a fault of a moment does not lose a server."""
+    began = time.monotonic()
+    try:
+        await call()
+    except TransientError:
+        if time.monotonic() - began > SOON_S:
+            raise  # one that does not answer has kept the others waiting for long enough
+        await asyncio.sleep(SOON_S / 10)
+        await call()
 
 
 async def _start(server: Server, timeout_s: float) -> None:
