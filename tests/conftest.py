@@ -39,7 +39,12 @@ if not HAS_GPU:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip `gpu` tests, saying why, on a machine without a GPU."""
+    """Skip `gpu` tests, saying why, on a machine without a GPU; those of a group come first.
+
+    pytest-xdist gives each worker one stretch of the tests and takes from its end what another
+    does, so that a group which stands first stays on one worker, and starts its server once.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
     if HAS_GPU:
         return
     for item in items:

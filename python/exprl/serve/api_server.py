@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PR_SET_PDEATHSIG = 1
+PARENT_PID = "EXPRL_PARENT_PID"
+"""Environment variable in which each process that a server starts finds its parent's id."""
 GRACE_S = 4
 """Seconds in which vLLM may end as it likes, once its parent is gone."""
 EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -43,6 +45,9 @@ def die_with_parent() -> None:
     """Have the kernel end this process when the one that started it ends (prctl(2))."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != int(os.environ[PARENT_PID]):  # it ended before
+        os._exit(1)
+    os.environ[PARENT_PID] = str(os.getpid())
 
 
 if __name__ == "__mp_main__":  # a child of the server, or a child's child
@@ -53,6 +58,7 @@ logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
 def main(words: Sequence[str]) -> int:
     """Serve until the end; returns the exit code: 0 after a signal, else 1."""
+    os.environ[PARENT_PID] = str(os.getpid())
     split = words.index("--")
     role, with_parent = words[0], "--with-parent" in words[:split]
     # stdout is for the one line; whatever vLLM and its children print goes to stderr.
