@@ -66,6 +66,11 @@ def report(cfg: config.Config, sample: int = 0) -> int:
         f" {rollouts} rollouts, {cfg.optim.mini_batches} optimizer step(s)"
         + (f"; up to {cfg.rollout.redraw} problems more" if cfg.rollout.redraw else "")
     )
+    if cfg.rollout.ahead:
+        console.print(
+            f"ahead      {cfg.rollout.ahead} step(s): tokens are up to"
+            f" {cfg.rollout.ahead * cfg.optim.mini_batches} optimizer steps old"
+        )
     if cfg.lora.rank:
         console.print(f"lora       {_lora(cfg)}")
     for line in describe_model(cfg, tokenizer, problems[0].prompt):
@@ -159,6 +164,18 @@ def _check_programs(
         )
 
 
+def _unread_of_ahead(cfg: config.Config) -> Iterator[tuple[str, str]]:
+    """Settings of sampling ahead that change nothing, and why."""
+    ahead, max_lag = cfg.rollout.ahead, cfg.rollout.max_lag
+    lag = ahead * cfg.optim.mini_batches
+    if not ahead:
+        yield "rollout.in_flight", "rollout.ahead = 0"
+        yield "rollout.max_lag", "rollout.ahead = 0"
+    elif max_lag is not None and max_lag >= lag:
+        why = f"with rollout.ahead = {ahead} no token is more than {lag} updates old"
+        yield "rollout.max_lag", why
+
+
 def warnings(cfg: config.Config) -> Iterator[str]:
     """Settings that have no effect, or that speak against each other."""
     changed = _changed(cfg)
@@ -178,6 +195,8 @@ def warnings(cfg: config.Config) -> Iterator[str]:
         yield from ignored("judge.fault_", 'judge.kind = "server"')
     if cfg.advantage.kind != "delta":
         yield from ignored("advantage.single_segment", 'only advantage.kind = "delta" looks at it')
+    for key, why in _unread_of_ahead(cfg):
+        yield from ignored(key, why)
     if cfg.eval.data is None:
         yield from ignored("eval.", "eval.data is not set")
     if cfg.rollout.engine == "transformers":
