@@ -262,6 +262,8 @@ def measure_gpus(layout: str, ahead: int, options: argparse.Namespace, folder: P
             "model.path": options.model,
             "model.dtype": "bfloat16",
             "model.gradient_checkpointing": True,
+            "optim.kind": "adamw8bit",
+            "optim.lr": 1e-6,
             "ranks.count": trainers,
             "engine.kind": "servers",
             "engine.count": engines,
