@@ -10,10 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from exprl.cluster import keeper
-from exprl.cluster.placement import Machine, Need, place
+from exprl.cluster.placement import LOOPBACK, Machine, Need, place
 from exprl.cluster.processes import TAIL_LINES
-
-HOST = "127.0.0.1"
 
 
 class LocalCluster:
@@ -25,7 +23,7 @@ class LocalCluster:
         self._gpus = visible_gpus()
         self._logs = logs
         self._processes: list[LocalProcess] = []
-        self.seats = place(needs, [Machine(HOST, len(self._gpus))])
+        self.seats = place(needs, [Machine(LOOPBACK, len(self._gpus))])
 
     def start(self, name: str, argv: Sequence[str], env: Mapping[str, str]) -> LocalProcess:
         """Start a process on its seat."""
@@ -33,7 +31,7 @@ class LocalCluster:
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
         log = self._logs / f"{name}.log"
         process = LocalProcess(
-            name, argv, {**os.environ, **visible, **env}, log, HOST, self._grace_s
+            name, argv, {**os.environ, **visible, **env}, log, LOOPBACK, self._grace_s
         )
         self._processes.append(process)
         return process

@@ -31,6 +31,8 @@ class Need:
         return self.role in ("rank", "child")
 
 
+LOOPBACK = "127.0.0.1"
+"""The host of everything that runs on this machine alone."""
 LEADER = "rank-0"
 """The process that the user started; it trains."""
 
@@ -47,16 +49,18 @@ class Machine:
 class Seat:
     """Where a process runs.
 
-    gpus: which of the GPUs that the run sees on that machine, counted from 0; empty on a CPU.
+    gpus: which of the GPUs that the run sees on that machine, counted from 0; empty on a CPU. On
+        machines of Ray only their number counts, as Ray chooses.
     """
 
     host: str
     gpus: tuple[int, ...]
 
     def describe(self) -> str:
-        """Such as `GPU 1, 2 of 10.0.0.7`."""
-        on = f"GPU {', '.join(map(str, self.gpus))}" if self.gpus else "the CPUs"
-        return f"{on} of {self.host}"
+        """Such as `GPU 1, 2 of this machine`, or `2 GPUs of 10.0.0.7`."""
+        here = self.host == LOOPBACK
+        which = f"GPU {', '.join(map(str, self.gpus))}" if here else _gpus(len(self.gpus))
+        return f"{which if self.gpus else 'the CPUs'} of {_name(self.host)}"
 
 
 def list_needs(
@@ -168,7 +172,7 @@ def _no_room(
     need: Need, free: int, needs: Sequence[Need], machines: Sequence[Machine]
 ) -> ConfigError:
     leads = need.name == LEADER
-    where = f"this process's machine, {machines[0].host}," if leads else "one machine"
+    where = f"this process's machine, {_name(machines[0].host)}," if leads else "one machine"
     return ConfigError(
         f"{need.name} wants {_gpus(need.gpus)} of {where} and {free} {_are(free)} free there"
         f" ({_machines(machines)}; {'; '.join(_shares(needs))}). Lower these numbers"
@@ -193,7 +197,11 @@ def _shares(needs: Sequence[Need]) -> list[str]:
 
 
 def _machines(machines: Sequence[Machine]) -> str:
-    return ", ".join(f"{machine.host}: {machine.gpus}" for machine in machines)
+    return ", ".join(f"{_name(machine.host)}: {machine.gpus}" for machine in machines)
+
+
+def _name(host: str) -> str:
+    return "this machine" if host == LOOPBACK else host
 
 
 def _gpus(count: int) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ RESERVE_S = 60.0
 """Longest wait for GPUs that the cluster has, and that others may be using."""
 LOST = -1
 """What stands for the exit code of a process whose actor is gone."""
+REACH_S = 10.0
 CALL_S = 30.0
 """Longest wait for an actor's answer; one that is silent for longer is lost."""
 AUTH_MODE = "RAY_AUTH_MODE"
@@ -246,9 +248,12 @@ def _join(address: str) -> tuple[Any, bool]:
         ) from None
     if ray.is_initialized():
         return ray, False
+    # vLLM may have imported it before the mode was set, which Ray reads once.
+    ray._raylet.Config.initialize("")
     try:
+        _reach(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ray.exceptions.RayError) as error:
+    except (OSError, ray.exceptions.RayError) as error:  # a ConnectionError, too
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"cluster.address = {address!r}: no Ray cluster could be joined ({reason}). Start one:"
@@ -257,6 +262,13 @@ def _join(address: str) -> tuple[Any, bool]:
     if wanted is None:
         _check_token(ray)
     return ray, True
+
+
+def _reach(address: str) -> None:
+    """Raise an OSError where nothing listens at HOST:PORT: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
 
 
 def _check_token(ray: Any) -> None:

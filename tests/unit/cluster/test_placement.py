@@ -90,7 +90,7 @@ def test_the_refusal_counts_what_each_part_of_the_run_wants() -> None:
     with pytest.raises(ConfigError) as refused:
         place(needs, [Machine("127.0.0.1", 8)])
     said = str(refused.value)
-    assert "the run wants 10 GPUs, and there are 8 (127.0.0.1: 8)" in said
+    assert "the run wants 10 GPUs, and there are 8 (this machine: 8)" in said
     assert "2 for the trainer (ranks.count = 2)" in said
     assert "4 for servers of the policy (engine.count = 2 x engine.gpus_each = 2)" in said
     assert "4 for servers of the judge (judge.serve.count = 1 x judge.serve.gpus_each = 4)" in said
@@ -115,3 +115,9 @@ def test_without_a_gpu_everything_runs_on_cpus_and_servers_take_turns() -> None:
 def test_nothing_is_needed_beside_the_trainer_where_servers_run_already() -> None:
     engine = config.Engine(kind="servers", urls=("http://10.0.0.2:8000",))
     assert list_needs(config.Ranks(), engine, None) == (Need("rank", 0, 1),)
+
+
+def test_a_seat_names_its_gpus_where_it_is_this_machine_that_chooses() -> None:
+    assert Seat("127.0.0.1", (1, 2)).describe() == "GPU 1, 2 of this machine"
+    assert Seat("10.0.0.7", (1, 2)).describe() == "2 GPUs of 10.0.0.7"
+    assert Seat("127.0.0.1", ()).describe() == "the CPUs of this machine"
