@@ -16,7 +16,7 @@ from rich.markup import escape
 from exprl import config
 from exprl.cli.dry_run import stalling, steps
 from exprl.cli.dry_run.model import describe_model, warn_of_template
-from exprl.cli.dry_run.processes import describe_placement, describe_servers
+from exprl.cli.dry_run.processes import describe_placement, describe_servers, unread_settings
 from exprl.cli.dry_run.references import grade_references
 from exprl.cli.dry_run.server import check_server
 from exprl.data.tokenizer import load_tokenizer, prompt_ids
@@ -195,7 +195,7 @@ def warnings(cfg: config.Config) -> Iterator[str]:
         yield from ignored("judge.fault_", 'judge.kind = "server"')
     if cfg.advantage.kind != "delta":
         yield from ignored("advantage.single_segment", 'only advantage.kind = "delta" looks at it')
-    for key, why in _unread_of_ahead(cfg):
+    for key, why in (*_unread_of_ahead(cfg), *unread_settings(cfg)):
         yield from ignored(key, why)
     if cfg.eval.data is None:
         yield from ignored("eval.", "eval.data is not set")

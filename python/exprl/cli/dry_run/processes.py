@@ -46,6 +46,20 @@ def describe_servers(cfg: config.Config) -> Iterator[str]:
         yield from asyncio.run(_ask_all(cfg))
 
 
+def unread_settings(cfg: config.Config) -> Iterator[tuple[str, str]]:
+    """Keys of [engine] and [cluster] that this run does not read, each with why."""
+    if cfg.engine.kind != "servers":
+        of_servers = ("count", "gpus_each", "transfer", "sync_timeout_s", "request_timeout_s")
+        for key in (*of_servers, "args"):
+            yield f"engine.{key}", f"engine.kind = {cfg.engine.kind!r} has no servers"
+    elif cfg.engine.urls:
+        yield "engine.count", "engine.urls names servers that run already"
+    if len(needs_of(cfg)) == 1:
+        yield "cluster.", "the run starts no process beside its own"
+    elif cfg.cluster.kind == "local":
+        yield "cluster.address", "cluster.kind = 'local' starts everything on this machine"
+
+
 async def _ask_all(cfg: config.Config) -> list[str]:
     endpoints = find_endpoints(cfg.engine)
     async with open_client(endpoints.token) as client:
