@@ -40,6 +40,8 @@ def serve(
 ) -> None:
     """Serve the policy, or the judge, of a config with vLLM, until Ctrl-C.
 
+    A run starts the servers of its own machines by itself; this is for all others.
+
     Example: exprl serve configs/division_process.toml --port 8100
 
     Example: exprl serve run.toml --role judge --model Qwen/Qwen3-4B-Instruct-2507 --port 8001

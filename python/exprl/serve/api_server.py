@@ -86,8 +86,13 @@ def main(words: Sequence[str]) -> int:
         return 1
     args.port = listener.getsockname()[1]
     threading.Thread(target=announce, args=(role, args, line), daemon=True).start()
-    with asyncio.Runner(loop_factory=_loop) as runner:
-        return runner.run(serve(args, listener))
+    try:
+        with asyncio.Runner(loop_factory=_loop) as runner:
+            return runner.run(serve(args, listener))
+    except Exception as error:  # vLLM raises what it likes
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:600]
+        print(f"exprl: vLLM did not serve {args.model}: {said}", file=sys.stderr)
+        return 1
 
 
 def _loop() -> asyncio.AbstractEventLoop:
