@@ -211,9 +211,12 @@ def test_ranks_step_as_one_process_does(team, model, tmp_path, alone, case):
         assert policy.version == 4
 
 
-def test_a_rank_without_a_micro_batch_or_a_part_of_a_weight_changes_nothing(team, model, tmp_path):
+@pytest.mark.parametrize("case", ["KL", "SFT"])
+def test_a_rank_without_a_micro_batch_or_a_part_of_a_weight_changes_nothing(
+    team, model, tmp_path, case
+):
     """One micro-batch for all ranks; of q_norm, which has 2 values, a third rank holds none."""
-    cfg = configured(tmp_path, model["narrow heads"])
+    cfg = configured(tmp_path, model["narrow heads"], *CASES[case])
     minis = batches(lengths=(30,), mini_batches=1)
     assert [len(mini) for mini in minis] == [1]
     one = Policy(**policy_arguments(cfg))
