@@ -77,7 +77,8 @@ class Model(Section):
     )
     offload_initial: bool = Field(
         True,
-        description="keep the initial policy in host memory and bring it to the GPU once per step",
+        description="keep the initial policy in host memory and bring it to the GPU once per step;"
+        " several ranks (ranks.count) keep their parts of it on their GPUs instead",
     )
     chat_template: str | None = Field(
         None, description="Jinja file with a chat template, for tokenizers that have none"
