@@ -39,10 +39,20 @@ def build(tmp_path="d", **sections):
             {"engine": {"kind": "servers", "count": 2, "urls": ["http://10.0.0.7:8000"]}},
             "engine.count has no effect: engine.urls names servers that run already",
         ),
+        (
+            {"engine": {"kind": "servers", "transfer_dir": "/w"}},
+            "engine.transfer_dir has no effect: engine.transfer = 'auto' needs no folder",
+        ),
+        (
+            {"engine": {"kind": "servers", "transfer": "nccl"}},
+            "this machine has no GPU: a run that is started here stops",
+        ),
+        ({"engine": {"kind": "servers", "transfer": "files", "transfer_dir": "/w"}}, None),
         ({"engine": {"kind": "servers", "count": 2}}, None),
     ],
 )
-def test_settings_of_processes_that_change_nothing_are_named(sections, ignored):
+def test_settings_of_processes_that_change_nothing_are_named(sections, ignored, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     told = [t for t in warnings(build(**sections)) if t.startswith(("engine.", "cluster."))]
     assert [ignored in text for text in told] == ([True] if ignored else [])
 

@@ -16,7 +16,12 @@ from rich.markup import escape
 from exprl import config
 from exprl.cli.dry_run import stalling, steps
 from exprl.cli.dry_run.model import describe_model, warn_of_template
-from exprl.cli.dry_run.processes import describe_placement, describe_servers, unread_settings
+from exprl.cli.dry_run.processes import (
+    describe_placement,
+    describe_servers,
+    unread_settings,
+    warn_of_transfer,
+)
 from exprl.cli.dry_run.references import grade_references
 from exprl.cli.dry_run.server import check_server
 from exprl.data.tokenizer import load_tokenizer, prompt_ids
@@ -197,6 +202,7 @@ def warnings(cfg: config.Config) -> Iterator[str]:
         yield from ignored("advantage.single_segment", 'only advantage.kind = "delta" looks at it')
     for key, why in (*_unread_of_ahead(cfg), *unread_settings(cfg)):
         yield from ignored(key, why)
+    yield from warn_of_transfer(cfg)
     if cfg.eval.data is None:
         yield from ignored("eval.", "eval.data is not set")
     if cfg.rollout.engine == "transformers":

@@ -50,14 +50,26 @@ def unread_settings(cfg: config.Config) -> Iterator[tuple[str, str]]:
     """Keys of [engine] and [cluster] that this run does not read, each with why."""
     if cfg.engine.kind != "servers":
         of_servers = ("count", "gpus_each", "transfer", "sync_timeout_s", "request_timeout_s")
-        for key in (*of_servers, "args"):
+        for key in (*of_servers, "transfer_dir", "args"):
             yield f"engine.{key}", f"engine.kind = {cfg.engine.kind!r} has no servers"
     elif cfg.engine.urls:
         yield "engine.count", "engine.urls names servers that run already"
+    if cfg.engine.kind == "servers" and cfg.engine.transfer != "files":
+        yield "engine.transfer_dir", f"engine.transfer = {cfg.engine.transfer!r} needs no folder"
     if len(needs_of(cfg)) == 1:
         yield "cluster.", "the run starts no process beside its own"
     elif cfg.cluster.kind == "local":
         yield "cluster.address", "cluster.kind = 'local' starts everything on this machine"
+
+
+def warn_of_transfer(cfg: config.Config) -> Iterator[str]:
+    """Whether this machine can send weights as engine.transfer says."""
+    engine = cfg.engine
+    if engine.kind == "servers" and engine.transfer == "nccl" and not torch.cuda.is_available():
+        yield (
+            "engine.transfer = 'nccl' sends weights from GPU to GPU, and this machine has no GPU: a"
+            " run that is started here stops with an error; 'auto' takes what the machine has"
+        )
 
 
 async def _ask_all(cfg: config.Config) -> list[str]:
