@@ -53,6 +53,8 @@ def run_training(
 
     Raises:
         ConfigError, DataError: the settings, or the rows of the data, do not fit.
+        ProcessError: a server or a rank that the run starts did not come up.
+        RankError: a rank was lost; the next call goes on after the last checkpoint.
         JudgeError, EngineError, NumericsError: the run cannot go on; see `train`.
     """
     console = None if show_progress else Console(quiet=True)

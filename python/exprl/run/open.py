@@ -89,6 +89,7 @@ def open_run(
     Raises:
         ConfigError: settings or files do not fit; DataError: the rows do not.
         EngineError: the engine did not start.
+        ProcessError: a server or a rank that the run starts did not come up.
     """
     run_dir = Path(cfg.run_dir)
     with ExitStack() as stack:
