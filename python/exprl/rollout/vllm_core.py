@@ -84,7 +84,8 @@ class VllmCore:
             stop_token_ids=self._stops,
             max_tokens=max_tokens,
             seed=seed,
-            logprobs=0,
+            logprobs=0,  # of the sampled token alone: one number for each
+            flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -159,11 +160,9 @@ def _read(output: Any) -> Sample:
     if output.prompt_logprobs is not None:
         pairs = zip(output.prompt_logprobs[1:], output.prompt_token_ids[1:], strict=True)
         return Sample([], [at[token].logprob for at, token in pairs], out.finish_reason, [])
-    # A request that failed may come with fewer log-probs than tokens, or with none.
-    pairs = zip(out.logprobs or (), out.token_ids, strict=False)
     return Sample(
         list(out.token_ids),
-        [at[token].logprob for at, token in pairs],
+        list(out.logprobs.logprobs) if out.logprobs else [],
         out.finish_reason,
         [(int(span.version), span.end - span.start) for span in out.weight_versions or ()],
     )
