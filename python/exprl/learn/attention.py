@@ -169,10 +169,9 @@ def packed_attention(
     if flash:
         return _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window)
     runs = [(length, len(list(run))) for length, run in itertools.groupby(sequence_lengths)]
-    if len(runs) == 1:  # nothing to cut, and no copies of it
-        [(_, count)] = runs
+    if len(runs) == 1:  # nothing to cut, and so nothing to copy
         q, k, v = query[0], key[0], value[0]
-        return _run(count, q, k, v, scaling, sliding_window, softcap)[None], None
+        return _run(runs[0][1], q, k, v, scaling, sliding_window, softcap)[None], None
     sizes = [length * count for length, count in runs]
     parts = zip(runs, *(t[0].split(sizes, dim=1) for t in (query, key, value)), strict=True)
     outputs = [
