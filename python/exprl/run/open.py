@@ -181,7 +181,10 @@ def _start_engine(
         return None, None
     probe = open_probe(problems, tokenizer, cfg.model, cfg.rollout)
     if engine is None:
-        note(announce_engine(cfg.rollout, weights))
+        if cfg.engine.kind != "servers":
+            note(announce_engine(cfg.rollout, weights))
+        elif cfg.engine.urls:  # of those that the run starts, its crew has told
+            note(f"samples from {', '.join(cfg.engine.urls)}")
         engine = _open_engine(cfg, tokenizer, weights, crew)
         if engine.policy_version != NO_POLICY:
             engine.policy_version = state.policy_version
