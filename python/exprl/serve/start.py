@@ -11,11 +11,14 @@ from typing import NoReturn
 from exprl.errors import ConfigError
 from exprl.serve.flags import Server, to_argv
 from exprl.serve.middleware import TOKEN_VARIABLE
-from exprl.serve.reach import check_reach
+from exprl.serve.reach import check_reach, is_loopback
 
 MODULE = "exprl.serve.api_server"
 _OF_VLLM = ("VLLM_API_KEY",)
 """Variables that would have vLLM ask for a second token on some of the paths."""
+
+_WITHIN = {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+"""Variables with which engine and workers, too, talk to each other over loopback."""
 
 
 def become_server(server: Server, host: str, port: int, *, with_parent: bool) -> NoReturn:
@@ -41,10 +44,11 @@ def become_server(server: Server, host: str, port: int, *, with_parent: bool) ->
     own = [server.role, *(["--with-parent"] if with_parent else []), "--"]
     # -P: what lies in the working directory does not shadow a package.
     command = [sys.executable, "-P", "-m", MODULE, *own, *to_argv(flags)]
-    os.execve(sys.executable, command, environment(server, os.environ))
+    os.execve(sys.executable, command, environment(server, host, os.environ))
 
 
-def environment(server: Server, users: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a server, from that of the user."""
+def environment(server: Server, host: str, users: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a server that listens on `host`, from that of the user."""
     kept = {name: value for name, value in users.items() if name not in _OF_VLLM}
-    return {**server.usual, **kept, **server.fixed}
+    within = _WITHIN if is_loopback(host) else {}
+    return {**server.usual, **within, **kept, **server.fixed}

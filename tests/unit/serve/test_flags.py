@@ -1,7 +1,5 @@
 """The flags and the environment of vLLM's server."""
 
-import os
-
 import pytest
 
 from exprl import config
@@ -104,9 +102,10 @@ def test_the_users_environment_wins_but_for_what_must_be(cpu):
         "VLLM_API_KEY": "other",
         "HOME": "/h",
     }
-    found = environment(server, users)
+    found = environment(server, "127.0.0.1", users)
     assert (found["VLLM_LOGGING_LEVEL"], found["HOME"]) == ("INFO", "/h")
     assert found["VLLM_SERVER_DEV_MODE"] == "1"
     assert "VLLM_API_KEY" not in found
     assert ("OMP_NUM_THREADS" in found) == cpu
-    assert "EXPRL_TOKEN" not in environment(server, os.environ)
+    assert found["GLOO_SOCKET_IFNAME"] == "lo"
+    assert "GLOO_SOCKET_IFNAME" not in environment(server, "10.0.0.7", users)
