@@ -22,7 +22,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -138,7 +138,9 @@ class Team:
             while not self._busy and follower.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.05)
             follower.stop()
-        _leave()
+        # Groups whose other end is gone may refuse to be closed; that is known already.
+        with suppress(RuntimeError) if self._lost else nullcontext():
+            _leave()
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -352,6 +354,9 @@ def _await(store: TCPStore, followers: Sequence[Follower]) -> None:
 def _meet(store: Store, rank: int, world: int, device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(0)  # a rank sees its own GPU alone, or takes the first
+        if rank == 0:
+            # torch's own watch over NCCL would end the leader before it can say what was lost.
+            os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
         store=PrefixStore("ranks", store),
