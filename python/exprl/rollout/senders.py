@@ -73,7 +73,9 @@ def open_sender(kind: Kind, engine: config.Engine) -> Sender:
         case "files":
             return FilesSender(Path(engine.transfer_dir) if engine.transfer_dir else SHARED_MEMORY)
         case "gloo":
-            return GlooSender(engine.sync_timeout_s)
+            # Less than an update has: who waits for a member that hangs can take part in the next
+            # attempt.
+            return GlooSender(engine.sync_timeout_s / 2)
         case "nccl":
             return NcclSender()
 

@@ -182,7 +182,7 @@ class Transfer:
             UpdateError: as soon as a server or the work fails, or time is up.
         """
         calls = self._loop.submit(_gather(servers, call, self._left_s(), stop_early=True))
-        done = _start_thread(work)
+        done = start_thread(work)
         waiting: set[concurrent.futures.Future[Any]] = {calls, done}
         while waiting:
             finished, waiting = concurrent.futures.wait(
@@ -236,14 +236,16 @@ async def _gather(
     return failed
 
 
-def _start_thread(work: Callable[[], None]) -> concurrent.futures.Future[None]:
+def start_thread(work: Callable[[], None]) -> concurrent.futures.Future[None]:
+    """Run `work` on a daemon thread; an exception of it holds nothing that it worked with."""
     future: concurrent.futures.Future[None] = concurrent.futures.Future()
 
     def run() -> None:
         try:
             work()
         except BaseException as error:
-            future.set_exception(error)
+            # Its traceback would keep the group, and so leave the others waiting for this one.
+            future.set_exception(error.with_traceback(None))
         else:
             future.set_result(None)
 

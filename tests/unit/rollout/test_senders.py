@@ -2,6 +2,8 @@
 
 import dataclasses
 import inspect
+import threading
+import weakref
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from exprl import config
 from exprl.errors import EngineError
 from exprl.rollout import senders
-from exprl.rollout.transfer import buckets
+from exprl.rollout.transfer import buckets, start_thread
 
 BUCKET = [("a", torch.zeros(2, 3, dtype=torch.bfloat16)), ("b", torch.zeros(4))]
 
@@ -93,3 +95,17 @@ def test_a_full_folder_is_named(tmp_path):
     sender = senders.open_sender("files", config.Engine(transfer_dir=str(tmp_path / "file" / "x")))
     with pytest.raises(EngineError, match=r"name another folder in engine\.transfer_dir"):
         sender.prepare(BUCKET)
+
+
+def test_a_thread_that_failed_holds_nothing_that_it_worked_with():
+    """Else a group that broke would stay open, and its other members would wait."""
+    groups = []
+
+    def work():
+        group = threading.Event()
+        groups.append(weakref.ref(group))
+        raise OSError("the network is gone")
+
+    future = start_thread(work)
+    assert str(future.exception()) == "the network is gone"
+    assert groups[0]() is None
