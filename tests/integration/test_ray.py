@@ -16,7 +16,7 @@ import pytest
 
 from exprl import config
 from exprl.cluster.placement import Need
-from exprl.cluster.processes import open_cluster, wait_for_line
+from exprl.cluster.processes import open_cluster, wait_for_lines
 from exprl.errors import ConfigError, ProcessError
 
 pytestmark = [
@@ -53,12 +53,12 @@ import sys, time
 from pathlib import Path
 from exprl import config
 from exprl.cluster.placement import Need
-from exprl.cluster.processes import open_cluster, wait_for_line
+from exprl.cluster.processes import open_cluster, wait_for_lines
 section = config.Cluster(kind="ray", address=sys.argv[1])
 needs = [Need("rank", 0, 1), Need("policy", 0, 1)]
 cluster = open_cluster(section, needs, Path(sys.argv[2]))
 server = cluster.start("policy-0", ["-S", "-c", sys.argv[3]], {})
-print(wait_for_line(server), flush=True)
+print(wait_for_lines([server])[0], flush=True)
 time.sleep(600)
 """
 
@@ -108,7 +108,7 @@ def cluster(address, tmp_path_factory):
 
 def test_a_process_has_a_gpu_of_its_own_and_the_leader_sees_another(cluster):
     server = cluster.start("policy-0", ["-S", "-c", PAIR], {"EXPRL_TOKEN": "s3cret"})
-    *pids, gpu = wait_for_line(server).split()
+    *pids, gpu = wait_for_lines([server])[0].split()
     assert {gpu, os.environ["CUDA_VISIBLE_DEVICES"]} == {"0", "1"}
     assert server.host == cluster.seats["policy-0"].host
     assert server.poll() is None
@@ -122,19 +122,19 @@ def test_a_killed_actor_takes_everything_with_it_and_the_seat_is_free_again(clus
     import ray
 
     server = cluster.start("policy-0", ["-S", "-c", PAIR], {})
-    *pids, _ = wait_for_line(server).split()
+    *pids, _ = wait_for_lines([server])[0].split()
     ray.kill(server._actor)
     assert gone([int(pid) for pid in pids])
     assert server.poll() is not None
     again = cluster.start("policy-0", ["-c", "print('up'); input()"], {})
-    assert wait_for_line(again) == "up"
+    assert wait_for_lines([again])[0] == "up"
     again.stop()
 
 
 def test_one_that_does_not_start_shows_the_end_of_its_log(cluster):
     server = cluster.start("policy-0", ["-c", "raise SystemExit('no such model')"], {})
     with pytest.raises(ProcessError, match=r"(?s)policy-0 on .* ended .*no such model"):
-        wait_for_line(server)
+        wait_for_lines([server])[0]
 
 
 def test_nothing_is_left_ten_seconds_after_the_leader_was_killed(address, tmp_path):

@@ -93,25 +93,33 @@ def open_cluster(section: config.Cluster, needs: Sequence[Need], logs: Path) -> 
             return RayCluster(section, needs, logs)
 
 
-def wait_for_line(process: Process, timeout_s: float = START_TIMEOUT_S) -> str:
-    """Wait for the first line that a process prints to stdout, by which it says that it is up.
+def wait_for_lines(processes: Sequence[Process], timeout_s: float = START_TIMEOUT_S) -> list[str]:
+    """Wait for the first line that each prints to stdout, by which it says that it is up.
 
     Raises:
-        ProcessError: it ended before, or takes longer; shows the end of its log.
+        ProcessError: one ended before, or takes longer; shows the end of its log.
     """
     deadline = time.monotonic() + timeout_s
-    while (line := process.peek()) is None:
-        if process.poll() is not None:
-            # One that printed and ended at once.
-            if (line := process.peek()) is not None:
-                break
-            raise ended_early(process, "while it started")
-        if time.monotonic() > deadline:
-            raise ProcessError(
-                f"{process.name} on {process.host} is not up after {timeout_s:g} s."
-                f" {_end_of_log(process)}"
-            )
+    lines: dict[int, str] = {}
+    while len(lines) < len(processes):
+        for i, process in enumerate(processes):
+            if i not in lines and (line := _look(process)) is not None:
+                lines[i] = line
+            elif i not in lines and time.monotonic() > deadline:
+                raise ProcessError(
+                    f"{process.name} on {process.host} is not up after {timeout_s:g} s."
+                    f" {_end_of_log(process)}"
+                )
         time.sleep(LOOK_S)
+    return [lines[i] for i in range(len(processes))]
+
+
+def _look(process: Process) -> str | None:
+    """The first line, if there is one; raises a ProcessError where none will come."""
+    ended = process.poll() is not None  # first: one may print and end at once
+    line = process.peek()
+    if ended and line is None:
+        raise ended_early(process, "while it started")
     return line
 
 

@@ -22,7 +22,7 @@ from typing import Protocol
 
 from exprl import config
 from exprl.cluster.placement import Role
-from exprl.cluster.processes import Cluster, Process, wait_for_line
+from exprl.cluster.processes import Cluster, Process, wait_for_lines
 from exprl.errors import ProcessError
 from exprl.serve.middleware import TOKEN_VARIABLE
 
@@ -108,9 +108,9 @@ class Servers:
         Raises:
             ProcessError: one did not come up; shows the end of its log.
         """
-        for server in self._servers:
-            server.url = _read_url(wait_for_line(server.process))
-            server.up = True
+        lines = wait_for_lines([server.process for server in self._servers])
+        for server, line in zip(self._servers, lines, strict=True):
+            server.url, server.up = _read_url(line), True
         return tuple(str(server.url) for server in self._servers)
 
     def watch(self, fleet: Fleet | None = None) -> None:

@@ -16,7 +16,7 @@ import pytest
 from exprl.cluster import keeper
 from exprl.cluster.local import LocalCluster, read_tail
 from exprl.cluster.placement import Need
-from exprl.cluster.processes import wait_for_line
+from exprl.cluster.processes import wait_for_lines
 from exprl.errors import ProcessError
 
 LEADER = Need("rank", 0, 1)
@@ -34,14 +34,14 @@ LEADER_PROCESS = """
 import os, sys, time
 from pathlib import Path
 from exprl.cluster.local import LocalProcess
-from exprl.cluster.processes import wait_for_line
+from exprl.cluster.processes import wait_for_lines
 folder, code, grace_s = sys.argv[1:]
 log = Path(folder, "policy-0.log")
 server = LocalProcess("policy-0", ["-S", "-c", code], os.environ, log, "here", float(grace_s))
 # A fork holds the lifeline open, as a pool of workers would.
 forked = os.fork()
 if forked:
-    print(forked, wait_for_line(server), flush=True)
+    print(forked, wait_for_lines([server])[0], flush=True)
 time.sleep(600)
 """
 
@@ -75,7 +75,7 @@ def test_the_first_line_comes_back_and_the_log_holds_what_was_printed(
 ) -> None:
     code = "import sys; print('up'); print('more'); print('why', file=sys.stderr)"
     server = cluster.start("policy-0", ["-c", code], {})
-    assert wait_for_line(server) == "up"
+    assert wait_for_lines([server])[0] == "up"
     server.stop()
     log = server.log.read_text()
     assert server.log.name == "policy-0.log"
@@ -86,7 +86,7 @@ def test_the_first_line_comes_back_and_the_log_holds_what_was_printed(
 def test_a_later_start_adds_to_the_log(cluster: LocalCluster) -> None:
     for word in ("first", "second"):
         server = cluster.start("policy-0", ["-c", f"print('{word}')"], {})
-        assert wait_for_line(server) == word
+        assert wait_for_lines([server])[0] == word
         server.stop()
     assert [w for w in server.log.read_text().split() if w in ("first", "second")] == [
         "first",
@@ -97,14 +97,14 @@ def test_a_later_start_adds_to_the_log(cluster: LocalCluster) -> None:
 def test_one_that_does_not_start_shows_the_end_of_its_log(cluster: LocalCluster) -> None:
     server = cluster.start("policy-0", ["-c", "raise SystemExit('no such model')"], {})
     with pytest.raises(ProcessError, match=r"(?s)policy-0 on 127.0.0.1 ended.*no such model"):
-        wait_for_line(server)
+        wait_for_lines([server])[0]
     assert server.poll() is not None
 
 
 def test_one_that_is_slow_is_named(cluster: LocalCluster) -> None:
     server = cluster.start("policy-0", ["-c", "import time; time.sleep(600)"], {})
     with pytest.raises(ProcessError, match=r"policy-0 on 127.0.0.1 is not up after 0.4 s"):
-        wait_for_line(server, 0.4)
+        wait_for_lines([server], 0.4)[0]
     assert server.poll() is None
 
 
@@ -113,7 +113,7 @@ def test_a_token_is_in_the_environment_and_neither_in_arguments_nor_in_the_log(
 ) -> None:
     code = "import os; print(len(os.environ['EXPRL_TOKEN']), os.getpid()); input()"
     server = cluster.start("policy-0", ["-c", code], {"EXPRL_TOKEN": "s3cret-token"})
-    length, pid = map(int, wait_for_line(server).split())
+    length, pid = map(int, wait_for_lines([server])[0].split())
     assert length == len("s3cret-token")
     parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     for shown in (pid, parent):
@@ -133,14 +133,14 @@ def test_each_process_sees_its_own_gpus_only(
     seen = {}
     for name in ("policy-0", "judge-0"):
         code = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
-        seen[name] = wait_for_line(cluster.start(name, ["-c", code], {}))
+        seen[name] = wait_for_lines([cluster.start(name, ["-c", code], {})])[0]
     cluster.close()
     assert seen == {"policy-0": "GPU-5f0a", "judge-0": "6,7"}
 
 
 def test_stopping_ends_what_a_process_started_however_stubborn(cluster: LocalCluster) -> None:
     server = cluster.start("policy-0", ["-S", "-c", STUBBORN], {})
-    pids = [int(pid) for pid in wait_for_line(server).split()]
+    pids = [int(pid) for pid in wait_for_lines([server])[0].split()]
     assert all(map(running, pids))
     server.stop()
     assert not any(map(running, pids))
@@ -148,7 +148,7 @@ def test_stopping_ends_what_a_process_started_however_stubborn(cluster: LocalClu
 
 def test_what_a_process_leaves_behind_ends_with_it(cluster: LocalCluster) -> None:
     server = cluster.start("policy-0", ["-S", "-c", STUBBORN], {})
-    pids = [int(pid) for pid in wait_for_line(server).split()]
+    pids = [int(pid) for pid in wait_for_lines([server])[0].split()]
     os.kill(pids[0], signal.SIGKILL)
     assert gone(pids)
     assert server.poll() is not None or gone([server._keeper.pid])
@@ -158,7 +158,7 @@ def test_everything_ends_though_somebody_kills_what_the_leader_started(
     cluster: LocalCluster,
 ) -> None:
     server = cluster.start("policy-0", ["-S", "-c", STUBBORN], {})
-    pids = [int(pid) for pid in wait_for_line(server).split()]
+    pids = [int(pid) for pid in wait_for_lines([server])[0].split()]
     server._keeper.kill()  # as Ray does with the children of an actor
     assert gone(pids)
 
@@ -166,7 +166,7 @@ def test_everything_ends_though_somebody_kills_what_the_leader_started(
 def test_a_process_hears_signals_as_if_there_were_no_keeper(cluster: LocalCluster) -> None:
     ignored = "[n for n in (1, 2, 15) if signal.getsignal(n) is signal.SIG_IGN]"
     server = cluster.start("policy-0", ["-c", f"import signal; print({ignored}); input()"], {})
-    assert wait_for_line(server) == "[]"
+    assert wait_for_lines([server])[0] == "[]"
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_nothing_is_left_ten_seconds_after_the_leader_died(
 
 def test_the_terminals_ctrl_c_is_for_the_leader_alone(cluster: LocalCluster) -> None:
     server = cluster.start("policy-0", ["-c", "import os; print(os.getsid(0)); input()"], {})
-    assert int(wait_for_line(server)) != os.getsid(0)
+    assert int(wait_for_lines([server])[0]) != os.getsid(0)
     assert os.getsid(server._keeper.pid) != os.getsid(0)
 
 
@@ -215,3 +215,13 @@ def test_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
     path = tmp_path / "long.log"
     path.write_text("".join(f"{json.dumps({'line': i})}\n" for i in range(20_000)))
     assert read_tail(path, 2) == '{"line": 19998}\n{"line": 19999}'
+
+
+def test_one_that_ends_is_told_though_another_takes_long(tmp_path: Path) -> None:
+    needs = [LEADER, SERVER, Need("policy", 1, 1)]
+    cluster = LocalCluster(needs, tmp_path, grace_s=0.3)
+    slow = cluster.start("policy-0", ["-c", "import time; time.sleep(600)"], {})
+    broken = cluster.start("policy-1", ["-c", "raise SystemExit('no such model')"], {})
+    with pytest.raises(ProcessError, match="policy-1 on 127.0.0.1 ended while it started"):
+        wait_for_lines([slow, broken])
+    cluster.close()
