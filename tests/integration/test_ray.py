@@ -37,6 +37,7 @@ HEAD = """
 import sys
 import logging, ray
 context = ray.init(
+    address="local",
     num_cpus=2,
     num_gpus=8,
     include_dashboard=False,

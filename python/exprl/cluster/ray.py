@@ -253,7 +253,7 @@ def _join(address: str) -> tuple[Any, bool]:
     try:
         _reach(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ray.exceptions.RayError) as error:  # a ConnectionError, too
+    except (OSError, ValueError, ray.exceptions.RayError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"cluster.address = {address!r}: no Ray cluster could be joined ({reason}). Start one:"

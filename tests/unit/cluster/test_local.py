@@ -222,6 +222,6 @@ def test_one_that_ends_is_told_though_another_takes_long(tmp_path: Path) -> None
     cluster = LocalCluster(needs, tmp_path, grace_s=0.3)
     slow = cluster.start("policy-0", ["-c", "import time; time.sleep(600)"], {})
     broken = cluster.start("policy-1", ["-c", "raise SystemExit('no such model')"], {})
-    with pytest.raises(ProcessError, match="policy-1 on 127.0.0.1 ended while it started"):
+    with pytest.raises(ProcessError, match=r"policy-1 on 127\.0\.0\.1 ended while it started"):
         wait_for_lines([slow, broken])
     cluster.close()
