@@ -233,8 +233,12 @@ class Leg:
         names = self.about[0]
         means = {n: sum(a[n] for a in self.about) / len(self.about) for n in names}
         median = Row("", self.seconds).median
-        note = f"{median / base:.2f}x of TRL on one core, {means['tokens']:,.0f} tokens a step"
-        extra = {"threads": self.threads, "ahead": self.ahead, "ratio": median / base}
+        cpu = Row("", [a["cpu_s"] for a in self.about]).median
+        note = (
+            f"{median / base:.2f}x of TRL on one core; {cpu:.2f} CPU s of this process,"
+            f" {means['tokens']:,.0f} tokens a step"
+        )
+        extra = {"threads": self.threads, "ahead": self.ahead, "ratio": median / base, "cpu_s": cpu}
         return Row(self.name, self.seconds, note=note, extra=extra | {"mean": means})
 
 
