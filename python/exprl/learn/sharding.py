@@ -80,7 +80,9 @@ class Sharding:
             )
         parameters = list(model.parameters())
         trained = [p for p in parameters if p.requires_grad]
-        adapter = set(trained) if len(trained) < len(parameters) else None
+        adapter = set(trained) if len(trained) < len(parameters) else set()
+        for parameter in adapter:  # FSDP2 leaves them where they are
+            parameter.data = parameter.data.to(self.device)
         precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
         for module in [*layers, model]:
             fully_shard(module, mesh=self._mesh, mp_policy=precision, ignored_params=adapter)
