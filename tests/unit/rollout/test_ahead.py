@@ -75,7 +75,7 @@ class FakeEngine:
                 first = self.policy_version
                 if not self.free:
                     assert self.gate(step).wait(WAIT_S)
-                if step in self.broken:
+                if step in self.broken and prompt is not prompts[0]:
                     raise EngineError(f"no engine for step {step}")
                 yield rollout(prompt.problem_id, index, [first, self.policy_version])
 
@@ -329,13 +329,19 @@ def test_a_checkpoint_waits_until_what_is_in_flight_is_sampled_but_not_until_it_
 def test_with_redraw_a_checkpoint_waits_for_everything_that_a_step_may_sample(policy, engine):
     further = [Prompt("further", (Message("user", "?"),))]
 
+    graded = threading.Event()
+
     def twice(sampler):
         data = gather(sampler)
+        if sampler.step == 1:
+            assert graded.wait(WAIT_S)
         return data + list(sampler.sample(further, N, sampler.step, 1.0, 8))
 
     engine.free = True
     with open_ahead(policy, engine, 1, gather=twice, redraw=1) as ahead:
         ahead.next(0)
+        engine.await_start(1)
+        threading.Timer(0.05, graded.set).start()
         found = ahead.collect_rollouts()
         names = {r.problem_id for r in found[1]}
         assert names == {"p0", "p1", "p2", "further"}
