@@ -215,6 +215,7 @@ def open_team(
     Raises:
         RankError: a follower ended, or did not come within JOIN_S.
     """
+    assert not dist.is_initialized(), "a process leads one team at a time"
     followers: list[Follower] = []
     with _interface(address) as interface:
         store = _host_store(address)
