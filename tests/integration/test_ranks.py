@@ -264,12 +264,12 @@ def save(policy, folder):
     policy.save_optimizer(folder)
 
 
-# 8-bit moments that are quantized anew, in other blocks, put the next weights off by a tenth of
-# the rate, at most.
+# 8-bit moments that are quantized anew, in other blocks, put a weight off by up to a quarter of the
+# rate after the next step.
 SCHEMES = {
     "adamw": ([], 1e-6),
     "LoRA": (["lora.rank=4"], 1e-6),
-    "adamw8bit": (["optim.kind=adamw8bit"], 0.1 * 3e-4),
+    "adamw8bit": (["optim.kind=adamw8bit"], 0.25 * 3e-4),
 }
 
 
