@@ -19,7 +19,7 @@ from exprl.learn.model import head
 from exprl.learn.policy import Policy
 from exprl.run import checkpoint
 from exprl.run.checkpoint import RunState
-from exprl.run.open import check_base
+from exprl.run.policy import check_base
 from exprl.types import Rollout, Scored, Segment
 
 CPU = torch.device("cpu")
