@@ -340,7 +340,7 @@ def test_a_loaded_run_goes_on_from_base_and_adapter_as_if_it_had_not_stopped(
     resumed.load_optimizer(folder / checkpoint.TRAINER, 2)
     assert resumed.base() == through.base()
     [one], [other] = through.step(mini_batches(), KL), resumed.step(mini_batches(), KL)
-    assert one == other
+    assert repr(one) == repr(other)  # a share that is NaN is none that differs
     after = factors(resumed.model)
     assert all(torch.equal(p, after[name]) for name, p in factors(through.model).items())
     moments = load_file(folder / checkpoint.TRAINER / "optimizer.safetensors")
