@@ -1,4 +1,4 @@
-"""A follower of test_ranks.py: it follows one policy after the other, to save its start.
+"""A follower of ranks_cases.py: it follows one policy after the other, to save its start.
 
 The leader names the config of the next policy; `exprl.run.follower` takes one config alone.
 """

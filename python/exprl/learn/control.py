@@ -34,7 +34,7 @@ import torch.distributed as dist
 from safetensors.numpy import load, save
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from exprl.errors import ExprlError, RankError
+from exprl.errors import ConfigError, ExprlError, RankError
 from exprl.learn.sharding import Sharding
 
 JOIN_S = 600.0
@@ -213,9 +213,14 @@ def open_team(
             them there.
 
     Raises:
+        ConfigError: the process is in a process group of torch already.
         RankError: a follower ended, or did not come within JOIN_S.
     """
-    assert not dist.is_initialized(), "a process leads one team at a time"
+    if dist.is_initialized():
+        raise ConfigError(
+            f"ranks.count = {world}: this process has a process group of torch already, as vLLM in"
+            " a process leaves it; start the run in a process of its own"
+        )
     followers: list[Follower] = []
     with _interface(address) as interface:
         store = _host_store(address)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_ranks import Started, batches, configured
+from ranks_cases import Started, batches, configured
 
 from exprl import config
 from exprl.errors import RankError
@@ -18,7 +18,6 @@ from exprl.learn.control import open_team
 from exprl.learn.ranks import Leader
 from exprl.run.policy import policy_arguments
 
-pytestmark = pytest.mark.xdist_group("ranks")
 HERE = Path(__file__).parent
 
 
@@ -69,7 +68,7 @@ import sys, time, torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from exprl.learn.control import open_team
-from test_ranks import Started
+from ranks_cases import Started
 
 def start(rank, env):
     return Started(["-m", "exprl.run.follower", sys.argv[2]], env, Path(sys.argv[3]))
