@@ -199,6 +199,9 @@ class TimedEngine:
     def wake(self, part: str) -> None:
         """See `sleep`."""
 
+    def stats(self) -> None:
+        """It has no servers."""
+
     def close(self) -> None:
         """It has started nothing."""
 
