@@ -20,7 +20,7 @@ from exprl.errors import EngineError
 from exprl.learn.policy import Policy
 from exprl.monitor.metric_names import OF_SERVERS
 from exprl.monitor.metrics_log import read_metrics
-from exprl.rollout import transfer
+from exprl.rollout import senders, transfer
 from exprl.rollout.fleet import Fleet
 from exprl.rollout.server import Endpoints
 from exprl.run.problems import load_training_problems
@@ -191,9 +191,8 @@ def generated(server):
     return float(re.search(r"^vllm:generation_tokens_total\{.*\} (\S+)$", page, re.M)[1])
 
 
-def sample_over_an_update(fleet, server, problems, send, policies):
-    """Rollouts of which some are under way while the policy's version goes from 1 to 2."""
-    fleet.load_weights(Weights(policies[1]), 1)
+def sample_during(fleet, server, problems, event):
+    """16 x 8 rollouts, with an event when the server has sampled an eighth of their tokens."""
     rollouts = []
 
     def ask():
@@ -203,11 +202,17 @@ def sample_over_an_update(fleet, server, problems, send, policies):
     before = generated(server)
     thread = threading.Thread(target=ask)
     thread.start()
-    while generated(server) < before + 1000:  # of some 8000
+    while generated(server) < before + 1000:
         time.sleep(0.01)
-    send(fleet, policies)
+    event()
     thread.join()
     return rollouts
+
+
+def sample_over_an_update(fleet, server, problems, send, policies):
+    """Rollouts of which some are under way while the policy's version goes from 1 to 2."""
+    fleet.load_weights(Weights(policies[1]), 1)
+    return sample_during(fleet, server, problems, lambda: send(fleet, policies))
 
 
 def worst_gap(rollouts, policies):
@@ -270,6 +275,89 @@ def test_an_update_that_goes_wrong_leaves_tokens_that_match_no_version(
     with opened(policy_server.url) as fleet:
         rollouts = sample_over_an_update(fleet, policy_server, problems, mutant, policies)
     assert worst_gap(rollouts, policies) > 10 * CLOSE
+
+
+def row_gap(fleet, policy):
+    """Mean distance of the server from the policy, over a row of tokens."""
+    row = np.resize(np.arange(4, 20, dtype=np.int32), 64)
+    packed = Packed(
+        input_ids=row.astype(np.int64),
+        position_ids=np.arange(64),
+        cu_seqlens=np.array([0, 64], np.int32),
+        target_pos=np.arange(1, 64),
+    )
+    [found] = fleet.logp(row)
+    return np.abs(found - policy.logp(packed).numpy()).mean()
+
+
+@pytest.fixture
+def broken_once(monkeypatch):
+    """Have the trainer's side of the next update break off within the tensors of one layer."""
+
+    def prepare():
+        send, attempts = senders.GlooSender.send, []
+
+        def breaking(self):
+            attempts.append(len(self._bucket))
+            if len(attempts) > 1:
+                return send(self)
+            self._bucket = self._bucket[:2]  # the embedding, and q of the first layer's q, k and v
+            send(self)
+            raise OSError("the network is gone")
+
+        monkeypatch.setattr(senders.GlooSender, "send", breaking)
+        return attempts
+
+    return prepare
+
+
+def test_an_update_in_many_parts_that_breaks_off_is_repeated_whole(
+    policy_server, policies, monkeypatch, broken_once
+):
+    with opened(policy_server.url) as fleet:
+        with monkeypatch.context() as patch:
+            patch.setattr(transfer, "BUCKET_BYTES", 100_000)
+            fleet.load_weights(Weights(policies[1]), 1)
+        assert row_gap(fleet, policies[1]) < CLOSE < APART < row_gap(fleet, policies[2])
+        attempts = broken_once()
+        fleet.load_weights(Weights(policies[2]), 2)
+        assert len(attempts) == 2
+        assert row_gap(fleet, policies[2]) < CLOSE < APART < row_gap(fleet, policies[1])
+        assert fleet.stats().lost == 0
+
+
+def test_a_server_cannot_be_updated_upon_the_rest_of_a_broken_update(
+    policy_server, policies, monkeypatch, broken_once
+):
+    """Unless it drops the rest first, as it does for the next run that opens it."""
+
+    async def keep(server, timeout_s):
+        pass
+
+    with opened(policy_server.url) as fleet, monkeypatch.context() as patch:
+        fleet.load_weights(Weights(policies[1]), 1)
+        broken_once()
+        patch.setattr(transfer, "_drop_half", keep)
+        with pytest.raises(EngineError, match="no server of the policy is left"):
+            fleet.load_weights(Weights(policies[2]), 2)
+    with opened(policy_server.url) as fleet:
+        fleet.load_weights(Weights(policies[2]), 2)
+        assert row_gap(fleet, policies[2]) < CLOSE
+
+
+def test_a_server_that_dies_with_requests_in_flight_costs_no_rollout(policy_server, problems):
+    proxy = RecordingProxy(policy_server.url)
+    with opened(proxy.url, policy_server.url) as fleet:
+        undisturbed = sample_during(fleet, policy_server, problems, lambda: None)
+        rollouts = sample_during(fleet, policy_server, problems, proxy.kill)
+        assert fleet.urls == (policy_server.url,)
+        assert fleet.stats().lost == 1 and fleet.stats().retried > 32
+    expected = {(r.problem_id, r.index): r for r in undisturbed}
+    assert len(rollouts) == len(expected) == 128
+    for rollout in rollouts:
+        same = expected[rollout.problem_id, rollout.index]
+        assert rollout.finish_reason == same.finish_reason != "failed"
+        assert np.array_equal(rollout.token_ids, same.token_ids)
 
 
 def test_a_wrong_token_is_refused_at_the_opening(policy_server, monkeypatch):

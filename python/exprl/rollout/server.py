@@ -28,8 +28,6 @@ CONTROL_TIMEOUT_S = 60.0
 HEALTH_TRIES = 3
 HEALTH_PAUSE_S = 0.5
 LONGEST_QUOTE = 400
-# Both sides close idle connections after 5 s by default, and a request may cross such an end.
-KEEPALIVE_S = 1.0
 PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 
 
@@ -97,7 +95,9 @@ def open_client(token: str | None) -> httpx.AsyncClient:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a rollout in flight is an open file
     return httpx.AsyncClient(
         headers={"Authorization": f"Bearer {token}"} if token else {},
-        limits=httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_S),
+        # A connection for each request: a server closes those that idle, and each one on which a
+        # call failed, and the next request on it would fail for no reason of its own.
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
         timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
         trust_env=False,  # a proxy of the environment does not know the cluster's machines
     )

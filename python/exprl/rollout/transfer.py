@@ -130,11 +130,10 @@ class Transfer:
         version: int,
     ) -> float:
         """One whole update, and the seconds that it took; raises UpdateError."""
+        self._check(self._call([s for s in servers if s in self._halfway], _drop_half))
         self._meet(servers, worlds)
         began = time.monotonic()
-        dropped = [server for server in servers if server in self._halfway]
         self._halfway.update(servers)
-        self._check(self._call(dropped, _drop_half))
         self._check(self._call(servers, _start))
         for bucket in buckets(weights, BUCKET_BYTES):
             info = self._sender.prepare(bucket)
@@ -283,7 +282,7 @@ async def _start(server: Server, timeout_s: float) -> None:
 async def _drop_half(server: Server, timeout_s: float) -> None:
     """Have the server forget which tensors of a broken update it has; the next one is whole.
 
-    Without it, a layer that got some of its tensors twice would count as complete too early.
+    Without it, vLLM fails: a layer that got some of its tensors twice is complete too early.
     """
     with suppress(TransientError):  # the broken update may still be open
         await _start(server, timeout_s)

@@ -121,6 +121,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+        self.close_connection = status == 500  # as uvicorn does, without a word before
 
     def result(self, path, body):
         me, facts = self.server, self.server.facts
@@ -186,6 +187,8 @@ def control(me, path, body):
             rank, size = info["rank_offset"], info["world_size"]
             me.group = gloo.join_gloo(store, rank=rank, world_size=size, timeout_s=wait_s)
         case "/shutdown_weight_transfer_engine":
+            if me.started:
+                raise RuntimeError("no shutdown during a weight update")
             me.group = None
         case "/start_weight_update":
             if me.started:
