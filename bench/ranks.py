@@ -60,7 +60,7 @@ def main() -> None:
     batches = packed(shape, args.rollouts, args.micro_batch_tokens or shape.longest)
     failed = []
     with weights(shape, device, args.scratch) as folder:
-        for name in SETTINGS:
+        for name in args.settings:
             try:
                 rows = compare(name, shape, folder, batches, args.steps)
             except Exception as error:
@@ -198,6 +198,13 @@ def arguments() -> argparse.Namespace:
         "--micro-batch-tokens", type=int, help="default: the longest sequence of the shape"
     )
     parser.add_argument("--smoke", action="store_true", help="the tiny shape, on any machine")
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        choices=list(SETTINGS),
+        default=list(SETTINGS),
+        help="which of them",
+    )
     parser.add_argument("--scratch", type=Path, help="where the weights go for a while")
     parser.add_argument(
         "--results", type=Path, default=RESULTS / "ranks.jsonl", help="file to add rows to"

@@ -107,7 +107,9 @@ part_train() {
 }
 
 part_ranks() {
-    "$python" bench/ranks.py $smoke --results "$out/ranks.jsonl" --rollouts 4
+    local one=()
+    [[ $smoke ]] && one=(--settings 'lora 32, adamw')
+    "$python" bench/ranks.py $smoke --results "$out/ranks.jsonl" --rollouts 4 "${one[@]}"
 }
 
 part_rivals() {

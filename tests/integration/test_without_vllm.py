@@ -66,4 +66,4 @@ def test_steps_count_from_1_in_every_file_and_an_older_run_goes_on_from_0(tmp_pa
 
 def computed(row):
     """Without times, and without what the ledger saved."""
-    return {k: v for k, v in row.items() if not k.startswith(("time", "judge/"))}
+    return {k: v for k, v in row.items() if not k.startswith(("time", "judge/", "bubble"))}
