@@ -97,7 +97,7 @@ part_policy() {
 
 part_train() {
     if [[ $smoke ]]; then
-        train --smoke --kl 0.001 --ranks 0,8 --optimizers adamw8bit --repeats 1
+        train --smoke --kl 0.001 --ranks 8 --optimizers adamw8bit --repeats 1
         return
     fi
     local failed=0
