@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from ranks_cases import Started, batches, configured
 
 from exprl import config
-from exprl.errors import RankError
+from exprl.errors import ConfigError, RankError
 from exprl.learn.control import open_team
 from exprl.learn.ranks import Leader
 from exprl.run.policy import policy_arguments
@@ -102,3 +103,17 @@ def is_running(pid):
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
+
+
+def test_ranks_do_not_start_beside_another_process_group(lonely_follower):
+    _, start, started = lonely_follower
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with (
+            pytest.raises(ConfigError, match="in a process of its own"),
+            open_team(2, "127.0.0.1", start, torch.device("cpu")),
+        ):
+            pass
+    finally:
+        dist.destroy_process_group()
+    assert not started

@@ -44,7 +44,8 @@ def test_the_loss_and_its_gradients_are_those_of_fp64(vocab, dtype):
         assert relative(found_dx, dx) <= tolerance_dx
         assert relative(found_dw, dw) <= tolerance_dw
     else:  # one token has probability 1, whatever the logits; a GPU rounds it in the last bit
-        assert max(found_dx.abs().max(), found_dw.abs().max()) <= 1e-7
+        most = 1e-7 if found_dx.is_cuda else 0.0
+        assert max(found_dx.abs().max(), found_dw.abs().max()) <= most
 
 
 @pytest.mark.parametrize("name", SETTINGS)
