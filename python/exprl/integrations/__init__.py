@@ -1,0 +1,1 @@
+"""The judge and the step rewards inside other trainers; each module needs that trainer alone."""
