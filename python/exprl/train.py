@@ -98,7 +98,7 @@ def train(
             clock.take(ahead.seconds)
             scored = data.scored
 
-            updates, row = learn(cfg, parts, data)
+            updates, row = learn(cfg, parts, data, progress)
             clock.lap("train")
 
             # The step is done from here on, whatever happens to its report.
@@ -130,7 +130,7 @@ def train(
 
 
 def learn(
-    cfg: config.Config, parts: Parts, data: StepData
+    cfg: config.Config, parts: Parts, data: StepData, progress: Progress
 ) -> tuple[list[UpdateStats], dict[str, float]]:
     """Update the policy by a step's examples.
 
@@ -157,7 +157,8 @@ def learn(
     # policy's. The policy's version rises by one with each that is applied; one that is not finite
     # is skipped, counted, and leaves weights and version as they are.
     with lend_gpu(policy, parts.engine, parts.probe):
-        return policy.step(batches, cfg.loss), row
+        updates = policy.step(batches, cfg.loss, lambda done, of: progress.phase("train", done, of))
+    return updates, row
 
 
 def save(

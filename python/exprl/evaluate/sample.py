@@ -41,8 +41,10 @@ class ReportingSampler:
 
     def sample(self, prompts: Any, n: int, *rest: Any) -> Any:
         """Sample as the engine does, and count the rollouts on the terminal."""
+        total = len(prompts) * n
+        self._progress.phase("evaluate", 0, total)
         for done, rollout in enumerate(self._engine.sample(prompts, n, *rest), 1):
-            self._progress.phase("evaluate", done, len(prompts) * n)
+            self._progress.phase("evaluate", done, total)
             yield rollout
 
 

@@ -5,8 +5,9 @@ Forward and backward compute in model.dtype, as the engine does; the optimizer s
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +161,12 @@ class Policy:
         release(model)
         return logp
 
-    def step(self, batches: Sequence[Sequence[TrainBatch]], loss: config.Loss) -> list[UpdateStats]:
+    def step(
+        self,
+        batches: Sequence[Sequence[TrainBatch]],
+        loss: config.Loss,
+        show: Callable[[int, int], object] = lambda done, of: None,
+    ) -> list[UpdateStats]:
         """All updates of a training step: one optimizer step for each mini-batch.
 
         What the losses compare with is computed first, while the weights are those of before the
@@ -169,15 +175,22 @@ class Policy:
 
         Args:
             batches: mini-batches of micro-batches, from `batch.pack`.
+            show: told how many of how many micro-batches are learned from.
 
         A non-finite loss or gradient skips its optimizer step: the weights stay, `skipped` says so.
         """
+        total = sum(map(len, batches))
+        learned = itertools.count(1)
+        show(0, total)
         before = self._before(batches, loss)
         models = [self.model, *([self.initial.model] if self.initial else [])]
         release(*models)
         teacher = self.initial if loss.objective == "reverse_kl" else None
         with teacher.on_device() if teacher else nullcontext():
-            done = [self._update(mini, at, loss) for mini, at in zip(batches, before, strict=True)]
+            done = [
+                self._update(mini, at, loss, lambda: show(next(learned), total))
+                for mini, at in zip(batches, before, strict=True)
+            ]
         release(*models)
         return done
 
@@ -208,7 +221,11 @@ class Policy:
         ]
 
     def _update(
-        self, micro_batches: Sequence[TrainBatch], before: Sequence[EarlierLogp], loss: config.Loss
+        self,
+        micro_batches: Sequence[TrainBatch],
+        before: Sequence[EarlierLogp],
+        loss: config.Loss,
+        show: Callable[[], object],
     ) -> UpdateStats:
         self.optimizer.clear()
         sums = []
@@ -217,6 +234,7 @@ class Policy:
             value.backward()
             if not batch.padding:
                 sums.append(part)
+            show()
         self.masters.collect()
         stats, norm = read(sums, self.optimizer.clip())
         if self.sharding:

@@ -8,7 +8,7 @@ summed over the ranks, the step is that of one process, whoever computes what.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -55,14 +55,19 @@ class Leader(Policy):
         with team.tell(Message("load", {"weights": here})):
             super().__init__(*args, weights=weights, sharding=team.sharding, **settings)
 
-    def step(self, batches: Sequence[Sequence[TrainBatch]], loss: config.Loss) -> list[UpdateStats]:
+    def step(
+        self,
+        batches: Sequence[Sequence[TrainBatch]],
+        loss: config.Loss,
+        show: Callable[[int, int], object] = lambda done, of: None,
+    ) -> list[UpdateStats]:
         """See `Policy.step`; `batches` are shared out to the ranks."""
         self._end_walk()
         cuts = [cut(mini, self._team.world) for mini in batches]
         own, *others = ([shares[rank] for shares in cuts] for rank in range(self._team.world))
         about = {"loss": loss.model_dump(mode="json")}
         with self._team.tell(*(with_batches("step", about, share) for share in others)):
-            return super().step(own, loss)
+            return super().step(own, loss, show)
 
     def logp(self, batch: Packed, temperature: float | None = None) -> Tensor:
         """See `Policy.logp`; every rank computes it, and the leader's is returned."""

@@ -1,53 +1,71 @@
-"""What a run does, on the terminal: a row per step, and a bar for the phase it is in."""
+"""What a run does, on the terminal: a line per step, and bars for the run and its phases."""
 
 from __future__ import annotations
 
-import math
+import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn
+from rich.progress import Progress as Bars
 from rich.text import Text
+
+from exprl.monitor import step_line
+
+HEADER_EVERY = 20
+SETTLED_S = 0.5
+"""What is done within so many seconds of a bar's start was done before: no rate is taken of it."""
 
 
 class Progress:
-    """What a run does, on stderr: a row per step, and a bar for the phase it is in.
+    """What a run does, on stderr: a line per step, and bars for the run and the phase it is in.
 
-    Without a terminal (a log file) rows only, each with the names of its values.
+    A line is as long as the terminal is wide at most. Without a terminal (a pipe, a log file) there
+    are lines only, each with the names of its values, of at most 80 characters (or $COLUMNS).
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False)
-        self._live = self._console.is_terminal
+        # Colours in a log file may be asked for ($FORCE_COLOR); bars that redraw themselves not.
+        self._console = console or Console(
+            stderr=True, highlight=False, force_interactive=None if sys.stderr.isatty() else False
+        )
+        self._live = self._console.is_interactive
+        self._columns: list[step_line.Column] = []
         self._rows = 0
         self._phases: dict[int | None, tuple[str, TaskID]] = {}
+        self._run: TaskID | None = None
+        self._run_seconds = 0.0
         self._lock = threading.RLock()  # a signal handler notes, too
-        self._bar = Bar(
+        self._bar = BarColumn()
+        self._bars = Bars(
             TextColumn("{task.description:>8}"),
-            BarColumn(bar_width=30),
+            self._bar,
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            _Rate(),
+            _Left(),
             console=self._console,
             transient=True,
             disable=not self._live,
         )
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        self._bars.stop()
 
     def start(self, done: int, total: int) -> None:
         """Say where a run goes on that has `done` of its `total` steps already."""
         if done >= total:
             self.note(f"the run has its {done} steps; to go on: train.steps={done + 1} or more")
-        elif done:
+            return
+        if done:
             self.note(f"goes on after step {done}")
+        self._run = self._begin("run", done, total)
 
     def phase(self, name: str, done: int, total: int, step: int | None = None) -> None:
         """Show that `done` of `total` are done in the phase `name` (sample, judge, ...).
@@ -60,11 +78,11 @@ class Progress:
             if step not in self._phases or self._phases[step][0] != name:
                 self._end_phase(step)
                 title = name if step is None else f"{name} {step}"
-                self._phases[step] = (name, self._bar.add_task(title, total=total))
-            self._bar.update(self._phases[step][1], completed=done, total=total)
+                self._phases[step] = (name, self._begin(title, done, total))
+            self._advance(self._phases[step][1], done, total)
 
     def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        """Print the row of a finished step.
+        """Print the line of a finished step.
 
         Args:
             step: steps done, 1..total.
@@ -73,85 +91,102 @@ class Progress:
         with self._lock:
             self._end_phase(None)
             self._end_phase(step)
-        cells = [(title, width, *show(metrics)) for title, width, show in _COLUMNS]
+            if self._run is not None:
+                # Not what evaluations take: the first one would make every step seem as long.
+                self._run_seconds += metrics.get("time/step_s", 0.0)
+                self._advance(self._run, step, total, self._run_seconds)
         if not self._live:
-            words = [f"{title} {text}" for title, _, text, _ in cells if text != "-"]
-            self._print(Text(f"step {step}/{total}  " + "  ".join(words)))
+            width = self._console.width
+            self._print_line(step_line.plain_line(step, total, metrics, width))
             return
-        if self._rows % _HEADER_EVERY == 0:
-            titles = "".join(f"{title:>{width}}" for title, width, *_ in cells)
-            self._print(Text(f"{'step':>9}{titles}", style="bold"))
+        columns = step_line.choose_columns(self._console.width, total)
+        if self._rows % HEADER_EVERY == 0 or columns != self._columns:
+            self._print_line(step_line.header(columns, total))
+            self._columns, self._rows = columns, 0
         self._rows += 1
-        row = Text(f"{f'{step}/{total}':>9}")
-        for _, width, text, style in cells:
-            row.append(f"{text:>{width}}", style=style)
-        self._print(row)
+        self._print_line(step_line.row(columns, step, total, metrics))
 
     def note(self, text: str) -> None:
-        """Print a line between the rows."""
+        """Print a line between those of the steps; on a terminal it is wrapped at words."""
         with self._lock:
             self._end_phase(None)
-        self._print(Text(text, style="cyan"))
+        self._print_words(Text(text, style="cyan"))
 
     def warn(self, text: str) -> None:
-        """Print a warning between the rows."""
-        self._print(Text(f"warning: {text}", style="yellow"))
+        """Print a warning between the lines of the steps."""
+        self._print_words(Text(f"warning: {text}", style="yellow"))
+
+    def _begin(self, title: str, done: int, total: int) -> TaskID:
+        # Beside the bar stand title, counts, rate and time left.
+        self._bar.bar_width = max(4, min(30, self._console.width - 50))
+        return self._bars.add_task(title, total=total, completed=done, pace=Pace(done))
+
+    def _advance(self, bar: TaskID, done: int, total: int, seconds: float | None = None) -> None:
+        """Move a bar; `seconds` is the time that its rate counts, None = all since its start."""
+        task = next(task for task in self._bars.tasks if task.id == bar)
+        at = task.elapsed or 0.0
+        early = at < SETTLED_S and seconds is None
+        begun = done if early else task.fields["pace"].begun
+        pace = Pace(begun, at if seconds is None else seconds, at)
+        self._bars.update(bar, completed=done, total=total, pace=pace)
 
     def _end_phase(self, step: int | None) -> None:
         if step in self._phases:
-            self._bar.remove_task(self._phases.pop(step)[1])
+            self._bars.remove_task(self._phases.pop(step)[1])
 
-    def _print(self, text: Text) -> None:
+    def _print_line(self, text: Text) -> None:
         self._console.print(text, no_wrap=True, overflow="ignore", crop=self._live)
 
-
-_HEADER_EVERY = 20
-
-Cell = tuple[str, str]
-"""Text and rich style."""
+    def _print_words(self, text: Text) -> None:
+        self._console.print(text, soft_wrap=not self._live)
 
 
-def _number(name: str, form: str, style: str = "") -> Callable[[Mapping[str, float]], Cell]:
-    def show(metrics: Mapping[str, float]) -> Cell:
-        value = metrics.get(name, math.nan)
-        return (format(value, form), style) if math.isfinite(value) else ("-", "dim")
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a bar moves.
 
-    return show
+    begun: what was done when its time began to count.
+    seconds: its time so far, up to the last move.
+    at: seconds from the bar's start to that move.
+
+    >>> pace = Pace(begun=2, seconds=5.0, at=5.0)
+    >>> pace.rate(done=12), pace.seconds_left(done=12, total=20, elapsed=6.0)
+    (2.0, 3.0)
+    """
+
+    begun: float
+    seconds: float = 0.0
+    at: float = 0.0
+
+    def rate(self, done: float) -> float | None:
+        """How many a second; None before that can be told."""
+        moved = done - self.begun
+        return moved / self.seconds if self.seconds > 0 and moved > 0 else None
+
+    def seconds_left(self, done: float, total: float | None, elapsed: float) -> float | None:
+        """Until all is done at this rate; None before that can be told."""
+        rate = self.rate(done)
+        if rate is None or total is None:
+            return None
+        return max(0.0, (total - done) / rate - (elapsed - self.at))
 
 
-def _seconds(phase: str) -> Callable[[Mapping[str, float]], Cell]:
-    def show(metrics: Mapping[str, float]) -> Cell:
-        text, _ = _number(f"time/{phase}_s", ".1f")(metrics)
-        return (text if text == "-" else f"{text}s"), "dim"
+class _Rate(ProgressColumn):
+    """`4.2/s`, or `13.0s each` where one takes longer than a second."""
 
-    return show
-
-
-def _missing(metrics: Mapping[str, float]) -> Cell:
-    text, style = _number("judge/missing_rate", ".1%")(metrics)
-    return text, "bold red" if metrics.get("judge/missing_rate", 0.0) > 0.0 else style
+    def render(self, task: Task) -> Text:
+        rate = task.fields["pace"].rate(task.completed)
+        if rate is None:
+            return Text("-", style="dim")
+        text = f"{rate:,.1f}/s" if rate >= 1.0 else f"{step_line.format_seconds(1 / rate)} each"
+        return Text(text, style="dim", no_wrap=True)
 
 
-def _tokens_per_s(metrics: Mapping[str, float]) -> Cell:
-    seconds = metrics.get("time/rollout_s", 0.0)
-    speed = metrics.get("rollout/tokens", math.nan) / seconds if seconds > 0.0 else math.nan
-    return _number("speed", ",.0f")({"speed": speed})
+class _Left(ProgressColumn):
+    """`1m48s left`."""
 
-
-# Title, width on a terminal, value. docs/guides/reading-a-run.md explains each of them.
-_COLUMNS: tuple[tuple[str, int, Callable[[Mapping[str, float]], Cell]], ...] = (
-    ("reward", 7, _number("reward/mean", ".3f", "bold cyan")),
-    ("solved", 8, _number("reward/correct_rate", ".1%", "green")),
-    ("unsolved", 9, _number("reward/unsolved", ".1%")),
-    ("requests", 9, _number("judge/requests", ",.0f")),
-    ("missing", 8, _missing),
-    ("equal", 7, _number("reward/zero_variance_groups", ",.0f")),
-    ("length", 8, _number("rollout/length_mean", ",.0f")),
-    ("KL", 8, _number("policy/kl", ".4f")),
-    ("entropy", 8, _number("policy/entropy", ".3f")),
-    ("tokens/s", 9, _tokens_per_s),
-    ("sample", 8, _seconds("rollout")),
-    ("judge", 8, _seconds("judge")),
-    ("train", 8, _seconds("train")),
-    ("sync", 6, _seconds("sync")),
-)
+    def render(self, task: Task) -> Text:
+        pace: Pace = task.fields["pace"]
+        left = pace.seconds_left(task.completed, task.total, task.elapsed or 0.0)
+        text = "-" if left is None else f"{step_line.format_seconds(left)} left"
+        return Text(text, style="cyan", no_wrap=True)

@@ -98,6 +98,7 @@ class Scorer:
         graded: dict[int, Graded] = {}
         if self._job:
             self._job.close()
+            progress(0, len(self._pushed))
             for result in self._job:
                 graded[self._pushed[result.index]] = result
                 progress(len(graded), len(self._pushed))

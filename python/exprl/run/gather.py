@@ -133,6 +133,8 @@ def sample(
         parts.verifiers,
     )
     sampler.on_cancel(scorer.cancel)
+    total = len(problems) * cfg.rollout.group_size
+    show(sampler.step, "sample", 0, total)
     try:
         # The engine is given prompts, which have no way to the references.
         rollouts = sampler.sample(
@@ -145,7 +147,7 @@ def sample(
         with closing(rollouts):
             for done, rollout in enumerate(rollouts, 1):
                 scorer.push(rollout)
-                show(sampler.step, "sample", done, len(problems) * cfg.rollout.group_size)
+                show(sampler.step, "sample", done, total)
         with sampler.timed("judge"):
             return scorer.finish(lambda done, of: show(sampler.step, "judge", done, of))
     except BaseException:

@@ -1,19 +1,16 @@
-"""What is measured: the file, the trackers, the terminal, the picture."""
+"""What is measured: the file, the trackers, the picture."""
 
-import io
 import json
 import math
 import time
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from exprl import config
 from exprl.errors import ConfigError, DataError
 from exprl.monitor.curve import draw_curve
 from exprl.monitor.metrics_log import MetricsLog, check_trackers, read_metrics
-from exprl.monitor.progress import Progress
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -30,11 +27,6 @@ def write_steps(run_dir: Path, *steps: int, value: float = 0.5, resume_step: int
     with log(run_dir, resume_step) as open_log:
         for step in steps:
             open_log.write(step, {"reward/mean": value})
-
-
-def screen(live: bool) -> tuple[Progress, io.StringIO]:
-    out = io.StringIO()
-    return Progress(Console(file=out, force_terminal=live, width=120, highlight=False)), out
 
 
 def test_every_step_is_one_json_line_with_step_and_time(tmp_path: Path) -> None:
@@ -115,55 +107,6 @@ def test_a_tracker_that_is_not_installed_says_how_to_install_it(
         check_trackers(asked)
     with pytest.raises(ConfigError, match=rf"logging.{package}_project .* pip install {package}"):
         log(tmp_path, **{f"{package}_project": "division"})
-
-
-STEP = {
-    "reward/mean": 0.5,
-    "reward/correct_rate": 0.25,
-    "reward/unsolved": 0.125,
-    "judge/requests": 1792,
-    "judge/missing_rate": 0.031,
-    "reward/zero_variance_groups": 2,
-    "rollout/length_mean": 66.4,
-    "rollout/tokens": 17000,
-    "policy/kl": 0.0123,
-    "policy/entropy": 0.456,
-    "time/rollout_s": 2.0,
-    "time/judge_s": 0.3,
-    "time/train_s": 1.5,
-    "time/sync_s": 0.04,
-}
-
-
-def test_without_a_terminal_a_step_is_one_plain_line_with_names(tmp_path: Path) -> None:
-    progress, out = screen(live=False)
-    with progress:
-        progress.phase("sample", 1, 256)
-        progress.step(3, 16, STEP)
-        progress.step(4, 16, {"reward/mean": 0.75, "policy/kl": math.nan})
-    assert out.getvalue().splitlines() == [
-        "step 3/16  reward 0.500  solved 25.0%  unsolved 12.5%  requests 1,792  missing 3.1%"
-        "  equal 2  length 66  KL 0.0123  entropy 0.456  tokens/s 8,500"
-        "  sample 2.0s  judge 0.3s  train 1.5s  sync 0.0s",
-        "step 4/16  reward 0.750",
-    ]
-
-
-def test_on_a_terminal_rows_stand_under_their_titles() -> None:
-    progress, out = screen(live=True)
-    with progress:
-        for done in range(0, 257, 64):
-            progress.phase("sample", done, 256)
-        progress.phase("judge", 10, 1792)
-        progress.step(1, 16, STEP)
-        progress.step(2, 16, {**STEP, "reward/mean": math.nan})
-    text = Console(file=io.StringIO()).render_str("").from_ansi(out.getvalue()).plain
-    header, first, second = (line for line in text.splitlines() if "/16" in line or "KL" in line)
-    for title, value in (("reward", "0.500"), ("KL", "0.0123"), ("tokens/s", "8,500")):
-        end = header.index(title) + len(title)
-        assert first[:end].endswith(value)
-    assert second[: header.index("reward") + len("reward")].endswith(" -")
-    assert len(header) <= 120
 
 
 def test_the_curve_is_a_picture_of_the_numbers_that_exist(tmp_path: Path) -> None:
