@@ -92,8 +92,13 @@ stub-check: $(BUILT)
 docs: $(BUILT) ## Build the documentation's site into target/site; warnings are errors
 	$(call stage,sphinx-build -E -q -W --keep-going -d target/site-cache docs target/site)
 
+# What looks at pages skips, and says why, where there is no browser and none can be installed.
+.PHONY: browser
+browser:
+	@scripts/browser.sh
+
 .PHONY: pytest
-pytest: $(BUILT) ## Run the Python tests alone (narrow them with ARGS='tests/unit -k name')
+pytest: $(BUILT) browser ## Run the Python tests alone (narrow them with ARGS='tests/unit -k name')
 	@pytest -n 2 --dist worksteal $(ARGS)
 
 .PHONY: format

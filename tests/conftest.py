@@ -6,6 +6,7 @@ Markers: `engine` starts the real vLLM engine; `gpu` needs a CUDA device and is 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,6 +74,56 @@ def exprl() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A folder that the first process of this test run makes, and the others find.
+
+    Call it as `made_once(name, make)`: `make` is given the empty folder. Nobody may change it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    common = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def find(name: str, make: Callable[[Path], object]) -> Path:
+        from filelock import FileLock
+
+        folder = common / name
+        with FileLock(f"{folder}.lock"):
+            made = folder.with_suffix(".made")
+            if not made.exists():  # or another process has failed half-way
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                made.touch()
+        return folder
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def demo_run(exprl: Callable[..., Any], made_once: Callable[..., Path]) -> Path:
+    """A run of 3 steps with two evaluations, some grades missing; copy it before you change it.
+
+    It samples with transformers; a real rule judge grades, and its ledger is in the folder.
+    """
+
+    def make(folder: Path) -> None:
+        settings = {
+            "run_dir": folder,
+            "rollout.engine": "transformers",
+            "rollout.problems_per_step": 8,
+            "rollout.group_size": 8,
+            "train.steps": 3,
+            "eval.samples": 4,
+            "eval.data.limit": 8,
+            "judge.fault_no_grade_rate": 0.02,
+        }
+        words = [f"{key}={value}" for key, value in settings.items()]
+        done = exprl("train", "configs/division_process.toml", *words)
+        assert done.returncode == 0, done.stderr
+
+    return made_once("demo-run", make)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 # Compiled dependencies of the release build; copied so that a wheel test compiles our crates only.
 COMPILED = ("release/deps", "release/build", "release/.fingerprint")
@@ -40,31 +39,17 @@ def tools() -> None:
             pytest.skip(f"{tool} is not on PATH (make setup installs maturin and uv)")
 
 
-def build_once(folder: Path, build: Callable[[Path], object]) -> Path:
-    """The one file that `build` leaves in the folder; of several processes, the first builds."""
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            unfinished = folder.with_suffix(".unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
-            build(unfinished)
-            unfinished.rename(folder)
+def only_file(folder: Path) -> Path:
+    """The archive that a build has left in a folder."""
     (built,) = (path for path in folder.iterdir() if path.suffix in {".gz", ".whl"})
     return built
 
 
 @pytest.fixture(scope="session")
-def packages(tools: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of this test run, common to its processes."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-
-
-@pytest.fixture(scope="session")
-def sdist(repo: Path, packages: Path) -> Path:
+def sdist(repo: Path, tools: None, made_once: Callable[..., Path]) -> Path:
     """The source archive of the working tree."""
-    return build_once(
-        packages / "sdist", lambda out: run("maturin", "sdist", "--out", out, cwd=repo)
+    return only_file(
+        made_once("sdist", lambda out: run("maturin", "sdist", "--out", out, cwd=repo))
     )
 
 
@@ -76,7 +61,7 @@ def sdist_names(sdist: Path) -> set[str]:
 
 
 @pytest.fixture(scope="session")
-def wheel(sdist: Path, repo: Path, packages: Path) -> Path:
+def wheel(sdist: Path, repo: Path, made_once: Callable[..., Path]) -> Path:
     """The wheel that `pip install` makes of the source archive, away from the tree."""
 
     def build(out: Path) -> None:
@@ -93,15 +78,16 @@ def wheel(sdist: Path, repo: Path, packages: Path) -> Path:
         )
         shutil.rmtree(target)
 
-    return build_once(packages / "wheel", build)
+    return only_file(made_once("wheel", build))
 
 
 @pytest.fixture(scope="session")
-def tree_wheel(repo: Path, packages: Path) -> Path:
+def tree_wheel(repo: Path, tools: None, made_once: Callable[..., Path]) -> Path:
     """The wheel that maturin makes straight from the working tree."""
-    return build_once(
-        packages / "tree-wheel",
-        lambda out: run("maturin", "build", "--release", "--out", out, cwd=repo),
+    return only_file(
+        made_once(
+            "tree-wheel", lambda out: run("maturin", "build", "--release", "--out", out, cwd=repo)
+        )
     )
 
 
