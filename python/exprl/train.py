@@ -81,7 +81,7 @@ def train(
     """
     with (
         MetricsLog(parts.run_dir, cfg.logging, parts.first_step + state.step) as log,
-        RolloutWriter(parts.run_dir) as writer,
+        RolloutWriter(parts.run_dir, parts.problems, parts.references) as writer,
         interruptible(progress.note) as interrupt,
         open_ahead(cfg, parts, progress) as ahead,
         saving_on_engine_error(cfg, parts, state, writer),
@@ -98,6 +98,7 @@ def train(
             clock.take(ahead.seconds)
             scored = data.scored
 
+            version = parts.policy.version
             updates, row = learn(cfg, parts, data, progress)
             clock.lap("train")
 
@@ -110,7 +111,7 @@ def train(
             flags, alarms = watch.add(row, commonest_reason(scored))
             log.write(number, row | flags)
             if cfg.logging.save_rollouts and scored:
-                writer.submit(number, scored, data.advantages)
+                writer.submit(number, scored, data.advantages, version)
             progress.step(state.step, cfg.train.steps, row)
             for alarm in alarms:
                 progress.warn(str(alarm))

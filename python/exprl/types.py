@@ -197,6 +197,8 @@ class Scored:
     overlong: whether its scores count 0 for its length, whatever they are (overlong = "zero").
     rewarded: whether a score was asked for; self-distillation asks for none, so none is missing.
     reasons: why grades are missing, one for each that judge or engine did not give.
+    statuses: the judge's status of each grade (`exprl.judge.Status`); None where it was not asked.
+    ledger_keys: the key of each grade's reply in the judge's ledger; None where there is no reply.
     """
 
     rollout: Rollout
@@ -212,6 +214,8 @@ class Scored:
     bridge: bool = False
     overlong: bool = False
     blank: bool = False
+    statuses: tuple[str | None, ...] = ()
+    ledger_keys: tuple[str | None, ...] = ()
 
     @property
     def text(self) -> str:

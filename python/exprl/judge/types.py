@@ -55,6 +55,7 @@ class Verdict(NamedTuple):
         server: the endpoint asked last; None if none was.
         latency_s: from the first request sent to the end, waits included.
         from_cache: answered by the ledger, or by an equal request in flight.
+        key: 64 hex digits under which a ledger keeps the reply; None without a reply.
     """
 
     status: Status
@@ -69,6 +70,7 @@ class Verdict(NamedTuple):
     server: str | None
     latency_s: float
     from_cache: bool
+    key: str | None
 
 
 @dataclass(frozen=True, slots=True)

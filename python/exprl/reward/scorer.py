@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from exprl import config
-from exprl.judge import Graded, JudgeItem
+from exprl.judge import Graded, JudgeItem, Verdict
 from exprl.reward.judges import Judges, Session
 from exprl.steps import Splitter
 from exprl.thinking import outside_thinking
@@ -148,6 +148,7 @@ class Scorer:
         grades: tuple[int | None, ...] = ()
         scores: tuple[float | None, ...] = ()
         reasons: tuple[str, ...] = ()
+        verdicts: tuple[Verdict, ...] = ()
         if rollout.finish_reason == "failed":
             reasons = (UNKNOWN_TOKEN if i in self._unreadable else ENGINE_FAILED,)
         elif treatment.source == "none":
@@ -176,6 +177,8 @@ class Scorer:
             domain=domain,
             per_segment=treatment.per_segment,
             reasons=reasons,
+            statuses=tuple(v.status for v in verdicts) or (None,) * len(grades),
+            ledger_keys=tuple(v.key for v in verdicts) or (None,) * len(grades),
             blank=i in self._blank and rollout.finish_reason != "failed",
             bridge=treatment.per_segment and self._reward.missing == "bridge",
             overlong=overlong and self._reward.overlong == "zero",

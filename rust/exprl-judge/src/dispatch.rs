@@ -206,7 +206,7 @@ impl Dispatcher {
                 count(&self.metrics.counters.from_ledger);
                 let verdict = Verdict {
                     from_cache: true,
-                    ..self.verdict(&reply)
+                    ..self.verdict(&call.key, &reply)
                 };
                 self.settle(call, verdict);
             } else {

@@ -33,6 +33,11 @@ const LONGEST: u32 = 64 << 20;
 /// blake3 of everything that decides a reply.
 pub(crate) type Key = [u8; KEY];
 
+/// A key as exports and rollout files have it: 64 hex digits.
+pub(crate) fn to_hex(key: &Key) -> String {
+    blake3::Hash::from_bytes(*key).to_hex().to_string()
+}
+
 /// An open ledger: this process holds the exclusive lock on it.
 pub(crate) struct Ledger {
     file: File,

@@ -96,6 +96,8 @@ pub struct Verdict {
     pub latency_s: f64,
     /// Answered by the ledger, or by an equal request in flight: nothing was sent for it.
     pub from_cache: bool,
+    /// 64 hex digits under which a ledger keeps the reply; `None` without one.
+    pub key: Option<String>,
 }
 
 impl Verdict {
@@ -114,6 +116,7 @@ impl Verdict {
             server: None,
             latency_s: 0.0,
             from_cache: false,
+            key: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use exprl_judge::{Burst, Checklist, Checkpoint, Graded, Item, Verdict};
+use pyo3::IntoPyObjectExt;
 use pyo3::conversion::FromPyObjectOwned;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -59,19 +60,20 @@ pub fn rows(py: Python<'_>, burst: Burst) -> PyResult<Rows<'_>> {
 }
 
 fn row(py: Python<'_>, v: Verdict) -> PyResult<Bound<'_, PyTuple>> {
-    (
-        v.status.name(),
-        v.grade,
-        v.score,
-        v.reply,
-        v.error,
-        v.prompt_tokens,
-        v.completion_tokens,
-        v.cached_tokens,
-        v.attempts,
-        v.server.as_deref(),
-        v.latency_s,
-        v.from_cache,
-    )
-        .into_pyobject(py)
+    let fields = [
+        v.status.name().into_bound_py_any(py)?,
+        v.grade.into_bound_py_any(py)?,
+        v.score.into_bound_py_any(py)?,
+        v.reply.into_bound_py_any(py)?,
+        v.error.into_bound_py_any(py)?,
+        v.prompt_tokens.into_bound_py_any(py)?,
+        v.completion_tokens.into_bound_py_any(py)?,
+        v.cached_tokens.into_bound_py_any(py)?,
+        v.attempts.into_bound_py_any(py)?,
+        v.server.as_deref().into_bound_py_any(py)?,
+        v.latency_s.into_bound_py_any(py)?,
+        v.from_cache.into_bound_py_any(py)?,
+        v.key.into_bound_py_any(py)?,
+    ];
+    PyTuple::new(py, fields)
 }

@@ -55,6 +55,17 @@ def test_the_columns_have_the_types_that_readers_know(tmp_path):
         "token_ids": "list<element: int32>",
         "versions": "list<element: int32>",
         "generator_logp": "list<element: float>",
+        "question": "string",
+        "answer": "string",
+        "reference": "string",
+        "statuses": "list<element: string>",
+        "ledger_keys": "list<element: string>",
+        "reasons": "list<element: string>",
+        "masked": "bool",
+        "overlong": "bool",
+        "blank": "bool",
+        "injection": "bool",
+        "length": "int32",
     }
 
 

@@ -100,6 +100,18 @@ def test_the_outcome_view_gives_one_score(tokenizer):
     # two good steps of seven: 1 + floor(4 * 2 / 7) = 2
     assert scored.grades == (2,)
     assert scored.scores == (0.25,)
+    assert scored.statuses == ("ok",)
+
+
+def test_each_grade_has_its_status_and_the_key_of_its_reply(tokenizer):
+    [good, again] = score(tokenizer, [rollout(tokenizer, RIGHT, i) for i in range(2)])
+    assert good.statuses == ("ok",) * 7
+    assert len(set(good.ledger_keys)) == 7
+    assert all(len(bytes.fromhex(key)) == 32 for key in good.ledger_keys)
+    assert again.ledger_keys == good.ledger_keys, "the same was asked"
+    cut = rollout(tokenizer, RIGHT, 0, finish="length")
+    [overlong] = score(tokenizer, [cut])
+    assert (overlong.statuses, overlong.ledger_keys) == ((None,) * 7, (None,) * 7)
 
 
 class MeetingVerifiers(Verifiers):

@@ -24,7 +24,7 @@ NOBODY = JudgeSettings((), "")
 def verdict(grade, status="ok"):
     score = None if grade is None else (grade - 1) / 4
     return Verdict(
-        status if grade else "timeout", grade, score, "", None, 0, 0, 0, 1, None, 0.0, False
+        status if grade else "timeout", grade, score, "", None, 0, 0, 0, 1, None, 0.0, False, None
     )
 
 

@@ -5,7 +5,7 @@ use std::io;
 use exprl_rubric::{Readout, ScoreMap};
 
 use crate::error::Error;
-use crate::ledger::{Key, Ledger};
+use crate::ledger::{Key, Ledger, to_hex};
 use crate::policy::Fault;
 use crate::reply::{Reply, Usage};
 use crate::settings::{Settings, Task};
@@ -53,7 +53,7 @@ impl Replies {
     }
 
     /// The verdict, and whether its score had to be taken from the text for want of probabilities.
-    pub(super) fn verdict(&self, reply: &Reply) -> (Verdict, bool) {
+    pub(super) fn verdict(&self, key: &Key, reply: &Reply) -> (Verdict, bool) {
         let (score, fell_back) = reply.score(self.score_map, self.readout);
         let verdict = Verdict {
             status: reply.status,
@@ -68,6 +68,7 @@ impl Replies {
             server: None,
             latency_s: 0.0,
             from_cache: false,
+            key: Some(to_hex(key)),
         };
         (verdict, fell_back)
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Dispatcher;
 use super::call::Call;
 use crate::job_state::Stop;
+use crate::ledger::Key;
 use crate::metrics::count;
 use crate::reply::Reply;
 use crate::types::{Status, Verdict};
@@ -23,7 +24,7 @@ impl Dispatcher {
         let verdict = match &call.reply {
             Some(reply) => {
                 self.keep(&call, reply);
-                let verdict = self.verdict(reply);
+                let verdict = self.verdict(&call.key, reply);
                 // The re-ask failed on the way: say so, and keep the first reply.
                 match &call.last_fault {
                     Some(fault) if reply.grade.is_none() && !reply.reasked => Verdict {
@@ -65,8 +66,8 @@ impl Dispatcher {
         call.settle(verdict);
     }
 
-    pub(super) fn verdict(&self, reply: &Reply) -> Verdict {
-        let (verdict, fell_back) = self.replies.verdict(reply);
+    pub(super) fn verdict(&self, key: &Key, reply: &Reply) -> Verdict {
+        let (verdict, fell_back) = self.replies.verdict(key, reply);
         if reply.cut {
             count(&self.metrics.counters.truncated);
         }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FILE, HEADER, KEY, Key, Ledger, MAGIC, record};
+use super::{FILE, HEADER, KEY, Key, Ledger, MAGIC, record, to_hex};
 use crate::error::Error;
 use crate::types::Status;
 
@@ -107,7 +107,7 @@ pub fn export(dir: &Path, out: &mut dyn Write) -> Result<u64, Error> {
         let Some(fields) = value.strip_prefix(b"{") else {
             continue;
         };
-        let hex = blake3::Hash::from_bytes(key).to_hex();
+        let hex = to_hex(&key);
         write!(out, "{{\"key\":\"{hex}\",")
             .and_then(|()| out.write_all(fields))
             .and_then(|()| out.write_all(b"\n"))

@@ -29,6 +29,42 @@ async fn an_identical_re_run_sends_nothing() {
             (second.status, second.grade, &second.reply)
         );
         assert!(second.from_cache && second.attempts == 0);
+        assert_eq!(first.key, second.key);
+    }
+}
+
+#[tokio::test]
+async fn a_verdict_names_the_reply_that_the_ledger_exports_under_its_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(|number, _| match number {
+        0 => Answer::Status(400, "", "bad".into()),
+        1 => chatter(),
+        _ => score(4),
+    })
+    .await;
+    let settings = Settings {
+        concurrency: 1,
+        ledger: Some(dir.path().into()),
+        ..settings(&[&server])
+    };
+    let verdicts = grade(&judge(&settings), 4).await;
+    let mut out = Vec::new();
+    exprl_judge::ledger::export(dir.path(), &mut out).unwrap();
+    let lines = out
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty());
+    let exported: Vec<serde_json::Value> = lines
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect();
+    assert_eq!(exported.len(), 3);
+    for verdict in verdicts {
+        let found = exported
+            .iter()
+            .find(|line| line["key"].as_str() == verdict.key.as_deref());
+        assert_eq!(found.is_some(), verdict.status != Status::HttpError);
+        if let Some(line) = found {
+            assert_eq!(line["text"], verdict.reply);
+        }
     }
 }
 
