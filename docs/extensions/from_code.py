@@ -19,7 +19,7 @@ from sphinx.application import Sphinx
 
 from exprl import cli
 from exprl.judge import Judge, JudgeItem, JudgeSettings, Prices, RuleJudge
-from exprl.monitor.metric_names import METRICS
+from exprl.monitor.metric_names import EVALUATION_METRICS, METRICS
 from exprl.run.recorded import MAY_CHANGE
 
 CONFIG_KEYS = {key.name for key in keys()}
@@ -58,6 +58,12 @@ def commands() -> str:
 def metrics() -> str:
     """Every metric of a run."""
     return table(("name", "meaning"), [(f"`{name}`", text) for name, text in METRICS.items()])
+
+
+def evaluations() -> str:
+    """Every number of an evaluation that the trackers get."""
+    rows = [(f"`{name}`", text) for name, text in EVALUATION_METRICS.items()]
+    return table(("name", "meaning"), rows)
 
 
 def counters() -> str:
@@ -104,7 +110,8 @@ def api(name: str, *first: str) -> str:
 
 
 MAKERS: dict[str, Callable[..., str]] = {
-    maker.__name__: maker for maker in (config, commands, metrics, counters, may_change, api)
+    maker.__name__: maker
+    for maker in (config, commands, metrics, evaluations, counters, may_change, api)
 }
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from exprl import config
 from exprl.errors import EngineError, ExprlError, JudgeError, NumericsError
-from exprl.evaluate.during_training import evaluate_if_due
+from exprl.evaluate.during_training import evaluate_if_due, read_evaluations
 from exprl.judge import JudgeStats
 from exprl.learn.batch import fill_rate, pack
 from exprl.learn.model import describe
@@ -26,7 +26,7 @@ from exprl.monitor.rollout_file import RolloutWriter
 from exprl.monitor.step_metrics import Clock, lag_row, step_row
 from exprl.reward.missing import commonest_reason
 from exprl.rollout.ahead import Ahead, StepSampler
-from exprl.rollout.engine import EngineStats
+from exprl.rollout.engine import Engine, EngineStats
 from exprl.rollout.weight_sync import lend_gpu
 from exprl.run import checkpoint
 from exprl.run.checkpoint import RunState
@@ -80,7 +80,7 @@ def train(
         Exception: what `on_step` raised.
     """
     with (
-        MetricsLog(parts.run_dir, cfg.logging, parts.first_step + state.step) as log,
+        open_log(cfg, parts, state) as log,
         RolloutWriter(parts.run_dir, parts.problems, parts.references) as writer,
         interruptible(progress.note) as interrupt,
         open_ahead(cfg, parts, progress) as ahead,
@@ -90,7 +90,7 @@ def train(
         announce(cfg, parts, progress)
         before = count_work(parts)
         while state.step < cfg.train.steps:
-            evaluate_if_due(cfg, parts, state.step, progress, ahead.sync)
+            evaluate_and_log(cfg, parts, state.step, progress, ahead.sync, log)
             clock = Clock(ahead.engine_seconds, count_engines(cfg))
             # New weights go into the engine here, when they are needed, and a probe proves that
             # they did. With rollout.ahead the steps after this one are started too.
@@ -110,6 +110,7 @@ def train(
             before = now
             flags, alarms = watch.add(row, commonest_reason(scored))
             log.write(number, row | flags)
+            log.write_samples(number, scored, data.advantages, parts.problems)
             if cfg.logging.save_rollouts and scored:
                 writer.submit(number, scored, data.advantages, version)
             progress.step(state.step, cfg.train.steps, row)
@@ -126,8 +127,29 @@ def train(
                 raise failure
             if interrupt.wanted:
                 return TrainingResult(parts.run_dir, state.step, interrupted=True)
-        evaluate_if_due(cfg, parts, state.step, progress, ahead.sync)
+        evaluate_and_log(cfg, parts, state.step, progress, ahead.sync, log)
     return TrainingResult(parts.run_dir, state.step, interrupted=False)
+
+
+def open_log(cfg: config.Config, parts: Parts, state: RunState) -> MetricsLog:
+    """Where metrics go: RUN/metrics.jsonl and the trackers, which are told the whole config."""
+    step = parts.first_step + state.step
+    evaluated = {e.step for e in read_evaluations(parts.run_dir) if e.step <= state.step}
+    return MetricsLog(parts.run_dir, cfg.logging, step, config.flatten(cfg), evaluated)
+
+
+def evaluate_and_log(
+    cfg: config.Config,
+    parts: Parts,
+    step: int,
+    progress: Progress,
+    sync: Callable[[], Engine],
+    log: MetricsLog,
+) -> None:
+    """Evaluate if it is time to, and tell the trackers."""
+    result = evaluate_if_due(cfg, parts, step, progress, sync)
+    if result is not None:
+        log.write_evaluation(result.step, result.metrics())
 
 
 def learn(

@@ -146,4 +146,10 @@ class Logging(Section):
     tensorboard: bool = Field(False, description="write RUN/tensorboard")
     wandb_project: str | None = Field(None, description="Weights & Biases project")
     trackio_project: str | None = Field(None, description="trackio project")
+    samples: int = Field(
+        4,
+        ge=0,
+        description="rollouts of each step that the trackers show as a table, with question, grades"
+        " and advantages, and without references; 0 = none",
+    )
     save_rollouts: bool = Field(True, description="write RUN/rollouts/step-NNNNN.parquet")

@@ -26,11 +26,12 @@ def evaluate_if_due(
     step: int,
     progress: Progress,
     sync: Callable[[], Engine] | None = None,
-) -> None:
+) -> Evaluation | None:
     """Evaluate before training, every so often, and at the end (`evaluate_now`)."""
     every = cfg.eval.every
     if step in (0, cfg.train.steps) or (every is not None and step % every == 0):
-        evaluate_now(cfg, parts, step, progress, sync)
+        return evaluate_now(cfg, parts, step, progress, sync)
+    return None
 
 
 def evaluate_now(
@@ -39,15 +40,20 @@ def evaluate_now(
     step: int,
     progress: Progress,
     sync: Callable[[], Engine] | None = None,
-) -> None:
+) -> Evaluation | None:
     """Evaluate the policy after `step` steps, unless RUN/eval.jsonl has it already.
 
     Args:
         sync: brings the policy's weights to the engine when nothing stands against it, which
             `Ahead.sync` knows; None = at once.
+
+    Returns:
+        The evaluation, new or from the file; None where there are no held-out problems.
     """
-    if not parts.held_out or any(e.step == step for e in read_evaluations(parts.run_dir)):
-        return
+    if not parts.held_out:
+        return None
+    if known := next((e for e in read_evaluations(parts.run_dir) if e.step == step), None):
+        return known
     from exprl.rollout.weight_sync import wake_engine
 
     engine = sync() if sync else wake_engine(parts.policy, parts.engine, parts.probe)
@@ -69,6 +75,7 @@ def evaluate_now(
     for name, own in domains.items() if len(domains) > 1 else ():
         rates = "  ".join(f"pass@{k} {own.at(k):.3f}" for k in own.ks)
         progress.note(f"  {name}, {len(own.outcomes)} problems: {rates}")
+    return result
 
 
 def append_evaluation(run_dir: Path, result: Evaluation) -> None:

@@ -191,6 +191,21 @@ class Evaluation:
         outcomes = fields.pop("outcomes")
         return fields | measured | {"ks": list(self.ks), "outcomes": list(outcomes)}
 
+    def metrics(self) -> dict[str, float]:
+        """The rates with their intervals under the names of metric_names.EVALUATION_METRICS."""
+        tree = self.to_json()
+        row = {f"eval/{name}": tree[name] for name in ("problems", "failed")}
+        rates = {f"eval/{name}": tree[name] for name in ("overlong_rate", "blank_rate")}
+        points = {f"eval/pass_at_{k}": point for k, point in tree["pass_at"].items()}
+        points |= {f"eval/maj_at_{k}": point for k, point in tree["maj_at"].items()}
+        for domain, own in tree.get("domains", {}).items():
+            points |= {f"eval/{domain}/pass_at_{k}": point for k, point in own.items()}
+        for name, point in points.items():
+            if point is not None:
+                rates[name] = point["value"]
+                rates |= {f"{name}_{end}": point[end] for end in ("low", "high")}
+        return row | {name: rate for name, rate in rates.items() if rate is not None}
+
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`."""

@@ -98,6 +98,20 @@ METRICS: dict[str, str] = {
     "bubble": "share of the step in which trainer and engines did not work, mean over them",
 }
 
+EVALUATION_METRICS: dict[str, str] = {
+    "eval/pass_at_{k}": "chance that one of k samples of a held-out problem is right, mean over the"
+    " problems",
+    "eval/maj_at_{k}": "chance that the most frequent answer of k samples is right",
+    "eval/{domain}/pass_at_{k}": "with several domains: the same over the problems of this one",
+    "eval/{rate}_low": "lower end of the 95 % interval of such a rate, over problems",
+    "eval/{rate}_high": "upper end of the interval",
+    "eval/problems": "held-out problems",
+    "eval/failed": "samples that the engine gave up, or that nothing could verify",
+    "eval/overlong_rate": "share of the samples that were cut by the length limit",
+    "eval/blank_rate": "share of the samples that name no answer",
+}
+"""What the trackers get of an evaluation (RUN/eval.jsonl), at the step that it follows."""
+
 OF_SERVERS = {
     "rollout/tokens_per_s",
     "sync/pause_s",

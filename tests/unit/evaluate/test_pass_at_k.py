@@ -1,6 +1,7 @@
 """pass@k: the estimator against brute force, the interval, and what counts as a sample."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from exprl import config
 from exprl.errors import ConfigError
 from exprl.evaluate.pass_at_k import Evaluation, Outcome
 from exprl.evaluate.sample import evaluate
+from exprl.monitor.metric_names import EVALUATION_METRICS
 from exprl.types import FinishReason, Message, Problem, Prompt, Rollout
 from exprl.verify.verifiers import Verifiers
 
@@ -80,6 +82,22 @@ class ScriptedSampler:
 
     def decode(self, rollout: Rollout) -> str:
         return self.texts[rollout.problem_id, rollout.index]
+
+
+def test_the_numbers_for_trackers_are_those_of_the_file_under_names_that_are_explained() -> None:
+    variables = {r"\{rate\}": ".+", r"\{k\}": r"\d+", r"\{domain\}": "[^/]+"}
+    known = [
+        re.sub(r"\\{\w+\\}", lambda found: variables[found[0]], re.escape(name))
+        for name in EVALUATION_METRICS
+    ]
+    a, b = Outcome("a", 4, 2, 0, (2,), "math"), Outcome("b", 4, 1, 0, (1,), "long")
+    one = evaluation(a, b)
+    metrics = one.metrics()
+    assert metrics["eval/pass_at_4"] == one.at(4)
+    assert (metrics["eval/pass_at_4_low"], metrics["eval/pass_at_4_high"]) == one.interval(4)
+    assert metrics["eval/long/pass_at_1"] == 0.25 and metrics["eval/problems"] == 2
+    assert metrics["eval/maj_at_1"] == metrics["eval/pass_at_1"] == 0.375
+    assert [m for m in metrics if not any(re.fullmatch(p, m) for p in known)] == []
 
 
 def problems(*ids: str) -> list[Problem]:

@@ -10,7 +10,8 @@ import pytest
 from exprl import config
 from exprl.errors import ConfigError, DataError
 from exprl.monitor.curve import draw_curve
-from exprl.monitor.metrics_log import MetricsLog, check_trackers, read_metrics
+from exprl.monitor.metrics_log import MetricsLog, read_metrics
+from exprl.monitor.trackers import check_trackers
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

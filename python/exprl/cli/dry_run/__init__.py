@@ -28,7 +28,7 @@ from exprl.data.tokenizer import load_tokenizer, prompt_ids
 from exprl.errors import ConfigError, EngineError
 from exprl.learn import memory
 from exprl.learn.memory import fit
-from exprl.monitor.metrics_log import check_trackers
+from exprl.monitor.trackers import check_trackers
 from exprl.rollout.engine import NO_VLLM
 from exprl.run import recorded
 from exprl.run.open import memory_setup, open_verifiers
