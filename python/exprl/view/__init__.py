@@ -1,1 +1,1 @@
-"""Local pages over a run folder: problems, groups, rollouts, steps, and the words of the judge."""
+"""`exprl view RUN`: local pages over a run folder, live while it trains."""
