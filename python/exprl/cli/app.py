@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import exprl
-from exprl.cli import config, evaluate, judge, serve, start, study, train, view
+from exprl.cli import config, evaluate, judge, report, serve, start, study, train, view
 from exprl.cli.extras import find_remedy
 from exprl.cli.options import INTERRUPTED, TAKES_OVERRIDES
 from exprl.errors import ConfigError, DataError, ExprlError
@@ -54,6 +54,7 @@ app.command(rich_help_panel=START)(start.pins)
 app.command(rich_help_panel=TRAIN, context_settings=TAKES_OVERRIDES)(train.train)
 app.command(rich_help_panel=TRAIN, context_settings=TAKES_OVERRIDES)(serve.serve)
 app.add_typer(config.commands, name="config", rich_help_panel=TRAIN)
+app.command(rich_help_panel=STUDY)(report.report)
 app.command(rich_help_panel=STUDY)(view.view)
 app.command("eval", rich_help_panel=STUDY)(evaluate.evaluate)
 app.command(rich_help_panel=STUDY)(evaluate.compare)

@@ -7,7 +7,7 @@ Imports neither torch nor vllm.
 """
 
 from exprl.config.data import BOXED, Columns, Data, MixedSource, Source
-from exprl.config.keys import differences, flatten
+from exprl.config.keys import defaults, describe, differences, flatten, leaves
 from exprl.config.policy import (
     Aggregation,
     Lora,
@@ -75,9 +75,12 @@ __all__ = [
     "Verify",
     "build",
     "build_judge",
+    "defaults",
+    "describe",
     "differences",
     "flatten",
     "json_schema",
+    "leaves",
     "load",
     "override",
     "read",

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from exprl import config, files
 from exprl.evaluate.pass_at_k import Evaluation
 from exprl.evaluate.sample import ReportingSampler, decode_rollout, evaluate
+from exprl.monitor.metrics_log import EVALUATIONS_FILE
 from exprl.monitor.progress import Progress
 
 if TYPE_CHECKING:  # they load torch, which the readers of eval.jsonl do without
     from exprl.rollout.engine import Engine
     from exprl.run.open import Parts
 
-EVALUATIONS_FILE = "eval.jsonl"
 # Evaluations at different steps see the same seeds, so that they differ by the policy alone.
 EVAL_SEED_OFFSET = 1 << 32
 

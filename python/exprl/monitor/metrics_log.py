@@ -15,6 +15,7 @@ from exprl.monitor.trackers import Settings, open_trackers
 from exprl.types import Float64Array, Problem, Scored
 
 FILE_NAME = "metrics.jsonl"
+EVALUATIONS_FILE = "eval.jsonl"
 
 
 class MetricsLog:

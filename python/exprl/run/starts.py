@@ -38,6 +38,15 @@ def read_first_step(run_dir: Path) -> int:
     return 0 if (run_dir / "metrics.jsonl").exists() else 1
 
 
+def read_starts(run_dir: Path) -> list[dict[str, Any]]:
+    """The starts of a run, the first one first; empty for a run of an earlier exprl.
+
+    Raises:
+        DataError: RUN/run.json is not what exprl writes.
+    """
+    return list(_read(run_dir)["starts"]) if (run_dir / FILE_NAME).exists() else []
+
+
 def record_start(run_dir: Path, step: int) -> int:
     """Add a start to RUN/run.json, which is made where there is none.
 
@@ -51,7 +60,7 @@ def record_start(run_dir: Path, step: int) -> int:
         DataError: RUN/run.json is not what exprl writes.
     """
     first = read_first_step(run_dir)
-    known = _read(run_dir)["starts"] if (run_dir / FILE_NAME).exists() else []
+    known = read_starts(run_dir)
     files.write_json(
         run_dir / FILE_NAME, {"first_step": first, "starts": [*known, describe_start(step)]}
     )

@@ -14,9 +14,10 @@ from rich.text import Text
 
 from exprl import config, files
 from exprl.errors import ConfigError
-from exprl.evaluate.during_training import EVALUATIONS_FILE, choose_ks, read_evaluations
+from exprl.evaluate.during_training import choose_ks, read_evaluations
 from exprl.evaluate.estimates import LEVEL, difference_interval, percentiles, resampled_means
 from exprl.evaluate.pass_at_k import Evaluation, Outcome
+from exprl.monitor.metrics_log import EVALUATIONS_FILE
 from exprl.study import targets
 
 Change = Literal["gained", "lost", "even"]
