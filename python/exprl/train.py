@@ -6,6 +6,7 @@ run/open.py; the equations are in docs/concepts/method.md.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from exprl.learn.policy import UpdateStats
 from exprl.monitor.alarms import Watch
 from exprl.monitor.metrics_log import MetricsLog, read_metrics
 from exprl.monitor.progress import Progress
+from exprl.monitor.report import try_report
 from exprl.monitor.rollout_file import RolloutWriter
 from exprl.monitor.step_metrics import Clock, lag_row, step_row
 from exprl.reward.missing import commonest_reason
@@ -81,6 +83,7 @@ def train(
     """
     with (
         open_log(cfg, parts, state) as log,
+        reporting(cfg, parts, progress, log),
         RolloutWriter(parts.run_dir, parts.problems, parts.references) as writer,
         interruptible(progress.note) as interrupt,
         open_ahead(cfg, parts, progress) as ahead,
@@ -195,6 +198,24 @@ def save(
     writer.join()
     keep = cfg.train.keep_checkpoints
     checkpoint.save(parts.run_dir, state, parts.policy, parts.tokenizer, keep, in_flight)
+
+
+@contextmanager
+def reporting(
+    cfg: config.Config, parts: Parts, progress: Progress, log: MetricsLog
+) -> Iterator[None]:
+    """Write RUN/report.html when the steps end, also by an error; a second Ctrl-C does not wait."""
+    try:
+        yield
+    finally:
+        hurried = isinstance(sys.exception(), KeyboardInterrupt)
+        if (
+            cfg.logging.report
+            and not hurried
+            and (page := try_report(parts.run_dir, progress.warn))
+        ):
+            log.add_report(page)
+            progress.note(f"report: {page}")
 
 
 @contextmanager

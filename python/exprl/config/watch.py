@@ -152,4 +152,9 @@ class Logging(Section):
         description="rollouts of each step that the trackers show as a table, with question, grades"
         " and advantages, and without references; 0 = none",
     )
+    report: bool = Field(
+        True,
+        description="write RUN/report.html when the run ends, and after Ctrl-C; `exprl report RUN`"
+        " writes it at any time. Needs the extra `report`",
+    )
     save_rollouts: bool = Field(True, description="write RUN/rollouts/step-NNNNN.parquet")

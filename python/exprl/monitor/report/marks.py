@@ -13,7 +13,7 @@ STRONG = 0.5
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters: NUL, ANSI's escape
     "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # direction, and ends of lines
-    "\xad\u034f\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb"  # no width
+    "\xad\u034f\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff"  # no width
     "\u115f\u1160\u2800\u3164\uffa0"  # letters that are blank
     "\ud800-\udfff\U000e0000-\U000e01ef]"  # halves of a character, tags, rare variants
 )
