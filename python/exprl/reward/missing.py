@@ -28,15 +28,19 @@ class Reason:
 
 
 def commonest_reason(scored: Iterable[Scored]) -> Reason | None:
-    """What most of the missing grades have in common; None where no reason is known.
+    """What most of the missing grades have in common; None where no reason is known."""
+    return commonest_of(reason for one in scored for reason in one.reasons)
+
+
+def commonest_of(reasons: Iterable[str]) -> Reason | None:
+    """The commonest of these reasons, one for each missing grade; None where there is none.
 
     Reasons that differ only in words with digits, such as the tokens or the id of a request, are
     the same.
     """
     alike: dict[str, list[str]] = {}
-    for one in scored:
-        for reason in one.reasons:
-            alike.setdefault(re.sub(r"\w*\d\w*", "0", reason), []).append(reason)
+    for reason in reasons:
+        alike.setdefault(re.sub(r"\w*\d\w*", "0", reason), []).append(reason)
     if not alike:
         return None
     most = max(alike.values(), key=len)
