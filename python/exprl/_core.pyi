@@ -11,6 +11,7 @@ from _typeshed import SupportsGetItem
 
 __all__ = [
     "__version__",
+    "Forecaster",
     "Job",
     "Judge",
     "JudgeStats",
@@ -26,11 +27,34 @@ __all__ = [
     "open_thinking",
     "outside_thinking",
     "rubric_command",
+    "score_grade",
     "split_text",
     "text_signs",
 ]
 
 __version__: Final[str]
+
+@final
+class Forecaster:
+    """
+    Renders items as a judge would, and counts what it would send.
+    """
+    def __new__(cls, /, settings: str) -> Forecaster:
+        """
+        `settings`: an `exprl.judge.JudgeSettings` as JSON. Reads the ledger and locks nothing.
+        """
+    def add(self, /, item: tuple) -> None:
+        """
+        Counts the requests of an item, a tuple in the order of `exprl.judge.JudgeItem`'s fields.
+        """
+    def prompts(self, /, item: tuple) -> list[str]:
+        """
+        The text of each request about an item.
+        """
+    def sums(self, /) -> tuple[int, int, int, int, int, int, int, float | None, float | None]:
+        """
+        What has been counted so far.
+        """
 
 @final
 class Job:
@@ -361,6 +385,11 @@ def outside_thinking(text: str) -> list[str]:
 def rubric_command(arguments: SupportsGetItem[int, str]) -> int:
     """
     Runs `exprl-judge rubric` as `exprl rubric build`; returns its exit code.
+    """
+
+def score_grade(grade: SupportsIndex, score_map: str) -> float | None:
+    """
+    The score of a grade under a score map, as text readout gives it; None where the map leaves it out.
     """
 
 def split_text(

@@ -13,6 +13,7 @@ A missing grade is None with a status that says why; it is never a made-up numbe
 
 from exprl._core import JudgeStats
 from exprl.judge.client import Job, Judge, split
+from exprl.judge.forecast import Forecast, Forecaster
 from exprl.judge.rule_judge import Faults, RuleJudge
 from exprl.judge.settings import (
     SOLUTION_VIEW,
@@ -21,12 +22,15 @@ from exprl.judge.settings import (
     Readout,
     ScoreMap,
     View,
+    score_grade,
 )
 from exprl.judge.types import Graded, GradedArrays, JudgeItem, Status, Verdict
 
 __all__ = [
     "SOLUTION_VIEW",
     "Faults",
+    "Forecast",
+    "Forecaster",
     "Graded",
     "GradedArrays",
     "Job",
@@ -41,5 +45,6 @@ __all__ = [
     "Status",
     "Verdict",
     "View",
+    "score_grade",
     "split",
 ]

@@ -43,6 +43,15 @@ class Prices:
     completion: float
 
 
+def score_grade(grade: int, score_map: ScoreMap) -> float | None:
+    """The score of a grade 1..5, as `readout = "text"` gives it; None where the map leaves it out.
+
+    >>> score_grade(4, "linear"), score_grade(4, "extremes")
+    (0.75, None)
+    """
+    return _core.score_grade(grade, score_map)
+
+
 def setting(default: Any, meaning: str = "", *, may_change: bool = False, **limits: float) -> Any:
     """A field of `JudgeSettings` or of the config's `[judge]`.
 

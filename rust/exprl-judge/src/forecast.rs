@@ -1,6 +1,7 @@
 //! What a run would send, without sending it.
 
 use std::collections::HashSet;
+use std::ops::Deref;
 
 use exprl_rubric::{FenceKey, View};
 
@@ -81,7 +82,7 @@ impl Forecaster {
     }
 
     /// Counts one item's requests.
-    pub fn add(&mut self, item: &Item) -> Result<(), Error> {
+    pub fn add(&mut self, item: &Item<impl Deref<Target = str>>) -> Result<(), Error> {
         let mut before = 0;
         for request in self.composer.render(item)?.requests {
             if !self.seen.insert(request.key) {
@@ -118,7 +119,7 @@ impl Forecaster {
 
     /// What the judge would be sent for an item: the text of each of its requests, in order. The tags around
     /// the judged text carry a code of their own in each ledger.
-    pub fn prompts(&self, item: &Item) -> Result<Vec<String>, Error> {
+    pub fn prompts(&self, item: &Item<impl Deref<Target = str>>) -> Result<Vec<String>, Error> {
         let requests = self.composer.render(item)?.requests;
         Ok(requests
             .iter()

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use exprl_advantage::{Kind, SingleSegment};
 use exprl_judge::{Readout, ScoreMap, Settings, Status, View};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use strum::VariantArray;
 
@@ -39,6 +40,18 @@ pub fn judge_choices() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("AdvantageKind", names::<Kind>()),
         ("SingleSegment", names::<SingleSegment>()),
     ])
+}
+
+/// The score of a grade under a score map, as text readout gives it; None where the map leaves it out.
+#[pyfunction]
+pub fn score_grade(grade: u8, score_map: &str) -> PyResult<Option<f64>> {
+    let map = ScoreMap::VARIANTS.iter().find(|&&map| {
+        let name: &str = map.into();
+        name == score_map
+    });
+    let map =
+        map.ok_or_else(|| PyValueError::new_err(format!("unknown score map {score_map:?}")))?;
+    Ok(map.score(grade))
 }
 
 fn names<T: VariantArray + Copy + Into<&'static str>>() -> Vec<&'static str> {

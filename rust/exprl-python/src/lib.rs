@@ -2,6 +2,7 @@
 
 mod advantage;
 mod errors;
+mod forecast;
 mod held;
 mod judge;
 mod judge_items;
@@ -29,10 +30,13 @@ mod _core {
     use crate::advantage::advantages;
 
     #[pymodule_export]
+    use crate::forecast::Forecaster;
+
+    #[pymodule_export]
     use crate::judge::{Job, Judge, judge_command, rubric_command};
 
     #[pymodule_export]
-    use crate::judge_settings::{judge_choices, judge_defaults, judge_settings};
+    use crate::judge_settings::{judge_choices, judge_defaults, judge_settings, score_grade};
 
     #[pymodule_export]
     use crate::judge_stats::{JudgeStats, judge_counters};
