@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from exprl.monitor.picks import PICKS
 from exprl.view.chips import Chip, check_pick, make_chips
-from exprl.view.links import Query, cut_page, link
+from exprl.view.links import Query, Value, cut_page, link
 from exprl.view.site import Site
 from exprl.view.step_index import Row
 
@@ -41,8 +41,15 @@ def make_rollouts_page(site: Site, query: Query) -> RolloutsPage:
     pick, step = check_pick(query.text("pick")), query.number("step")
     domain, problem = query.text("domain"), query.text("problem")
     found = site.catalog.select(step, pick, domain, problem)
+    selection: dict[str, Value] = {
+        "pick": pick,
+        "everywhere": step is None,
+        "domain": domain,
+        "problem": problem,
+    }
     number, pages, part = cut_page(range(len(found)), query.number("page"), PER_PAGE)
     known = site.catalog.known()
+    indices = {index.step: index for index in known}
     return RolloutsPage(
         chips=make_chips(site, step, pick, domain, problem),
         pick=pick,
@@ -53,29 +60,11 @@ def make_rollouts_page(site: Site, query: Query) -> RolloutsPage:
         domains=sorted({group.domain for index in known for group in index.groups}),
         recorded=site.catalog.steps(),
         count=len(found),
-        lines=[_line(site, *found.place(i), step, pick, domain, problem) for i in part],
+        lines=[
+            (indices[at].rows([row])[0], link("rollout", step=at, row=row, **selection))
+            for at, row in map(found.place, part)
+        ],
         number=number,
         pages=pages,
         read=len(known),
     )
-
-
-def _line(
-    site: Site,
-    at: int,
-    row: int,
-    step: int | None,
-    pick: str | None,
-    domain: str | None,
-    problem: str | None,
-) -> tuple[Row, str]:
-    href = link(
-        "rollout",
-        step=at,
-        row=row,
-        pick=pick,
-        everywhere=step is None,
-        domain=domain,
-        problem=problem,
-    )
-    return site.catalog.step(at).rows([row])[0], href
