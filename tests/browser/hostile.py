@@ -132,10 +132,11 @@ def write_step(cfg: config.Config, step: int) -> None:
     problems = load_training_problems(cfg, tokenizer)
     verifiers = open_verifiers(cfg, problems)
     run_dir = Path(cfg.run_dir)
+    references = choose_references(cfg.judge.condition, problems, cfg.seed)
     with open_judges(cfg.judge, cfg.treatments, cfg.treatment, cfg.seed, run_dir) as judges:
         scorer = Scorer(
             [problem.without_reference() for problem in problems],
-            choose_references(cfg.judge.condition, problems, cfg.seed),
+            references,
             open_splitter(cfg, tokenizer),
             cfg.reward,
             cfg.treatment,
@@ -147,7 +148,15 @@ def write_step(cfg: config.Config, step: int) -> None:
                 scorer.push(rollout(tokenizer, problem.id, index, text, step))
         scored = scorer.finish(lambda done, of: None)
     verifiers.close()
-    write_rollouts(run_dir, step, scored, compute_advantages(cfg, scored))
+    write_rollouts(
+        run_dir,
+        step,
+        scored,
+        compute_advantages(cfg, scored),
+        problems={problem.id: problem for problem in problems},
+        references=references,
+        trained_version=step,
+    )
 
 
 def rollout(tokenizer: Any, problem_id: str, index: int, text: str, step: int) -> Rollout:

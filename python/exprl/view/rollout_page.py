@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from exprl.monitor.report.marks import advantage_level, grade_level
 from exprl.monitor.rollout_reader import RecordedRollout, RecordedStep
 from exprl.view.catalog import Selection
@@ -91,6 +93,7 @@ class RolloutPage:
     reward: float | None
     parts: list[Part]
     colours: list[tuple[str, str]]
+    all_open: bool
     all_words: str
     whole_problem: str | None
     given_chars: int | None
@@ -128,6 +131,7 @@ def make_rollout_page(site: Site, query: Query) -> RolloutPage:
         reward=row.reward,
         parts=_make_parts(site, rollout, state),
         colours=[(one, replace(state, colour=one).href) for one in COLOURS],
+        all_open=state.open >= numbers,
         all_words=replace(state, open=frozenset() if state.open >= numbers else numbers).href,
         whole_problem=replace(state, full=state.full | {PROBLEM}).href if is_cut else None,
         given_chars=None if PROBLEM in state.full else CHARACTERS[0],
@@ -198,6 +202,7 @@ def _make_part(
     by_token = state.colour in BY_TOKEN
     colour_of = {"grade": grade_level(step.grade), "advantage": advantage_level(step.advantage)}
     logp = rollout.generator_logp[step.start : step.end]
+    logp = logp[np.isfinite(logp)]
     lag = () if rollout.lag is None else rollout.lag[step.start : step.end]
     return Part(
         number=number,

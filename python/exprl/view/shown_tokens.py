@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from dataclasses import dataclass
-
-import numpy as np
 
 from exprl.monitor.rollout_reader import RecordedRollout, RecordedStep
 from exprl.types import Int32Array
 from exprl.view.tokens import Tokens
+
+RARE = (0.1, 1.0, 2.0, 5.0)
+"""Where the colours of log-probabilities change: 90 %, 37 %, 14 % and 0.7 % likely."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,8 @@ def _describe(
     versions: Int32Array,
 ) -> str:
     parts = [f"token {place + 1}", f"id {token}"]
-    if logp is not None:
-        parts.append(f"log-prob {logp:.3f} ({np.exp(logp):.2%})")
+    if logp is not None and not math.isnan(logp):
+        parts.append(f"log-prob {logp:.3f} ({math.exp(logp):.2%})")
     if len(versions):
         parts.append(f"policy version {int(versions[place])}")
     if lag is not None:
@@ -59,9 +62,9 @@ def logp_level(logp: float | None) -> str:
     >>> [logp_level(value) for value in (-0.01, -0.5, -1.5, -3.0, -9.0, None)]
     ['rare-0', 'rare-1', 'rare-2', 'rare-3', 'rare-4', '']
     """
-    if logp is None or np.isnan(logp):
+    if logp is None or math.isnan(logp):
         return ""
-    return f"rare-{int(np.searchsorted([0.1, 1.0, 2.0, 5.0], -logp))}"
+    return f"rare-{bisect_left(RARE, -logp)}"
 
 
 def lag_level(lag: int | None) -> str:

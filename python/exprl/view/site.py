@@ -24,8 +24,9 @@ class Site:
     @property
     def stamp(self) -> str:
         """Changes whenever the pages have more to show."""
-        steps = self.catalog.steps()
-        return f"{self.run.stamp}.{len(steps)}.{max(steps, default='')}.{len(self.catalog.known())}"
+        steps, read = self.catalog.steps(), len(self.catalog.known())
+        tenths = 10 * read // max(1, len(steps))  # not every step that is read: pages would flicker
+        return f"{self.run.stamp}.{len(steps)}.{max(steps, default='')}.{tenths}"
 
 
 def open_site(run_dir: Path) -> Site:

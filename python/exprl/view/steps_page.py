@@ -100,12 +100,13 @@ def _find_lines(
     step = groups[0].step
     index = site.catalog.step(step)
     questions = site.catalog.rollouts.table(step, ("question",))["question"].to_pylist()
+    rows = index.rows(range(len(index)))
     wanted = (search or "").casefold()
     return [
         GroupLine(
             group,
             questions[group.start],
-            index.rows(range(group.start, group.stop)),
+            rows[group.start : group.stop],
             link("group", step=step, problem=group.problem_id),
         )
         for group in sorted(groups, key=_sort_key(sort))
