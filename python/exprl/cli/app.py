@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import exprl
-from exprl.cli import config, evaluate, judge, report, serve, start, study, train, view
+from exprl.cli import config, evaluate, judge, push, report, serve, start, study, train, view
 from exprl.cli.extras import find_remedy
 from exprl.cli.options import INTERRUPTED, TAKES_OVERRIDES
 from exprl.errors import ConfigError, DataError, ExprlError
@@ -61,6 +61,7 @@ app.command(rich_help_panel=STUDY)(evaluate.compare)
 app.command(rich_help_panel=STUDY)(evaluate.verify)
 app.command(rich_help_panel=STUDY)(study.calibrate)
 app.command(rich_help_panel=STUDY)(study.behaviors)
+app.command(rich_help_panel=STUDY)(push.push)
 app.command(
     add_help_option=False,
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
