@@ -96,8 +96,13 @@ def describe_data(cfg: config.Config) -> str:
     return _names(cfg.eval.data) if cfg.eval.data else "none"
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether it has the form OWNER/NAME."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
 def _hub_id(path: str) -> str | None:
-    return path if _HUB_ID.fullmatch(path) and not Path(path).exists() else None
+    return path if is_hub_id(path) and not Path(path).exists() else None
 
 
 def _names(data: config.Data) -> str:
@@ -149,7 +154,7 @@ def _results(cfg: config.Config, measured: Mapping[int, Evaluation], step: int) 
     rows = [
         (f"pass@{k}", *(_rate(rates.get(at, {}).get(str(k))) for at in (0, step))) for k in now.ks
     ]
-    table = _table(("", "before training", f"after {step} steps"), rows)
+    table = _table(("", "before this run", f"after {step} steps"), rows)
     return (
         f"## Results\n\n{table}\n\n"
         f"{len(now.outcomes)} held-out problems of {describe_data(cfg)}, {now.samples} samples each"

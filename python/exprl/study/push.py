@@ -11,11 +11,10 @@ from typing import Any
 
 from exprl import config
 from exprl.errors import ConfigError, ExprlError
-from exprl.learn.lora import ADAPTER
 from exprl.monitor.curve import draw_curve
 from exprl.run.checkpoint import TRAINER
 from exprl.study import targets
-from exprl.study.model_card import hide_folders, public_config, write_card
+from exprl.study.model_card import hide_folders, is_hub_id, public_config, write_card
 
 CARD = "README.md"
 RECORDS = ("metrics.jsonl", "eval.jsonl")
@@ -59,12 +58,8 @@ def prepare(name: str, repo_id: str) -> Upload:
         ConfigError: the name is no checkpoint of a run, or the repository's name is not one.
         DataError: the run has no metrics.
     """
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ConfigError(f"{repo_id!r} is no name of a repository: {error}") from None
+    if not is_hub_id(repo_id):
+        raise ConfigError(f"{repo_id!r} is no repository of the hub; name one as OWNER/NAME")
     target = targets.find(name)
     if target.run_dir is None:
         raise ConfigError(f"{name!r} is no run of exprl; name a run's folder, or RUN@step-N")
@@ -76,16 +71,15 @@ def prepare(name: str, repo_id: str) -> Upload:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.relative_to(folder).parts[0] != TRAINER
     }
-    lora = (folder / ADAPTER).is_dir()
-    if lora:
-        settings = folder / ADAPTER / "adapter_config.json"
-        about = hide_folders(json.loads(settings.read_text(encoding="utf-8")))
-        files[f"{ADAPTER}/{settings.name}"] = json.dumps(about, indent=2).encode()
+    adapter = next((name for name in files if name.endswith("/adapter_config.json")), None)
+    if adapter:
+        about = hide_folders(json.loads((folder / adapter).read_text(encoding="utf-8")))
+        files[adapter] = json.dumps(about, indent=2).encode()
     cfg = config.load(run_dir / "config.toml")
     files["exprl/config.toml"] = public_config(cfg).encode()
     files |= {f"exprl/{one}": run_dir / one for one in RECORDS if (run_dir / one).exists()}
     files["curves.png"] = _draw(run_dir)
-    files[CARD] = write_card(repo_id, run_dir, target.step, lora=lora).encode()
+    files[CARD] = write_card(repo_id, run_dir, target.step, lora=adapter is not None).encode()
     return Upload(repo_id, f"Step {target.step} of a run of exprl", files)
 
 
@@ -101,27 +95,30 @@ def send(upload: Upload, *, public: bool) -> str:
         ConfigError: the repository is public although `public` is not set.
         ExprlError: the hub refuses, or does not answer.
     """
-    import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalTokenNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
     api = HfApi(library_name="exprl")
     try:
         api.create_repo(upload.repo_id, private=not public, exist_ok=True)
         about = api.model_info(upload.repo_id)
-        if not public and not about.private:
-            raise ConfigError(
-                f"{upload.repo_id} exists and is public; push with --public, or to another name"
+        if public or about.private:
+            there = {file.rfilename for file in about.siblings or ()}
+            commit = api.create_commit(
+                upload.repo_id, _operations(upload, there), commit_message=upload.message
             )
-        commit = api.create_commit(
-            upload.repo_id,
-            operations=_operations(upload, {file.rfilename for file in about.siblings or ()}),
-            commit_message=upload.message,
-        )
+            return str(commit.commit_url)
     except LocalTokenNotFoundError:
         raise ConfigError("the hub asks for a token: `hf auth login`, or set HF_TOKEN") from None
     except OfflineModeIsEnabled:
         raise ConfigError("HF_HUB_OFFLINE is set; unset it to push to the hub") from None
+    except HFValidationError as error:
+        raise ConfigError(str(error)) from None
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):
@@ -130,20 +127,21 @@ def send(upload: Upload, *, public: bool) -> str:
                 " that may write there, by `hf auth login` or HF_TOKEN"
             ) from None
         raise ExprlError(f"the hub did not take {upload.repo_id}: {error}") from error
-    except (httpx.HTTPError, OSError) as error:
-        raise ExprlError(f"the hub did not take {upload.repo_id}: {error}") from error
-    return str(commit.commit_url)
+    except Exception as error:  # its client's HTTP library, and so its errors, change by version
+        raise ExprlError(
+            f"the hub did not take {upload.repo_id}: {type(error).__name__}: {error}"
+        ) from error
+    raise ConfigError(
+        f"{upload.repo_id} exists and is public; push with --public, or to another name"
+    )
 
 
 def _operations(upload: Upload, there: set[str]) -> list[Any]:
     """Add what is new, and delete weights of an earlier push that would be loaded beside it."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    def is_weight(name: str) -> bool:
-        own = name.startswith(f"{ADAPTER}/") or "/" not in name
-        return own and name.endswith((".safetensors", ".safetensors.index.json"))
-
-    stale = sorted(name for name in there - set(upload.files) if is_weight(name))
+    weights = (".safetensors", ".safetensors.index.json", "/adapter_config.json")
+    stale = sorted(name for name in there - set(upload.files) if name.endswith(weights))
     return [
         *(CommitOperationAdd(name, item) for name, item in upload.files.items()),
         *(CommitOperationDelete(name) for name in stale),
