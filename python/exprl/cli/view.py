@@ -43,9 +43,10 @@ def view(
     """
     from exprl.view.server import serve
 
-    def tell(url: str) -> None:
-        typer.echo(f"{run} is on {url}/ until Ctrl-C")
+    def tell(url: str, asks: bool) -> None:
+        password = ", with the password in EXPRL_TOKEN," if asks else ""
+        typer.echo(f"{run} is on {url}{password} until Ctrl-C")
         if open_browser:
-            typer.launch(f"{url}/")
+            typer.launch(url)
 
     serve(run, host, port, tell)

@@ -18,25 +18,28 @@ from exprl.view.guard import Guard, read_token
 PORT = 8321
 """Where the pages are if nothing else is there: a link stays right when the viewer starts again."""
 _NEXT = 20
-"""Further ports to try."""
+"""Ports to try."""
+EVERYWHERE = ("0.0.0.0", "::")
+"""Hosts that mean every address of this machine."""
 
 
-def serve(run_dir: Path, host: str, port: int | None, tell: Callable[[str], object]) -> None:
+def serve(run_dir: Path, host: str, port: int | None, tell: Callable[[str, bool], object]) -> None:
     """Serve the pages of a run until Ctrl-C.
 
     Args:
         host: address to listen on; one that other machines reach needs EXPRL_TOKEN.
         port: None takes 8321, or the next one that is free; 0 any free one.
-        tell: is told the URL, once it answers.
+        tell: is told the URL, once it answers, and whether the pages ask for a password.
 
     Raises:
         ConfigError: the port or the address cannot be used, or a token is needed.
     """
     token = read_token(host)
     listener = listen(host, port)
-    url = url_of(host, listener.getsockname()[1])
+    name = socket.gethostname() if host in EVERYWHERE else host
+    url = url_of(name, listener.getsockname()[1]) + "/"
     settings = uvicorn.Config(
-        Guard(make_app(run_dir, lambda: tell(url)), host, token),
+        Guard(make_app(run_dir, lambda: tell(url, token is not None)), host, token),
         log_level="warning",
         access_log=False,
         server_header=False,

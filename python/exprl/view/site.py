@@ -26,7 +26,7 @@ class Site:
         """Changes whenever the pages have more to show."""
         steps, read = self.catalog.steps(), len(self.catalog.known())
         tenths = 10 * read // max(1, len(steps))  # not every step that is read: pages would flicker
-        return f"{self.run.stamp}.{len(steps)}.{max(steps, default='')}.{tenths}"
+        return f"{self.run.stamp}.{max(steps, default='')}.{tenths}"
 
 
 def open_site(run_dir: Path) -> Site:

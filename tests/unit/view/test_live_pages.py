@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,14 +28,30 @@ def stamp(pages: TestClient) -> str:
 def test_a_new_step_is_shown_as_soon_as_it_is_written(tmp_path: Path) -> None:
     write_step(tmp_path, 1, [scored("p", 0, (2,))])
     with open_pages(tmp_path) as pages:
-        before = stamp(pages)
-        assert before == stamp(pages)
         assert "Step 1" in read(pages, "").text
         write_step(tmp_path, 2, [scored("p", 0, (5,)), scored("new", 0, (5,))])
-        assert stamp(pages) != before
         assert "Step 2" in read(pages, "").text
         wait_until(lambda: len(read(pages, "problems").links("problem?")) == 2)
         assert len(read(pages, "rollouts?pick=best").links("rollout?")) == 3
+
+
+def is_new(now: str, *earlier: str) -> bool:
+    """Whether all steps are read, and the stamp is none of the earlier ones."""
+    return now.endswith(".10") and now not in earlier
+
+
+def test_the_stamp_tells_of_rollouts_and_of_metrics(tmp_path: Path) -> None:
+    write_step(tmp_path, 1, [scored("p", 0, (2,))])
+    with open_pages(tmp_path) as pages:
+        wait_until(lambda: stamp(pages).endswith(".10"))  # ten tenths of the steps are read
+        first, metrics = stamp(pages), tmp_path / "metrics.jsonl"
+        assert first == stamp(pages)
+        metrics.write_text(metrics.read_text() * 2)
+        second = stamp(pages)
+        rollouts = tmp_path / "rollouts"
+        shutil.copy(rollouts / "step-00001.parquet", rollouts / "step-00002.parquet")
+        assert second != first
+        wait_until(lambda: is_new(stamp(pages), first, second))
 
 
 def test_a_page_with_a_step_in_its_address_stays_there(tmp_path: Path) -> None:

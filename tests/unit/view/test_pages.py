@@ -289,3 +289,41 @@ def test_a_run_that_has_not_begun_says_so(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not the folder of a run"):
         make_app(tmp_path, lambda: None)
+
+
+HOSTILE = (
+    "</div></main><script>alert(1)</script><img src=x onerror=a()>\" onclick='a' {{7}}\u202e\x00"
+)
+
+
+def test_no_text_of_a_model_or_of_the_data_makes_an_element(tmp_path: Path) -> None:
+    shapes: dict[str, list[list[tuple[str, ...]]]] = {}
+    for words in ("plain", HOSTILE):
+        run = tmp_path / f"run {'of' if words == 'plain' else '<b>of'}"
+        run.mkdir()
+        one = scored(f"id {words}", 0, (5, None), [words, words], domain=words, reasons=(words,))
+        write_step(run, 1, [one], {f"id {words}": words}, {f"id {words}": words})
+        with open_pages(run) as pages:
+            [group] = read(pages, "").links("group?")
+            [problem] = read(pages, group).links("problem?")
+            rollout = "rollout?step=1&row=0&open=1,2"
+            addresses = [
+                "",
+                group,
+                problem,
+                rollout,
+                "problems",
+                "rollouts",
+                f"{rollout}&colour=lag",
+            ]
+            read_pages = [read(pages, address) for address in addresses]
+            shapes[words] = [
+                [
+                    (tag, *attrs)
+                    for tag, attrs in page.elements
+                    if attrs.get("class") != "code-point" and "option" not in tag
+                ]
+                for page in read_pages
+            ]
+            assert all(words in page.text or words == HOSTILE for page in read_pages[:4])
+    assert shapes["plain"] == shapes[HOSTILE]
