@@ -163,7 +163,7 @@ def test_a_completion_without_a_grade_is_in_no_statistic_and_teaches_nothing(
         one = trainer(record(kind), reward, tokenizer, tmp_path, learning_rate=0.0)
         one.train()
     [(_, batch)] = one.outputs
-    last = np.array([scores[-1] for scores in reward.scores], np.float64)
+    last = np.array([one.scores[-1] for one in reward.assessed], np.float64)
     missing = np.isnan(last)
     assert 0 < missing.sum() < len(missing) * 0.5
     advantages = batch["advantages"].numpy().reshape(len(last), -1)
@@ -171,7 +171,7 @@ def test_a_completion_without_a_grade_is_in_no_statistic_and_teaches_nothing(
     assert advantages[~missing].any()
     assert logged(one, "judge/missing_rate") == [pytest.approx(missing.mean(), abs=1e-3)]
     if kind is StepTrainer:  # a step without a grade is joined to the next one, and still teaches
-        joined = [None in scores[:-1] for scores in reward.scores] & ~missing
+        joined = [None in one.scores[:-1] for one in reward.assessed] & ~missing
         assert advantages[joined].any(axis=1).sum() > joined.sum() / 2
     else:
         groups = last.reshape(PROBLEMS, GROUP)

@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from exprl.errors import JudgeError
-from exprl.judge import Graded, Judge, JudgeItem, JudgeSettings
+from exprl.judge import Judge, JudgeItem, JudgeSettings
 from exprl.reward.missing import commonest_of
 from exprl.thinking import outside_thinking
 
-Scores = tuple[float | None, ...]
-"""Of one completion, in [0, 1]: a single one, or one per step; None = missing."""
 WINDOW = 64
 """Completions, at least, that the rate of missing grades is taken over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What the judge said of one completion.
+
+    scores: in [0, 1]: a single one, or one per step; None = missing.
+    errors: why grades are missing, one for each.
+    """
+
+    scores: tuple[float | None, ...]
+    errors: tuple[str, ...] = ()
+
+    @property
+    def ungraded(self) -> bool:
+        """Whether the judge failed where its word is needed; a score map may leave a grade out."""
+        return self.scores[-1] is None and bool(self.errors)
+
+    @property
+    def reward(self) -> float | None:
+        """The one number for a trainer that takes no more: the mean over the steps.
+
+        None where the last score is missing. Another step without a score is joined to the next
+        one, as with reward.missing = "bridge", and does not count by itself.
+        """
+        given = [score for score in self.scores if score is not None]
+        return None if self.scores[-1] is None else sum(given) / len(given)
 
 
 class Grader:
@@ -32,8 +57,8 @@ class Grader:
         self._max_missing_rate = max_missing_rate
         self._ungraded: list[bool] = []
 
-    async def grade(self, items: Sequence[JudgeItem]) -> list[Scores]:
-        """The scores of each item: one, or one per segment, as `settings.view` says.
+    async def grade(self, items: Sequence[JudgeItem]) -> list[Assessment]:
+        """What the judge says of each item: one score, or one per segment (`settings.view`).
 
         A completion that shows the judge nothing is no solution: it scores 0, and nobody is asked.
 
@@ -41,42 +66,32 @@ class Grader:
             JudgeError: more grades are missing than `max_missing_rate` allows.
         """
         asked = [i for i, item in enumerate(items) if self._shows_text(item)]
-        graded = dict(zip(asked, await self.judge.submit([items[i] for i in asked]), strict=True))
-        self._stop_if_missing(len(items), list(graded.values()))
-        return [
-            tuple(v.score for v in graded[i].verdicts) if i in graded else self._zeros(item)
-            for i, item in enumerate(items)
-        ]
+        graded = await self.judge.submit([items[i] for i in asked])
+        assessed = [Assessment((0.0,) * self._width(item)) for item in items]
+        for i, one in zip(asked, graded, strict=True):
+            errors = tuple(v.error or v.status for v in one.verdicts if v.grade is None)
+            assessed[i] = Assessment(tuple(v.score for v in one.verdicts), errors)
+        self._stop_if_missing(assessed)
+        return assessed
 
     def _shows_text(self, item: JudgeItem) -> bool:
         text = "".join(item.segments)
         shown = [text] if self.settings.show_thinking else outside_thinking(text)
         return bool("".join(shown).strip())
 
-    def _zeros(self, item: JudgeItem) -> Scores:
-        return (0.0,) * (1 if self.settings.view == "outcome" else len(item.segments))
+    def _width(self, item: JudgeItem) -> int:
+        return 1 if self.settings.view == "outcome" else len(item.segments)
 
-    def _stop_if_missing(self, asked_for: int, graded: Sequence[Graded]) -> None:
-        missing = [one.verdicts[-1].grade is None for one in graded]
-        self._ungraded += missing + [False] * (asked_for - len(missing))
-        self._ungraded = self._ungraded[-max(WINDOW, asked_for) :]
+    def _stop_if_missing(self, assessed: Sequence[Assessment]) -> None:
+        self._ungraded += [one.ungraded for one in assessed]
+        self._ungraded = self._ungraded[-max(WINDOW, len(assessed)) :]
         rate = sum(self._ungraded) / max(1, len(self._ungraded))
         if len(self._ungraded) >= WINDOW and rate > self._max_missing_rate:
-            errors = [v.error or v.status for g in graded for v in g.verdicts if v.grade is None]
+            why = commonest_of(error for one in assessed for error in one.errors)
             raise JudgeError(
                 f"{rate:.0%} of the last {len(self._ungraded)} completions have no grade, above"
-                f" max_missing_rate = {self._max_missing_rate}. {commonest_of(errors) or ''}"
+                f" max_missing_rate = {self._max_missing_rate}. {why or ''}"
             )
-
-
-def one_score(scores: Scores) -> float | None:
-    """The one number of a completion for a trainer that takes no more: the mean of its steps.
-
-    None where the last score is missing. A step without a score is joined to the next one that has
-    one (reward.missing = "bridge"), so that it does not count by itself.
-    """
-    given = [score for score in scores if score is not None]
-    return None if scores[-1] is None else sum(given) / len(given)
 
 
 def open_judge(settings: JudgeSettings, number: int = 1) -> Judge:

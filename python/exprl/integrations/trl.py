@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from exprl.integrations.grading import Grader, Scores, one_score
+from exprl.integrations.grading import Assessment, Grader
 from exprl.integrations.messages import Text, as_items, as_text
 from exprl.judge import JudgeSettings, split
 from exprl.steps import StepRule
@@ -42,8 +42,8 @@ class JudgeReward:
     ) -> None:
         self.settings, self.rule, self._reference = settings, rule, reference
         self._grader = Grader(settings, max_missing_rate)
-        self.scores: list[Scores] = []
-        """Of the last batch."""
+        self.assessed: list[Assessment] = []
+        """The completions of the last batch."""
 
     async def __call__(
         self,
@@ -56,8 +56,8 @@ class JudgeReward:
         """The rewards, in order; None without a grade, which TRL leaves out of its statistics."""
         segments = self.cut(completions, completion_ids)
         items = as_items(prompts, segments, columns, self._reference)
-        self.scores = await self._grader.grade(items)
-        rewards = [one_score(scores) for scores in self.scores]
+        self.assessed = await self._grader.grade(items)
+        rewards = [one.reward for one in self.assessed]
         if log_metric:
             log_metric("judge/missing_rate", rewards.count(None) / len(rewards))
         return rewards

@@ -64,7 +64,8 @@ class StepTrainer(GRPOTrainer):  # type: ignore[misc]
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         output = super()._generate_and_score_completions(inputs)
         # A group may lie in several processes, and its statistics need all of it.
-        scores, tokens = gather_object(self._reward.scores), gather_object(self._reward.tokens)
+        scores = gather_object([one.scores for one in self._reward.assessed])
+        tokens = gather_object(self._reward.tokens)
         group = self.num_generations if self.model.training else self.num_generations_eval
         ends, groups = np.cumsum([0, *map(len, scores)]), np.arange(0, len(scores) + 1, group)
         flat = np.array([s for one in scores for s in one], np.float64)  # a None is a NaN now

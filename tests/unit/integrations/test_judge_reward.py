@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from exprl.errors import ConfigError, JudgeError
-from exprl.integrations.grading import Grader, one_score
+from exprl.integrations.grading import Assessment, Grader
 from exprl.integrations.messages import as_text
 from exprl.integrations.trl import JudgeReward
 from exprl.judge import JudgeItem, JudgeSettings, RuleJudge
@@ -71,14 +71,14 @@ def test_the_judge_is_shown_the_last_message_or_the_column_of_the_problem(server
 def test_the_reward_of_steps_is_their_mean(server):
     function = JudgeReward(settings(server, view="prefix"))
     [mean] = reward(function, ["Let me see. ### 3 + 4 = 7 ### The answer is 8."])
-    assert function.scores == [(0.5, 1.0, 0.0)]
+    assert [one.scores for one in function.assessed] == [(0.5, 1.0, 0.0)]
     assert mean == 0.5
 
 
 def test_one_number_needs_the_last_score_and_leaves_out_the_steps_without_one():
-    assert one_score((0.25, None, 1.0)) == 0.625
-    assert one_score((0.25, None)) is None
-    assert one_score((0.5,)) == 0.5
+    assert Assessment((0.25, None, 1.0)).reward == 0.625
+    assert Assessment((0.25, None)).reward is None
+    assert Assessment((0.5,)).reward == 0.5
 
 
 def test_an_empty_completion_scores_0_and_is_not_sent(server):
@@ -116,7 +116,8 @@ def test_a_dead_judge_ends_the_training_and_says_why(server):
 def test_a_grade_that_the_score_map_leaves_out_does_not_end_the_training(server):
     grader = Grader(settings(server, view="prefix", score_map="extremes"), max_missing_rate=0.0)
     nothing_computed = JudgeItem("0", "What is 3 + 4?", "3 + 4 = 7", ("Let me see.",))
-    assert set(asyncio.run(grader.grade([nothing_computed] * 70))) == {(None,)}
+    assessed = asyncio.run(grader.grade([nothing_computed] * 70))
+    assert {one.scores for one in assessed} == {(None,)}
 
 
 def test_each_process_has_a_ledger_of_its_own(server, tmp_path):
