@@ -34,7 +34,16 @@ from exprl.config.reward import (
 )
 from exprl.config.run import Config
 from exprl.config.scale import Cluster, Engine, JudgeServe, Ranks
-from exprl.config.toml import build, build_judge, json_schema, load, override, read, to_toml
+from exprl.config.toml import (
+    build,
+    build_judge,
+    json_schema,
+    load,
+    load_judge,
+    override,
+    read,
+    to_toml,
+)
 from exprl.config.watch import ALL_TOKENS, Alarms, Evaluation, Logging, Truncation
 
 __all__ = [
@@ -82,6 +91,7 @@ __all__ = [
     "json_schema",
     "leaves",
     "load",
+    "load_judge",
     "override",
     "read",
     "to_toml",

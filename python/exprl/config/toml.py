@@ -46,6 +46,18 @@ def build_judge(overrides: Sequence[str]) -> Judge:
         raise ConfigError(mistakes.explain_errors(error, "--set")) from None
 
 
+def load_judge(path: str | Path) -> Judge:
+    """The `[judge]` section of a TOML file, which need not have any other; others are left aside.
+
+    Raises:
+        ConfigError: the file cannot be used, or a setting of the judge is wrong.
+    """
+    try:
+        return _OnlyJudge.model_validate({"judge": read(path).get("judge", {})}).judge
+    except ValidationError as error:
+        raise ConfigError(mistakes.explain_errors(error, str(path))) from None
+
+
 def read(path: str | Path) -> dict[str, Any]:
     """The plain values of a TOML file.
 

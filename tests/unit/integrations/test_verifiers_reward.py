@@ -23,7 +23,7 @@ except ImportError:
     vf = None
 
 RIGHT, WRONG = "3 + 4 = 7\n\nThe answer is 7.", "3 + 4 = 7\n\nThe answer is 8."
-judged: JudgeReward
+judged: JudgeReward | None = None
 """What the task's settings name: `test_verifiers_reward:judged`."""
 
 
@@ -96,8 +96,8 @@ def test_the_reward_of_steps_is_their_mean_and_each_score_stays_on_the_trace(plu
 
 
 def test_a_reply_without_a_grade_is_an_error_and_no_reward(plug):
-    plug().close()
-    with pytest.raises(Exception, match="the reply has no score: .*"):
+    plug(deadline_s=1.0).close()
+    with pytest.raises(Exception, match=r"the reply has no score: .+"):
         score(RIGHT, reference="3 + 4 = 7")
 
 
