@@ -20,6 +20,7 @@ from exprl import files
 from exprl.errors import ConfigError
 from exprl.monitor.report import charts, marks, settings, summary
 from exprl.monitor.report.runs import Run, find_episodes, read_runs
+from exprl.monitor.report.samples import find_samples
 from exprl.run.starts import find_version
 
 HERE = Path(__file__).parent
@@ -60,6 +61,7 @@ def render(runs: Sequence[Run]) -> str:
         "number": summary.number,
         "percent": summary.percent,
         "when": show_time,
+        "signed": lambda value: "-" if value is None else f"{value:+.2f}",
     }
     environment.globals |= {
         "grade_level": marks.grade_level,
@@ -83,6 +85,7 @@ def render(runs: Sequence[Run]) -> str:
         undrawn=charts.undrawn(runs),
         evaluations=summary.evaluation_rows(runs),
         spans=[list(summary.find_spans(run)) for run in runs],
+        samples=[find_samples(run, 3 if len(runs) == 1 else 1) for run in runs],
         differences=settings.find_differences(runs) if len(runs) > 1 else [],
         settings=[settings.list_settings(run) for run in runs],
         spark=summary.SPARK,

@@ -50,6 +50,7 @@ class Run:
     """One run as a report shows it.
 
     name: short, and unlike those of the other runs in the report.
+    first_step: what the run itself calls its first step, in its files of rollouts: 1, or 0.
     rows: of metrics.jsonl, each with its `step`, counted from 1 also in runs of an earlier exprl.
     settings: dotted keys of config.toml; empty where there is none.
     config: None where config.toml is missing, or of another exprl whose settings differ.
@@ -58,6 +59,7 @@ class Run:
 
     path: Path
     name: str
+    first_step: int
     rows: Sequence[Mapping[str, Any]]
     evaluations: Sequence[Mapping[str, Any]]
     starts: Sequence[Mapping[str, Any]]
@@ -106,6 +108,7 @@ def read_run(path: Path, name: str) -> Run:
     return Run(
         path=path,
         name=name,
+        first_step=first,
         rows=rows,
         evaluations=files.read_jsonl(evaluations) if evaluations.exists() else [],
         starts=read_starts(path),
