@@ -61,7 +61,7 @@ def render(runs: Sequence[Run]) -> str:
         "number": summary.number,
         "percent": summary.percent,
         "when": show_time,
-        "signed": lambda value: "-" if value is None else f"{value:+.2f}",
+        "signed": summary.signed,
     }
     environment.globals |= {
         "grade_level": marks.grade_level,

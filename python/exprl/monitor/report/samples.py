@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from exprl.errors import DataError
-from exprl.monitor.picks import PICKS, Pick, Picked, mean_scores
+from exprl.monitor.picks import PICKS, Pick, mean_scores
 from exprl.monitor.report.runs import Run
 from exprl.monitor.rollout_reader import RecordedRollout, RecordedStep, Rollouts
 
@@ -75,6 +75,15 @@ class Shelf:
         return self.pick.name.replace("_", " ").capitalize()
 
 
+class Place(NamedTuple):
+    """Where a picked rollout lies, and why."""
+
+    step: int
+    row: int
+    strength: float
+    problem_id: str
+
+
 @dataclass(slots=True)
 class Visits:
     """What the rollouts of one problem came to, step by step.
@@ -118,7 +127,7 @@ def find_samples(run: Run, limit: int) -> Samples:
         limit: rollouts of each pick.
     """
     rollouts, notes = Rollouts(run.path), list[str]()
-    found: dict[str, list[Picked]] = {name: [] for name in PICKS}
+    found: dict[str, list[Place]] = {name: [] for name in PICKS}
     counts = dict.fromkeys(PICKS, 0)
     lacking: dict[str, list[int]] = {}
     visits: dict[str, Visits] = {}
@@ -151,18 +160,25 @@ def find_samples(run: Run, limit: int) -> Samples:
     return Samples(tuple(shelves), best, worst, len(visits), tuple(notes))
 
 
-def _take(found: list[Picked], pick: Pick, table: pa.Table, step: int, limit: int) -> int:
-    """Keep the strongest so far, the newest first among equals; how many the step has."""
-    strength = pick.strength(table)
-    order = np.argsort(-strength, kind="stable")[:limit]
-    found += [
-        Picked(step, row, float(strength[row]))
-        for row in order.tolist()
-        if strength[row] == strength[row]
-    ]
-    found.sort(key=lambda one: (-one.strength, -one.step, one.row))
-    del found[limit:]
-    return int(np.count_nonzero(~np.isnan(strength)))
+def _take(found: list[Place], pick: Pick, table: pa.Table, step: int, limit: int) -> int:
+    """Keep the strongest so far, of each problem one, and of equals the newest.
+
+    Returns:
+        How many rollouts of the step the pick names.
+    """
+    strength, problems = pick.strength(table), table["problem_id"]
+    order = np.argsort(-strength, kind="stable")  # NaN goes last
+    count = int(np.count_nonzero(~np.isnan(strength)))
+    chosen: dict[str, Place] = {}
+    for row in order[:count].tolist():
+        name = problems[row].as_py()
+        chosen.setdefault(name, Place(step, row, float(strength[row]), name))
+        if len(chosen) == limit:
+            break
+    both = sorted([*found, *chosen.values()], key=lambda one: (-one.strength, -one.step, one.row))
+    first = {one.problem_id: one for one in reversed(both)}  # the strongest of each problem
+    found[:] = [one for one in both if first[one.problem_id] is one][:limit]
+    return count
 
 
 def _visit(visits: dict[str, Visits], table: pa.Table, step: int) -> None:
@@ -194,10 +210,10 @@ def _choose_problems(
     return tuple(known[: min(PROBLEMS, len(known) - half)]), tuple(reversed(worst))
 
 
-def _read(run: Run, rollouts: Rollouts, picked: Picked) -> Sample:
-    one = rollouts.read(picked.step, picked.row)
+def _read(run: Run, rollouts: Rollouts, place: Place) -> Sample:
+    one = rollouts.read(place.step, place.row)
     return Sample(
-        step=picked.step - run.first_step + 1,
+        step=place.step - run.first_step + 1,
         rollout=one,
         question=Text.cut(one.question),
         answer=Text.cut(one.answer, 200),
@@ -210,7 +226,7 @@ def _read(run: Run, rollouts: Rollouts, picked: Picked) -> Sample:
                 "show",
                 str(run.path),
                 "--step",
-                str(picked.step),
+                str(place.step),
                 "--problem",
                 one.problem_id,
             ]

@@ -117,6 +117,15 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def signed(value: float | None) -> str:
+    """An advantage.
+
+    >>> signed(0.5), signed(-0.25), signed(0.0), signed(None)
+    ('+0.50', '-0.25', '0', '-')
+    """
+    return "-" if value is None else f"{value:+.2f}" if value else "0"
+
+
 def percent(value: float) -> str:
     """A share.
 
