@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,86 +31,65 @@ def is_wider_than_window(page: Page) -> bool:
     return page.evaluate("document.documentElement.scrollWidth > innerWidth")
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_every_chart_is_drawn_and_nothing_is_wider_than_the_window(open_page, report, width):
-    page = open_page(width=width)
+def test_every_chart_is_drawn_and_reacts_to_theme_axis_and_smoothing(open_page, report):
+    page = open_page(theme="dark")
     page.goto(report.as_uri())
     draw_all(page)
     assert page.locator("[data-chart]").count() > 20
-    assert page.locator(".scatterlayer path.js-line").count() > 20
     assert not is_wider_than_window(page)
 
-
-def test_the_training_run_itself_wrote_its_report(page, demo_run):
-    page.goto((demo_run / "report.html").as_uri())
-    expect(page.locator("#summary")).to_contain_text("3 of 3 steps are done")
-
-
-def test_the_theme_follows_the_system_until_the_button_changes_it(open_page, report):
-    page = open_page(theme="dark")
-    page.goto(report.as_uri())
+    line = page.locator("[data-chart='0'] .scatterlayer path.js-line")
     badge = page.locator("#rollouts .badge.level-5").first
     expect(badge).to_have_css("background-color", GRADE_5["dark"])
+    before = line.first.evaluate("line => line.style.stroke")
     page.get_by_role("button", name="Light / dark").click()
     expect(badge).to_have_css("background-color", GRADE_5["light"])
-    page.reload()
-    expect(badge).to_have_css("background-color", GRADE_5["light"])
+    assert line.first.evaluate("line => line.style.stroke") != before
 
-
-def test_charts_are_drawn_anew_in_the_colours_of_the_theme(page, report):
-    page.goto(report.as_uri())
-    line = page.locator("[data-chart='0'] path.js-line").first
-    before = line.evaluate("line => line.style.stroke")
-    page.get_by_role("button", name="Light / dark").click()
-    assert line.evaluate("line => line.style.stroke") != before
-
-
-def test_curves_can_stand_over_steps_hours_and_tokens(page, report):
-    page.goto(report.as_uri())
     title = page.locator("[data-chart='0'] .xtitle")
     expect(title).to_have_text("step")
-    page.get_by_label("Below the curves").select_option("tokens")
+    page.locator("#axis").select_option("tokens")
     expect(title).to_have_text("sampled tokens")
-    page.get_by_label("Mean over").select_option("5")
-    expect(page.locator("[data-chart='0'] path.js-line")).to_have_count(4)  # each with its mean
+    page.locator("#smooth").select_option("5")
+    expect(line).to_have_count(4)  # two curves, each with its mean
+
+    page.reload()  # the button is remembered
+    expect(badge).to_have_css("background-color", GRADE_5["light"])
 
 
-def test_a_click_opens_a_rollout_with_its_graded_steps(page, report):
-    page.goto(report.as_uri())
+def test_a_click_in_the_report_that_the_run_wrote_opens_a_rollout_with_its_grades(page, demo_run):
+    page.goto((demo_run / "report.html").as_uri())
+    expect(page.locator("#summary")).to_contain_text("3 of 3 steps are done")
     sample = page.locator(".shelf .sample").first
     step = sample.locator(".step").first
     expect(step).not_to_be_visible()
     sample.locator("summary").first.click()
     expect(step.locator(".said .badge").first).to_have_text("5")
+    expect(step.locator(".said .badge").first).to_have_css("background-color", GRADE_5["light"])
     expect(step.locator(".text")).to_contain_text("=")
     expect(sample.locator("dl")).to_contain_text("Reference, which the policy never sees")
 
 
 def test_runs_side_by_side_draw_their_curves_in_their_colours(page, demo_run, tmp_path):
-    import shutil
-
     other = tmp_path / "other"
     shutil.copytree(demo_run, other, ignore=shutil.ignore_patterns("checkpoints"))
     config = (other / "config.toml").read_text().replace("lr = 0.0003", "lr = 0.001")
     (other / "config.toml").write_text(config)
     write_report([demo_run, other], tmp_path / "both.html")
     page.goto((tmp_path / "both.html").as_uri())
-    draw_all(page)
     rows = page.locator("#settings table.settings").first
     expect(rows).to_contain_text("optim.lr")
-    strokes = page.locator("[data-chart='0'] path.js-line").evaluate_all(
-        "lines => lines.map((line) => line.style.stroke)"
-    )
+    lines = page.locator("[data-chart='0'] .scatterlayer path.js-line")
+    expect(lines).to_have_count(4)
+    strokes = lines.evaluate_all("lines => lines.map((line) => line.style.stroke)")
     assert len(set(strokes)) == 2
 
 
-@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
-def test_hostile_words_stay_words(open_page, hostile_run, tmp_path, width, theme):
+def test_hostile_words_stay_words_and_widen_nothing_on_a_phone(open_page, hostile_run, tmp_path):
     write_report([hostile_run], tmp_path / "report.html")
-    page = open_page(width=width, theme=theme)
+    page = open_page(width=390)
     page.goto((tmp_path / "report.html").as_uri())
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    draw_all(page)
     assert page.evaluate("window.harmed") is None
     assert not is_wider_than_window(page)
     # Nobody's words became an element: what stands in a text box is text and code points.
