@@ -223,6 +223,12 @@ class Scored:
         return "".join(segment.text for segment in self.segments)
 
     @property
+    def reward(self) -> float | None:
+        """The mean of its scores; 0 where its length counts 0, None where it is out of the step."""
+        given = [0.0 if self.overlong else score for score in self.scores if score is not None]
+        return None if self.missing or self.masked or not given else sum(given) / len(given)
+
+    @property
     def missing(self) -> bool:
         """Whether this rollout has no usable score: then it is out of the step."""
         if self.masked or not self.rewarded:

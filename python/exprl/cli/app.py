@@ -10,7 +10,19 @@ from typing import Annotated, Any
 import typer
 
 import exprl
-from exprl.cli import config, evaluate, judge, push, report, serve, start, study, train, view
+from exprl.cli import (
+    config,
+    evaluate,
+    judge,
+    push,
+    report,
+    serve,
+    start,
+    study,
+    train,
+    view,
+    whatif,
+)
 from exprl.cli.extras import find_remedy
 from exprl.cli.options import INTERRUPTED, TAKES_OVERRIDES
 from exprl.errors import ConfigError, DataError, ExprlError
@@ -59,6 +71,7 @@ app.command(rich_help_panel=STUDY)(view.view)
 app.command("eval", rich_help_panel=STUDY)(evaluate.evaluate)
 app.command(rich_help_panel=STUDY)(evaluate.compare)
 app.command(rich_help_panel=STUDY)(evaluate.verify)
+app.command(rich_help_panel=STUDY)(whatif.whatif)
 app.command(rich_help_panel=STUDY)(study.calibrate)
 app.command(rich_help_panel=STUDY)(study.behaviors)
 app.command(rich_help_panel=STUDY)(push.push)

@@ -179,6 +179,7 @@ def _table(
             "overlong": pa.array([s.overlong for s in scored], pa.bool_()),
             "blank": pa.array([s.blank for s in scored], pa.bool_()),
             "injection": pa.array([bool(one.injections) for one in signs], pa.bool_()),
+            "opening": pa.array([r.opening for r in rollouts], pa.string()),
             "length": pa.array([len(r.token_ids) for r in rollouts], pa.int32()),
         }
     )

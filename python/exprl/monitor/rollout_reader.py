@@ -54,6 +54,7 @@ ADDED = (
     "overlong",
     "blank",
     "injection",
+    "opening",
     "length",
 )
 """Columns that the files of older runs lack."""

@@ -101,7 +101,7 @@ def _rewards(scored: Sequence[Scored]) -> dict[str, float]:
         for s in scored
         if s.scores and not s.missing | s.masked
     ]
-    rewards = np.array([_mean(scores) for scores in given])
+    rewards = np.array([s.reward for s in scored if s.reward is not None])
     verified = [s.correct for s in scored if s.correct is not None]
     grades = Counter(g for s in scored for g in s.grades if g is not None)
     row = {

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
+from typing import Protocol
 
 from exprl import config
 from exprl.judge import (
@@ -25,6 +26,31 @@ from exprl.judge import (
 
 Grading = tuple[View, str | None]
 """View, and the file of the rubric; None takes the built-in ones."""
+
+
+class Asking(Protocol):
+    """A batch of items under way, as `exprl.judge.Job` is."""
+
+    def push(self, item: JudgeItem) -> None:
+        """Queue an item."""
+
+    def close(self) -> None:
+        """No more items will come."""
+
+    def cancel(self) -> None:
+        """End now."""
+
+    def __iter__(self) -> Iterator[Graded]:
+        """Items as they finish."""
+        ...
+
+
+class Asks(Protocol):
+    """What a scorer asks for grades: `Judges`, or what only counts the requests."""
+
+    def submit(self) -> Asking:
+        """Open a batch."""
+        ...
 
 
 class Judges:
@@ -92,13 +118,19 @@ def open_judges(
         treatment: of any domain (`Config.treatment`).
         seed: of a faulty rule judge.
     """
-    gradings = dict.fromkeys(grading_of(t) for t in treatments.values() if t.judged)
+    gradings = gradings_of(treatments)
+    settings = [settings_for(section, grading, len(gradings), run_dir) for grading in gradings]
     with ExitStack() as stack:
-        judges = {}
-        for grading in gradings:
-            settings = settings_for(section, grading, len(gradings), run_dir)
-            judges[grading] = stack.enter_context(open_judge(settings, seed))
+        judges = {
+            grading: stack.enter_context(open_judge(own, seed))
+            for grading, own in zip(gradings, settings, strict=True)
+        }
         yield Judges(judges, lambda domain: grading_of(treatment(domain)))
+
+
+def gradings_of(treatments: Mapping[str, config.Treatment]) -> list[Grading]:
+    """The ways of grading that these domains need, each once."""
+    return list(dict.fromkeys(grading_of(t) for t in treatments.values() if t.judged))
 
 
 def grading_of(treatment: config.Treatment) -> Grading:

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from exprl import config
 from exprl.judge import Graded, JudgeItem, Verdict
-from exprl.reward.judges import Judges, Session
+from exprl.reward.judges import Asking, Asks
 from exprl.steps import Splitter
 from exprl.thinking import outside_thinking
 from exprl.types import Problem, Rollout, Scored, Segment
@@ -28,6 +28,26 @@ UNKNOWN_TOKEN = (
 )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a rollout before it is scored: `exprl whatif` has it from a run's file.
+
+    segments: its steps; None has it cut into steps.
+    blank: whether it shows the judge nothing; None has that looked up in the segments.
+    correct: the verifier's word where `verified`; else the verifier is asked.
+    verdicts: the judge's; None has it asked.
+    """
+
+    segments: tuple[Segment, ...] | None = None
+    blank: bool | None = None
+    verified: bool = False
+    correct: bool | None = None
+    verdicts: tuple[Verdict, ...] | None = None
+
+
+NOTHING = Known()
+
+
 class Scorer:
     """Takes the rollouts of one step as they come, and gives them back scored, in group order."""
 
@@ -35,10 +55,10 @@ class Scorer:
         self,
         problems: Sequence[Problem],
         references: Mapping[str, str | None],
-        splitter: Splitter,
+        splitter: Splitter | None,
         reward: config.Reward,
         treatment: Callable[[str], config.Treatment],
-        judges: Judges | None,
+        judges: Asks | None,
         verifiers: Verifiers,
     ) -> None:
         """Open a judge job for the step.
@@ -46,6 +66,7 @@ class Scorer:
         Args:
             problems: of the step, in group order; ids may repeat.
             references: what the judge is shown for each problem id; None shows no reference.
+            splitter: None where the steps of every rollout are known.
             treatment: how the rows of a domain are rewarded.
             judges: None where the verifier alone scores, or nobody does.
         """
@@ -57,26 +78,34 @@ class Scorer:
         self._treatments = {p.domain: treatment(p.domain) for p in problems}
         self._verifiers = verifiers
         self._threads = ThreadPoolExecutor(verifiers.workers, thread_name_prefix="verify")
-        self._job: Session | None = judges.submit() if judges else None
+        self._job: Asking | None = judges.submit() if judges else None
         self._rollouts: list[tuple[Rollout, tuple[Segment, ...]]] = []
         self._correct: list[Future[bool | None] | None] = []
         self._pushed: list[int] = []
+        self._graded: dict[int, Graded] = {}
         self._unreadable: set[int] = set()
         self._blank: set[int] = set()
 
-    def push(self, rollout: Rollout) -> None:
-        """Take a finished rollout; it is judged and verified while others are sampled."""
+    def push(self, rollout: Rollout, known: Known = NOTHING) -> None:
+        """Take a finished rollout; it is judged and verified while others are sampled.
+
+        Args:
+            known: what need not be found out again.
+        """
         try:
-            segments = self._splitter.split(rollout.token_ids, rollout.opening)
+            segments = self._split(rollout) if known.segments is None else known.segments
         except ValueError:  # an id from the padding of the head, which no tokenizer knows
             rollout, segments = dataclasses.replace(rollout, finish_reason="failed"), ()
             self._unreadable.add(len(self._rollouts))
         problem = self._problems[rollout.problem_id]
         self._rollouts.append((rollout, segments))
-        self._correct.append(self._verify(rollout, segments, problem))
+        self._correct.append(self._verify(rollout, segments, problem, known))
         judged = self._is_judged(rollout, self._treatments[problem.domain])
-        if self._is_blank(segments):
+        if self._is_blank(segments) if known.blank is None else known.blank:
             self._blank.add(len(self._rollouts) - 1)
+        elif judged and known.verdicts is not None:
+            i = len(self._rollouts) - 1
+            self._graded[i] = Graded(i, "", known.verdicts)
         elif self._job and judged:
             self._pushed.append(len(self._rollouts) - 1)
             self._job.push(
@@ -95,14 +124,13 @@ class Scorer:
         Args:
             progress: told how many of how many rollouts are graded.
         """
-        graded: dict[int, Graded] = {}
         if self._job:
             self._job.close()
             progress(0, len(self._pushed))
-            for result in self._job:
-                graded[self._pushed[result.index]] = result
-                progress(len(graded), len(self._pushed))
-        scored = [self._score(i, graded.get(i)) for i in range(len(self._rollouts))]
+            for done, result in enumerate(self._job, 1):
+                self._graded[self._pushed[result.index]] = result
+                progress(done, len(self._pushed))
+        scored = [self._score(i, self._graded.get(i)) for i in range(len(self._rollouts))]
         self._threads.shutdown()
         return sorted(scored, key=lambda s: (self._order[s.rollout.problem_id], s.rollout.index))
 
@@ -112,6 +140,11 @@ class Scorer:
         if self._job:
             self._job.cancel()
 
+    def _split(self, rollout: Rollout) -> tuple[Segment, ...]:
+        if self._splitter is None:
+            raise TypeError("a rollout whose steps are not known, and nothing to cut it with")
+        return self._splitter.split(rollout.token_ids, rollout.opening)
+
     def _is_judged(self, rollout: Rollout, treatment: config.Treatment) -> bool:
         if rollout.finish_reason == "failed" or not treatment.judged:
             return False
@@ -120,7 +153,8 @@ class Scorer:
     def _is_blank(self, segments: Sequence[Segment]) -> bool:
         """Whether the judge would see nothing: no text, or all of it thinking that is not shown."""
         text = "".join(s.text for s in segments)
-        shown = [text] if self._splitter.cut_thinking else outside_thinking(text)
+        shows_thinking = self._splitter is not None and self._splitter.cut_thinking
+        shown = [text] if shows_thinking else outside_thinking(text)
         return not "".join(shown).strip()
 
     def _is_overlong(self, rollout: Rollout) -> bool:
@@ -131,8 +165,12 @@ class Scorer:
         return self._reward.overlong == "zero" and treatment.judges_overlong
 
     def _verify(
-        self, rollout: Rollout, segments: Sequence[Segment], problem: Problem
+        self, rollout: Rollout, segments: Sequence[Segment], problem: Problem, known: Known
     ) -> Future[bool | None] | None:
+        if known.verified:
+            verified: Future[bool | None] = Future()
+            verified.set_result(known.correct)
+            return verified
         if problem.answer is None or rollout.finish_reason == "failed":
             return None
         text = "".join(s.text for s in segments)

@@ -65,6 +65,7 @@ def test_the_columns_have_the_types_that_readers_know(tmp_path):
         "overlong": "bool",
         "blank": "bool",
         "injection": "bool",
+        "opening": "string",
         "length": "int32",
     }
 

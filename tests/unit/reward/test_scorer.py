@@ -1,18 +1,19 @@
 """From rollouts to scores, through a real rule judge over HTTP: what is missing stays missing."""
 
 import contextlib
+import dataclasses
 import threading
 
 import numpy as np
 import pytest
 
 from exprl import config
-from exprl.judge import Judge, JudgeSettings, RuleJudge
+from exprl.judge import Judge, JudgeSettings, RuleJudge, Verdict
 from exprl.learn.advantages import score_arrays, segment_advantages
 from exprl.reward.judges import Judges
-from exprl.reward.scorer import Scorer, combine_scores
+from exprl.reward.scorer import NOTHING, Known, Scorer, combine_scores
 from exprl.steps import Splitter
-from exprl.types import Message, Problem, Prompt, Rollout, Scored
+from exprl.types import Message, Problem, Prompt, Rollout, Scored, Segment
 from exprl.verify.verifiers import Verifiers
 
 QUESTION = "5)106973="
@@ -46,6 +47,7 @@ def score(
     advantage=None,
     made=Verifiers,
     thinking=False,
+    known=NOTHING,
 ):
     problem = Problem("p", Prompt("p", (Message("user", QUESTION),)), "021394r3", "division")
     reward = reward or {}
@@ -78,7 +80,7 @@ def score(
             made(cfg.treatment),
         )
         for one in rollouts:
-            scorer.push(one)
+            scorer.push(one, known)
         return scorer.finish(lambda done, of: None)
 
 
@@ -112,6 +114,33 @@ def test_each_grade_has_its_status_and_the_key_of_its_reply(tokenizer):
     cut = rollout(tokenizer, RIGHT, 0, finish="length")
     [overlong] = score(tokenizer, [cut])
     assert (overlong.statuses, overlong.ledger_keys) == ((None,) * 7, (None,) * 7)
+
+
+class NoVerifiers(Verifiers):
+    """Must not be asked."""
+
+    def is_correct(self, text, problem):
+        raise AssertionError(f"asked about {text!r}")
+
+
+def test_what_is_known_is_not_found_out_again_and_stands_under_the_same_rules(tokenizer):
+    cut = [rollout(tokenizer, RIGHT, i, finish) for i, finish in enumerate(["stop", "length"])]
+    [asked, overlong] = score(tokenizer, cut)
+    segments = (Segment(0, 3, "ab"), Segment(3, 5, ""))  # whatever they hold, nobody looks
+    verdict = Verdict("ok", 2, 0.25, "", None, 0, 0, 0, 0, None, 0.0, True, None)
+    known = Known(segments, False, True, False, (verdict, verdict._replace(grade=5, score=1.0)))
+    # The judge would never give a grade; were it asked, its first score would be missing.
+    silent = {"no_grade_rate": 1.0}
+    [first, second] = score(tokenizer, cut, known=known, made=NoVerifiers, faults=silent)
+    assert (first.segments, first.grades, first.scores) == (segments, (2, 5), (0.25, 1.0))
+    assert first.correct is False
+    assert (second.grades, second.scores, second.overlong) == ((None, None), (0.0, 0.0), True)
+    [blank] = score(
+        tokenizer, cut[:1], known=dataclasses.replace(known, blank=True), made=NoVerifiers
+    )
+    assert (blank.grades, blank.scores) == ((None, None), (0.0, 0.0))
+    assert asked.grades == (5,) * 7
+    assert overlong.scores == (0.0,) * 7
 
 
 class MeetingVerifiers(Verifiers):
