@@ -21,6 +21,11 @@ domain = "long"
 """
 
 
+def run_to_the_end(cfg):
+    with Progress() as progress, open_run(cfg) as (parts, state):
+        assert not train.train(cfg, parts, state, progress).interrupted
+
+
 def test_the_row_of_a_step_has_every_metric_of_the_table_and_no_other(repo, tmp_path):
     text = (repo / "configs/division_process.toml").read_text()
     (tmp_path / "mixed.toml").write_text(
@@ -32,18 +37,19 @@ def test_the_row_of_a_step_has_every_metric_of_the_table_and_no_other(repo, tmp_
         tmp_path / "mixed.toml",
         [f"run_dir={tmp_path / 'run'}", "rollout.engine=transformers", *watched, *small],
     )
-    with Progress() as progress, open_run(cfg) as (parts, state):
-        assert not train.train(cfg, parts, state, progress).interrupted
+    run_to_the_end(cfg)
     [row] = metrics_log.read_metrics(tmp_path / "run")
     assert [name for name in row if line_of(name) is None] == []
     assert set(METRICS) - {line_of(name) for name in row} == OF_SERVERS
-    # The tracker has the same, the config, the step's rollouts, and both evaluations.
+    # The tracker has the same, the config, the step's rollouts, and each evaluation once, also
+    # where a later start goes on after it.
+    run_to_the_end(cfg.model_copy(update={"train": cfg.train.model_copy(update={"steps": 2})}))
     events = EventAccumulator(str(tmp_path / "run/tensorboard"), size_guidance={"tensors": 0})
     events.Reload()
     shown = {name for name, value in row.items() if value is not None} - {"step", "time_s"}
     tags = set(events.Tags()["scalars"])
     assert shown == {name for name in tags if not name.startswith("eval/")}
-    assert [event.step for event in events.Scalars("eval/pass_at_2_low")] == [0, 1]
+    assert [event.step for event in events.Scalars("eval/pass_at_2_low")] == [0, 1, 2]
     assert {"_hparams_/session_start_info", "config", "samples"} <= set(events.Tags()["tensors"])
     cells = [cell.decode().strip() for cell in events.Tensors("config")[0].tensor_proto.string_val]
     assert dict(zip(cells[::2], cells[1::2], strict=True))["domains.long.verifier"] == "exact"

@@ -150,7 +150,7 @@ class Logging(Section):
         4,
         ge=0,
         description="rollouts of each step that the trackers show as a table, with question, grades"
-        " and advantages, and without references; 0 = none",
+        " and advantages, and without references; 0 = no rollouts and no report for the trackers",
     )
     report: bool = Field(
         True,

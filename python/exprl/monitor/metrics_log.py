@@ -93,8 +93,11 @@ class MetricsLog:
             tracker.log(step, finite)
 
     def add_report(self, page: Path) -> None:
-        """Give the trackers the HTML report of the run, at its last step."""
-        for tracker in self._trackers:
+        """Give the trackers the HTML report of the run, at its last step.
+
+        It holds texts of rollouts, so logging.samples = 0 keeps it on this machine, too.
+        """
+        for tracker in self._trackers if self._samples else ():
             tracker.report(self._last_step, page)
 
     def close(self) -> None:

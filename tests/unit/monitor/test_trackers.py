@@ -174,6 +174,13 @@ def test_trackio_has_the_same_in_its_own_database(tracked: Tracked) -> None:
     assert "the report" in page.read_text()
 
 
+def test_a_run_that_shows_no_samples_sends_no_text_of_a_rollout(tracked: Tracked) -> None:
+    quiet = tracked.run_dir.with_name("quiet")
+    assert wandb_history(quiet)[1]["reward/mean"] == 0.25
+    assert list(quiet.glob("wandb/offline-run-*/files/media/**/*")) == []
+    assert set(tensorboard(quiet).Tags()["tensors"]) == {"_hparams_/session_start_info", "config"}
+
+
 def test_a_service_that_refuses_the_run_is_an_error_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,10 @@ def main(run_dir: Path) -> None:
         log_step(log, 3)
         log.write_evaluation(3, {"eval/pass_at_1": 0.75})
         log.add_report(page)
+    quiet = ASKED.model_copy(update={"samples": 0, "trackio_project": None})
+    with MetricsLog(run_dir.with_name("quiet"), quiet, 1, SETTINGS) as log:
+        log_step(log, 1)
+        log.add_report(page)
     storage = trackio.SQLiteStorage
     runs = storage.get_runs("p")
     print(json.dumps({"runs": runs, "config": storage.get_run_config("p", runs[0])}))
