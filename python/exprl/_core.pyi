@@ -2,7 +2,7 @@
 The Rust core of exprl.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, SupportsFloat, SupportsIndex, final
 
 import numpy
@@ -29,6 +29,7 @@ __all__ = [
     "rubric_command",
     "score_grade",
     "split_text",
+    "split_text_at",
     "text_signs",
 ]
 
@@ -325,6 +326,16 @@ class Splitter:
 
         `opened`: the prompt ends inside a thinking block, in which the rollout goes on.
         """
+    def split_at(
+        self,
+        /,
+        token_ids: numpy.typing.NDArray[numpy.integer] | list[int],
+        opened: bool,
+        starts: Sequence[SupportsIndex],
+    ) -> list[tuple[int, int, str]]:
+        """
+        The same for steps that somebody else has found: they start at these characters of its text.
+        """
 
 def advantages(
     scores: numpy.typing.NDArray[numpy.float64],
@@ -402,6 +413,17 @@ def split_text(
 ) -> list[str]:
     """
     The steps of a text without tokens; joined, they are the text.
+    """
+
+def split_text_at(
+    text: str,
+    starts: Sequence[SupportsIndex],
+    min_step_words: SupportsIndex,
+    max_steps: SupportsIndex | None,
+    cut_thinking: bool,
+) -> list[str]:
+    """
+    The steps of a text without tokens, found by somebody else: they start at these characters.
     """
 
 def text_signs(

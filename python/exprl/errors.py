@@ -43,3 +43,7 @@ class SandboxError(ExprlError):
 
 class VerifierError(ExprlError):
     """An answer could not be compared; that is missing, and not wrong."""
+
+
+class FunctionError(ExprlError):
+    """A function of the user's gave no usable value for one rollout: that is missing, not zero."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from exprl.cli.options import Ks, Settings, one_of
+from exprl.cli.options import Ks, Settings
 
 
 def evaluate(
@@ -114,7 +114,11 @@ def verify(
         ),
     ] = None,
     verifier: Annotated[
-        str | None, typer.Option(help="verifier of all rows: math, science, choice, exact or code")
+        str | None,
+        typer.Option(
+            help="verifier of all rows: math, science, choice, exact, code, or a function of your"
+            " own such as mypkg.rewards:check"
+        ),
     ] = None,
     domain: Annotated[str | None, typer.Option(help="domain of rows that name none")] = None,
     config_file: Annotated[
@@ -146,9 +150,7 @@ def verify(
 
     Exit codes: 0, 2 for input or settings that cannot be used, 3 for --max-unreadable.
     """
-    from typing import get_args
-
-    from exprl.config import VerifierName
+    from exprl.config import read_verifier
     from exprl.study import verify_command
 
     request = verify_command.Request(
@@ -156,9 +158,7 @@ def verify(
         columns=column or (),
         config_file=config_file,
         overrides=overrides or (),
-        verifier=None
-        if verifier is None
-        else one_of("--verifier", verifier, get_args(VerifierName)),
+        verifier=None if verifier is None else read_verifier("--verifier", verifier),
         verify=None if lenient is None else "lenient" if lenient else "strict",
         domain=domain,
         out=out,

@@ -7,6 +7,7 @@ Imports neither torch nor vllm.
 """
 
 from exprl.config.data import BOXED, Columns, Data, MixedSource, Source
+from exprl.config.functions import FunctionName, Functions
 from exprl.config.keys import defaults, describe, differences, flatten, leaves
 from exprl.config.policy import (
     Aggregation,
@@ -31,6 +32,7 @@ from exprl.config.reward import (
     Treatment,
     VerifierName,
     Verify,
+    read_verifier,
 )
 from exprl.config.run import Config
 from exprl.config.scale import Cluster, Engine, JudgeServe, Ranks
@@ -62,6 +64,8 @@ __all__ = [
     "Domain",
     "Engine",
     "Evaluation",
+    "FunctionName",
+    "Functions",
     "Judge",
     "JudgeServe",
     "Logging",
@@ -94,5 +98,6 @@ __all__ = [
     "load_judge",
     "override",
     "read",
+    "read_verifier",
     "to_toml",
 ]

@@ -30,6 +30,8 @@ def check(cfg: Config) -> None:
 
 
 def _advantage_fits_reward(cfg: Config) -> None:
+    if cfg.treatment("").own_reward:  # the kind of advantage says how many scores it must give
+        return
     outcome = cfg.reward.source == "verifier" or cfg.judge.view == "outcome"
     process_kind = cfg.advantage.kind in presets.PROCESS_ADVANTAGES
     if outcome == process_kind and cfg.reward.source != "none":

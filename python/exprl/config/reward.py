@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from exprl.advantage import STD_FLOOR, AdvantageKind, Compat, Missing, SingleSegment
+from exprl.advantage import (
+    STD_FLOOR,
+    AdvantageKind,
+    Compat,
+    Missing,
+    ProcessKind,
+    SingleSegment,
+)
+from exprl.config.functions import FunctionName, read_name_or_function
 from exprl.config.scale import JudgeServe
 from exprl.config.section import STRICT, Section, expand_home, read_none, refuse_truths
+from exprl.errors import ConfigError
 from exprl.judge.settings import JudgeSettings, View, setting
 from exprl.steps import StepRule
 
@@ -19,6 +35,37 @@ VerifierName = Literal["math", "science", "choice", "exact", "code"]
 Verify = Literal["strict", "lenient"]
 VERIFIERS: dict[str, VerifierName] = {name: name for name in get_args(VerifierName)}
 """By the name of a domain; every other one has `math`."""
+Verifier = Annotated[
+    VerifierName | FunctionName,
+    PlainValidator(read_name_or_function(get_args(VerifierName))),
+    WithJsonSchema({"type": "string"}),
+]
+"""A built-in one, or a function of the user's."""
+
+
+def read_verifier(option: str, value: str) -> VerifierName | FunctionName:
+    """The verifier that an option names.
+
+    Raises:
+        ConfigError: it names none; says what may stand there.
+    """
+    try:
+        read: VerifierName | FunctionName = read_name_or_function(get_args(VerifierName))(value)
+    except ValueError as error:
+        raise ConfigError(f"{option} = {value!r}: {error}") from None
+    return read
+
+
+Source = Annotated[
+    RewardSource | FunctionName,
+    PlainValidator(read_name_or_function(get_args(RewardSource))),
+    WithJsonSchema({"type": "string"}),
+]
+Steps = Annotated[
+    StepRule | FunctionName,
+    PlainValidator(read_name_or_function(get_args(StepRule))),
+    WithJsonSchema({"type": "string"}),
+]
 Condition = Literal["right", "none", "wrong"]
 """Which reference the judge is shown: the problem's, none, or another problem's."""
 Confinement = Literal[
@@ -106,10 +153,11 @@ class Judge(JudgeSettings):
 class Reward(Section):
     """From grades to scores."""
 
-    source: RewardSource = Field(
+    source: Source = Field(
         "judge",
         description="where scores come from: the judge's grades; the verifier's 0 or 1 (sparse"
-        " reward); the larger of both; their weighted mean; none (SFT and self-distillation)",
+        " reward); the larger of both; their weighted mean; none (SFT and self-distillation); or a"
+        " function of your own, such as mypkg.rewards:score",
     )
     verifier_weight: float = Field(
         0.5, ge=0.0, le=1.0, description="weight of the verifier with source = 'weighted'"
@@ -119,11 +167,12 @@ class Reward(Section):
         description="a rollout cut by length scores 0, is masked out of the loss, or is judged as"
         " it is (none)",
     )
-    steps: StepRule = Field(
+    steps: Steps = Field(
         "delimiter",
         description="where a rollout is cut into steps: at reward.delimiter; at a heading (### at"
         " the start of a line, outside code fences); after the blank lines of a paragraph; after"
-        " every line. Choose the one that the prompt asks for, or that the model writes anyway",
+        " every line; or as a function of your own says, such as mypkg.rewards:cut. Choose the one"
+        " that the prompt asks for, or that the model writes anyway",
     )
     delimiter: str = Field(
         "###", min_length=1, description="text that starts a step with steps = 'delimiter'"
@@ -214,12 +263,12 @@ class Sandbox(Section):
 class Domain(Section):
     """What is different in one domain; a key left out is as in the run's own sections."""
 
-    verifier: VerifierName | None = Field(
+    verifier: Verifier | None = Field(
         None,
-        description="how answers are compared; none = the one that the domain is named after, else"
-        " math",
+        description="how answers are compared, or a function of your own that says what is right,"
+        " such as mypkg.rewards:check; none = the one that the domain is named after, else math",
     )
-    source: RewardSource | None = Field(None, description="reward.source of the domain")
+    source: Source | None = Field(None, description="reward.source of the domain")
     verifier_weight: float | None = Field(
         None, ge=0.0, le=1.0, description="reward.verifier_weight of the domain"
     )
@@ -233,8 +282,8 @@ class Domain(Section):
 class Treatment:
     """How the rows of one domain are rewarded: the run's sections with the domain's laid over."""
 
-    verifier: VerifierName
-    source: RewardSource
+    verifier: VerifierName | FunctionName
+    source: RewardSource | FunctionName
     verifier_weight: float
     view: View
     rubric: str | None
@@ -269,4 +318,11 @@ class Treatment:
     @property
     def per_segment(self) -> bool:
         """Whether every step gets a score of its own, or the rollout one."""
+        if self.own_reward:
+            return self.advantage in get_args(ProcessKind)
         return self.source == "judge" and self.view != "outcome"
+
+    @property
+    def own_reward(self) -> FunctionName | None:
+        """The function of the user's that gives the scores."""
+        return self.source if isinstance(self.source, FunctionName) else None

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from exprl.config import agreement, presets
 from exprl.config.data import Data, Source
+from exprl.config.functions import FunctionName, Functions
 from exprl.config.policy import Lora, Loss, Model, Optim, Rollout, Teacher, Train
 from exprl.config.reward import VERIFIERS, Advantage, Domain, Judge, Reward, Sandbox, Treatment
 from exprl.config.scale import Cluster, Engine, Ranks
@@ -47,6 +48,7 @@ class Config(Section):
     )
     advantage: Advantage = Advantage()
     sandbox: Sandbox = Sandbox()
+    functions: Functions = Functions()
     loss: Loss = Loss()
     teacher: Teacher = Teacher()
     optim: Optim = Optim()
@@ -85,8 +87,17 @@ class Config(Section):
         return any(treatment.judged for treatment in self.treatments.values())
 
     @property
+    def own_rewards(self) -> list[FunctionName]:
+        """Functions of the user's that give scores."""
+        names = (treatment.own_reward for treatment in self.treatments.values())
+        return list(dict.fromkeys(name for name in names if name))
+
+    @property
     def needs_references(self) -> bool:
-        """Whether judge, loss or teacher look at the hidden solutions; else they are not read."""
+        """Whether judge, loss or teacher look at the hidden solutions; else they are not read.
+
+        A reward of the user's that asks for them is another reason (run/functions.py).
+        """
         return any(map(self.looks_at_references, self.data.parts))
 
     def looks_at_references(self, part: Source) -> bool:

@@ -30,7 +30,8 @@ class Outcome:
     c: right ones; an overlong sample is wrong.
     overlong: samples cut by length.
     wrong_votes: samples of each distinct wrong answer, largest first; samples beyond c and these
-        name no answer. None where answers cannot be compared with each other (code).
+        name no answer. None where answers cannot be compared with each other (code, and functions
+        of the user's).
     """
 
     problem_id: str

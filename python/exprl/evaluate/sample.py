@@ -142,12 +142,13 @@ class _Tally:
         if not right and not overlong and vote is not None:
             self.wrong.append(vote)
 
-    def outcome(self, problem: Problem, verifier: config.VerifierName) -> Outcome:
+    def outcome(
+        self, problem: Problem, verifier: config.VerifierName | config.FunctionName
+    ) -> Outcome:
         wrong = votes.count_votes(self.wrong, verifier)
         return Outcome(problem.id, self.n, self.right, self.overlong, wrong, problem.domain)
 
 
 def decode_rollout(splitter: Splitter, rollout: Rollout) -> str:
     """The text of a rollout, as judge and verifier see it."""
-    segments = splitter.split(rollout.token_ids, rollout.opening)
-    return "".join(segment.text for segment in segments)
+    return splitter.decode(rollout.token_ids, rollout.opening)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from exprl import config
+from exprl.config import FunctionName
 from exprl.errors import VerifierError
 from exprl.verify import answer, quantity
 from exprl.verify.reading import normalize
@@ -18,21 +19,24 @@ MOST_COMPARISONS = 200
 _PLAIN = re.compile(r"[+-]?\d{1,300}(?:\.\d{1,300}|/0*[1-9]\d{0,299})?")
 
 
-def count_votes(votes: Sequence[str], verifier: config.VerifierName) -> tuple[int, ...] | None:
+def count_votes(
+    votes: Sequence[str], verifier: config.VerifierName | FunctionName
+) -> tuple[int, ...] | None:
     r"""How many of the answers fall on each distinct answer, largest first.
 
     Two answers are one where the verifier would call them equal. Plain numbers of mathematics are
     compared as numbers, which says the same and costs nothing.
 
     Returns:
-        None for code, whose answers cannot be compared with each other.
+        None for code and for functions of the user's: their answers cannot be compared with each
+        other.
 
     >>> count_votes(["0.5", "2", "1/2", "2", "02"], "math")
     (3, 2)
     >>> count_votes(["2", "02"], "exact")
     (1, 1)
     """
-    if verifier == "code":
+    if verifier == "code" or isinstance(verifier, FunctionName):
         return None
     groups: list[_Group] = []
     known: dict[str, _Group] = {}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from exprl import config
+from exprl.config import FunctionName
 from exprl.reward.missing import Reason
 from exprl.steps import StepRule
 from exprl.types import Float64Array
@@ -70,7 +71,7 @@ class Watch:
         settings: config.Alarms,
         advantage: config.Advantage,
         earlier: Sequence[Row],
-        steps: StepRule = "delimiter",
+        steps: StepRule | FunctionName = "delimiter",
     ) -> None:
         """Go on after `earlier`, the rows of a resumed run before its first step.
 
@@ -108,7 +109,7 @@ def find_alarms(
     settings: config.Alarms,
     advantage: config.Advantage,
     reason: Reason | None = None,
-    steps: StepRule = "delimiter",
+    steps: StepRule | FunctionName = "delimiter",
 ) -> Iterator[Alarm]:
     """The alarms of the last row, in the light of those before it.
 
@@ -247,7 +248,7 @@ def _stalling(rows: Sequence[Row], settings: config.Alarms) -> Iterator[Alarm]:
 
 
 def _single_step(
-    row: Row, settings: config.Alarms, advantage: config.Advantage, steps: StepRule
+    row: Row, settings: config.Alarms, advantage: config.Advantage, steps: StepRule | FunctionName
 ) -> Iterator[Alarm]:
     """Only where such a rollout learns nothing: `delta` gives it advantage 0."""
     value, limit = _value(row, "steps/single_rate"), settings.single_rate
@@ -265,10 +266,12 @@ def _single_step(
         )
 
 
-def _rule_to_try(row: Row, steps: StepRule) -> str:
+def _rule_to_try(row: Row, steps: StepRule | FunctionName) -> str:
     """What would cut the step's own rollouts of one step: the coarsest rule that does well."""
-    shares = {rule: _value(row, f"steps/single_cut_by_{rule}") for rule in RULES_TO_TRY}
-    if shares[steps] >= 0.5:
+    shares: dict[str, float] = {
+        rule: _value(row, f"steps/single_cut_by_{rule}") for rule in RULES_TO_TRY
+    }
+    if shares.get(steps, 0.0) >= 0.5:  # of a rule of the user's there is no share
         return (
             f"reward.steps = '{steps}' finds more steps in {shares[steps]:.0%} of them, which"
             " reward.min_step_tokens or reward.max_steps joins: lower the one or raise the other"

@@ -1,22 +1,28 @@
 """Rollouts, to scores: steps cut, judge and verifier asked, overlong rollouts dealt with.
 
-Judge and verifier work while other rollouts are still being sampled. A score that nobody gave
-stays missing (None) and is counted. It takes its rollout out of the step, or its step is joined to
-the next one (reward.missing; exprl.advantage does the joining).
+Judge, verifier and functions of the user's work while other rollouts are still being sampled. A
+score that nobody gave stays missing (None) and is counted. It takes its rollout out of the step, or
+its step is joined to the next one (reward.missing; exprl.advantage does the joining).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 from exprl import config
+from exprl.config import FunctionName
+from exprl.errors import FunctionError
 from exprl.judge import Graded, JudgeItem, Verdict
 from exprl.reward.judges import Asking, Asks
+from exprl.reward.own import ask_reward
 from exprl.steps import Splitter
 from exprl.thinking import outside_thinking
 from exprl.types import Problem, Rollout, Scored, Segment
+from exprl.verify.verifiers import Verdict as Verification
 from exprl.verify.verifiers import Verifiers
 
 ENGINE_FAILED = (
@@ -46,6 +52,16 @@ class Known:
 
 
 NOTHING = Known()
+
+
+class OwnScores(NamedTuple):
+    """What a function of the user's said of a rollout.
+
+    reasons: one for each score that is missing, or one for all.
+    """
+
+    scores: tuple[float | None, ...]
+    reasons: tuple[str, ...]
 
 
 class Scorer:
@@ -80,7 +96,11 @@ class Scorer:
         self._threads = ThreadPoolExecutor(verifiers.workers, thread_name_prefix="verify")
         self._job: Asking | None = judges.submit() if judges else None
         self._rollouts: list[tuple[Rollout, tuple[Segment, ...]]] = []
-        self._correct: list[Future[bool | None] | None] = []
+        self._verdicts: list[Future[Verification] | None] = []
+        self._own: list[Future[OwnScores] | None] = []
+        self._lock = threading.Lock()
+        self._cuts: list[Future[None]] = []
+        self._uncut: dict[int, str] = {}
         self._pushed: list[int] = []
         self._graded: dict[int, Graded] = {}
         self._unreadable: set[int] = set()
@@ -92,22 +112,57 @@ class Scorer:
         Args:
             known: what need not be found out again.
         """
+        if known.segments is None and isinstance(self._reward.steps, FunctionName):
+            self._cuts.append(self._threads.submit(self._take, rollout, known))  # it may take long
+        else:
+            self._take(rollout, known)
+
+    def _take(self, rollout: Rollout, known: Known) -> None:
+        uncut, segments = "", known.segments
         try:
-            segments = self._split(rollout) if known.segments is None else known.segments
+            segments = self._split(rollout) if segments is None else segments
+        except FunctionError as error:
+            assert self._splitter is not None, "it was asked"
+            text = self._splitter.decode(rollout.token_ids, rollout.opening)
+            segments, uncut = (Segment(0, len(rollout.token_ids), text),), str(error)
         except ValueError:  # an id from the padding of the head, which no tokenizer knows
+            segments = None
+        with self._lock:
+            self._add(rollout, segments, uncut, known)
+
+    def _add(
+        self, rollout: Rollout, segments: tuple[Segment, ...] | None, uncut: str, known: Known
+    ) -> None:
+        """Have a rollout judged, verified and scored.
+
+        Args:
+            segments: its steps; None where a token is unknown.
+            uncut: why it could not be cut into steps.
+        """
+        i = len(self._rollouts)
+        if segments is None:
             rollout, segments = dataclasses.replace(rollout, finish_reason="failed"), ()
-            self._unreadable.add(len(self._rollouts))
+            self._unreadable.add(i)
         problem = self._problems[rollout.problem_id]
+        treatment = self._treatments[problem.domain]
         self._rollouts.append((rollout, segments))
-        self._correct.append(self._verify(rollout, segments, problem, known))
-        judged = self._is_judged(rollout, self._treatments[problem.domain])
+        self._verdicts.append(self._verify(rollout, segments, problem, known))
+        self._own.append(None)
         if self._is_blank(segments) if known.blank is None else known.blank:
-            self._blank.add(len(self._rollouts) - 1)
-        elif judged and known.verdicts is not None:
-            i = len(self._rollouts) - 1
+            self._blank.add(i)
+        if uncut and (treatment.per_segment or treatment.own_reward):
+            self._uncut[i] = uncut
+        elif not self._is_scored(rollout, treatment):
+            return
+        elif treatment.own_reward:
+            name = treatment.own_reward
+            self._own[i] = self._threads.submit(self._ask_own, name, i, treatment.per_segment)
+        elif not treatment.judged or i in self._blank:
+            return
+        elif known.verdicts is not None:
             self._graded[i] = Graded(i, "", known.verdicts)
-        elif self._job and judged:
-            self._pushed.append(len(self._rollouts) - 1)
+        elif self._job:
+            self._pushed.append(i)
             self._job.push(
                 JudgeItem(
                     id=f"{rollout.problem_id}/{rollout.index}",
@@ -124,12 +179,18 @@ class Scorer:
         Args:
             progress: told how many of how many rollouts are graded.
         """
+        for cut in self._cuts:
+            cut.result()
         if self._job:
             self._job.close()
             progress(0, len(self._pushed))
             for done, result in enumerate(self._job, 1):
                 self._graded[self._pushed[result.index]] = result
                 progress(done, len(self._pushed))
+        asked = [own for own in self._own if own]
+        for done, own in enumerate(asked, len(self._pushed) + 1):
+            own.result()
+            progress(done, len(self._pushed) + len(asked))
         scored = [self._score(i, self._graded.get(i)) for i in range(len(self._rollouts))]
         self._threads.shutdown()
         return sorted(scored, key=lambda s: (self._order[s.rollout.problem_id], s.rollout.index))
@@ -145,8 +206,9 @@ class Scorer:
             raise TypeError("a rollout whose steps are not known, and nothing to cut it with")
         return self._splitter.split(rollout.token_ids, rollout.opening)
 
-    def _is_judged(self, rollout: Rollout, treatment: config.Treatment) -> bool:
-        if rollout.finish_reason == "failed" or not treatment.judged:
+    def _is_scored(self, rollout: Rollout, treatment: config.Treatment) -> bool:
+        """Whether the judge, or a function of the user's, is asked about it at all."""
+        if rollout.finish_reason == "failed":
             return False
         return not self._is_overlong(rollout) or self._keeps_scores(treatment)
 
@@ -166,22 +228,44 @@ class Scorer:
 
     def _verify(
         self, rollout: Rollout, segments: Sequence[Segment], problem: Problem, known: Known
-    ) -> Future[bool | None] | None:
+    ) -> Future[Verification] | None:
         if known.verified:
-            verified: Future[bool | None] = Future()
-            verified.set_result(known.correct)
+            verified: Future[Verification] = Future()
+            verified.set_result(Verification(known.correct, "as recorded"))
             return verified
         if problem.answer is None or rollout.finish_reason == "failed":
             return None
         text = "".join(s.text for s in segments)
-        return self._threads.submit(self._verifiers.is_correct, text, problem)
+        return self._threads.submit(self._verifiers.examine, text, problem)
+
+    def _ask_own(self, name: FunctionName, i: int, per_segment: bool) -> OwnScores:
+        """The scores by a function of the user's; it may wait for the verifier, which is ahead."""
+        function = self._verifiers.functions.open(name, "reward")
+        rollout, segments = self._rollouts[i]
+        width = len(segments) if per_segment else 1
+        verdict = self._verdicts[i] if function.asks_for("correct") else None
+        try:
+            scores = ask_reward(
+                function,
+                rollout,
+                segments,
+                self._problems[rollout.problem_id],
+                self._references.get(rollout.problem_id),
+                verdict.result().correct if verdict else None,
+                per_segment=per_segment,
+            )
+        except FunctionError as error:
+            return OwnScores((None,) * width, (str(error),))
+        missing = sum(score is None for score in scores)
+        return OwnScores(scores, (f"{name} returned None",) * missing)
 
     def _score(self, i: int, graded: Graded | None) -> Scored:
         rollout, segments = self._rollouts[i]
         domain = self._problems[rollout.problem_id].domain
         treatment = self._treatments[domain]
-        verified = self._correct[i]
-        correct = None if verified is None else verified.result()
+        verdict, own = self._verdicts[i], self._own[i]
+        verified = verdict.result() if verdict else None
+        correct = verified.correct if verified else None
         overlong = self._is_overlong(rollout)
         grades: tuple[int | None, ...] = ()
         scores: tuple[float | None, ...] = ()
@@ -191,6 +275,8 @@ class Scorer:
             reasons = (UNKNOWN_TOKEN if i in self._unreadable else ENGINE_FAILED,)
         elif treatment.source == "none":
             pass
+        elif i in self._uncut and not (overlong and not self._keeps_scores(treatment)):
+            reasons = (self._uncut[i],)
         elif i in self._blank and treatment.judged and not overlong:
             # No judge failed: there is no solution, and no solution is worth the lowest score.
             width = len(segments) if treatment.per_segment else 1
@@ -199,11 +285,17 @@ class Scorer:
         elif overlong and not self._keeps_scores(treatment):
             width = len(segments) if treatment.per_segment else 1
             grades, scores = (None,) * width, (0.0,) * width
+        elif own:
+            grades = (None,) * len(own.result().scores)
+            scores = combine_scores(treatment, own.result().scores, correct)
+            reasons = own.result().reasons
         else:
             verdicts = graded.verdicts if graded else ()
             grades = tuple(v.grade for v in verdicts)
             scores = combine_scores(treatment, tuple(v.score for v in verdicts), correct)
             reasons = tuple(v.error or v.status for v in verdicts if v.grade is None)
+        if verified and correct is None and treatment.verified and None in scores:
+            reasons = (*reasons, verified.reason)
         return Scored(
             rollout,
             segments,
@@ -237,9 +329,9 @@ def combine_scores(
     match treatment.source:
         case "none":
             return ()
-        case "judge" if treatment.per_segment and treatment.last == "verifier":
+        case "judge" | FunctionName() if treatment.per_segment and treatment.last == "verifier":
             return (*judged[:-1], verified) if judged else ()
-        case "judge":
+        case "judge" | FunctionName():
             return judged
         case "verifier":
             return (verified,)

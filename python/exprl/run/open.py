@@ -18,6 +18,7 @@ from exprl.data.references import (
     tokenize_solutions,
 )
 from exprl.data.tokenizer import load_tokenizer, prompt_ids
+from exprl.functions.pool import Functions
 from exprl.learn.memory import Setup, Shapes, fit
 from exprl.learn.model_files import check_model
 from exprl.learn.policy import Policy
@@ -27,6 +28,7 @@ from exprl.rollout.weight_sync import Probe, open_probe
 from exprl.run import checkpoint
 from exprl.run.checkpoint import RunState
 from exprl.run.crew import Crew, needs_of
+from exprl.run.functions import find_rule, find_shown, try_functions, try_verifiers
 from exprl.run.policy import load_policy, set_threads
 from exprl.run.problems import load_held_out, load_training_problems
 from exprl.run.recorded import check_same_run, record_config, resolve_init_from
@@ -102,12 +104,17 @@ def open_run(
         stack.callback(crew.close)
         tokenizer = load_tokenizer(cfg.model)
         remarks: list[str] = []
-        problems = load_training_problems(cfg, tokenizer, remarks.append)
+        functions = Functions(cfg.functions)
+        stack.callback(functions.close)
+        shown_to = find_shown(cfg, functions)
+        problems = load_training_problems(cfg, tokenizer, remarks.append, shown_to)
         held_out = load_held_out(cfg, tokenizer, remarks.append)
         check_model(cfg.model, cfg.rollout, tokenizer)
         check_memory(cfg, [*problems, *held_out], tokenizer)
-        verifiers = open_verifiers(cfg, [*problems, *held_out])
+        verifiers = open_verifiers(cfg, [*problems, *held_out], functions)
         stack.callback(verifiers.close)
+        for _ in try_functions(cfg, functions, problems):
+            pass
         crew.start_servers()
         judges = None
         if cfg.asks_judge:
@@ -139,7 +146,7 @@ def open_run(
                 problems=[p.without_reference() for p in problems],
                 held_out=[p.without_reference() for p in held_out],
                 references=choose_references(cfg.judge.condition, problems, cfg.seed)
-                if cfg.needs_references
+                if cfg.needs_references or shown_to
                 else {},
                 solutions=tokenize_solutions(problems, tokenizer, cfg.model)
                 if cfg.learns_references
@@ -151,7 +158,7 @@ def open_run(
                 engine=engine,
                 policy=policy,
                 probe=probe,
-                splitter=open_splitter(cfg, tokenizer),
+                splitter=open_splitter(cfg, tokenizer, functions),
                 judges=judges,
                 verifiers=verifiers,
                 in_flight=checkpoint.load_in_flight(folder) if folder else {},
@@ -216,12 +223,16 @@ def _open_engine(cfg: config.Config, tokenizer: Any, weights: str, crew: Crew) -
     )
 
 
-def open_splitter(cfg: config.Config, tokenizer: Any) -> Splitter:
-    """What cuts rollouts into steps as the config asks."""
+def open_splitter(cfg: config.Config, tokenizer: Any, functions: Functions) -> Splitter:
+    """What cuts rollouts into steps as the config asks.
+
+    Raises:
+        ConfigError: a step rule of the user's cannot be imported or called.
+    """
     reward = cfg.reward
     return Splitter(
         tokenizer.backend_tokenizer.to_str(),
-        reward.steps,
+        find_rule(cfg, functions),
         delimiter=reward.delimiter,
         min_step_tokens=reward.min_step_tokens,
         max_steps=reward.max_steps,
@@ -269,11 +280,27 @@ def memory_setup(
     )
 
 
-def open_verifiers(cfg: config.Config, problems: Sequence[Problem]) -> Verifiers:
+def open_verifiers(
+    cfg: config.Config,
+    problems: Sequence[Problem],
+    functions: Functions | None = None,
+    tell: Callable[[str], object] = lambda line: None,
+) -> Verifiers:
     """The verifiers of a run, with a sandbox where a row's program must be run.
 
+    Each function of the user's is called once, for the first row of its domain.
+
+    Args:
+        functions: to take them from; None opens them anew.
+        tell: is told what came back.
+
     Raises:
-        ConfigError: the sandbox does not hold what sandbox.require names.
+        ConfigError: the sandbox does not hold what sandbox.require names, or a function cannot be
+            imported, or its call for that row fails.
     """
     needed = needs_sandbox(cfg.treatment, problems)
-    return Verifiers(cfg.treatment, Sandbox(cfg.sandbox) if needed else None)
+    sandbox = Sandbox(cfg.sandbox) if needed else None
+    verifiers = Verifiers(cfg.treatment, sandbox, functions or Functions(cfg.functions))
+    for line in try_verifiers(verifiers, problems):
+        tell(line)
+    return verifiers

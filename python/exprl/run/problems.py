@@ -24,7 +24,10 @@ P = TypeVar("P", bound=Problem)
 
 
 def load_training_problems(
-    cfg: config.Config, tokenizer: Any, remark: Remark = ignore
+    cfg: config.Config,
+    tokenizer: Any,
+    remark: Remark = ignore,
+    shown_to: Sequence[config.FunctionName] = (),
 ) -> list[ReferenceProblem]:
     """The training problems that fit, with what reward or loss need of them, and nothing else.
 
@@ -32,6 +35,7 @@ def load_training_problems(
 
     Args:
         remark: is told which rows are left out, or not used as they stand.
+        shown_to: rewards of the user's that ask for the reference (run/functions.py).
     """
     left_out: list[str] = []
 
@@ -39,12 +43,16 @@ def load_training_problems(
         left_out.append(text)
         remark(text)
 
-    settings = cfg.data if cfg.needs_references else drop_references(cfg.data)
+    needs_references = cfg.needs_references or bool(shown_to)
+    settings = cfg.data if needs_references else drop_references(cfg.data)
     problems = load_problems(settings, tell)
     _check_domains(cfg, problems)
-    if cfg.needs_references:
+    if needs_references:
         rewarded = cfg.loss.objective == "policy_gradient"
-        require_references([p for p in problems if not rewarded or cfg.treatment(p.domain).judged])
+        treated = [(p, cfg.treatment(p.domain)) for p in problems]
+        require_references(
+            [p for p, t in treated if not rewarded or t.judged or t.own_reward in shown_to]
+        )
     require_answers([p for p in problems if cfg.treatment(p.domain).verified])
     problems = drop_unreadable(cfg.treatment, problems, tell, evaluated=False)
     if any(part.columns.answer is not None for part in settings.parts):

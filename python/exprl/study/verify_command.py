@@ -18,12 +18,13 @@ from exprl.data.columns import explain_missing, find_column
 from exprl.data.files import Row, read_rows
 from exprl.data.rows import open_rows
 from exprl.errors import ConfigError, DataError
-from exprl.types import Problem
+from exprl.functions.pool import Functions
+from exprl.types import Message, Problem, Prompt
 from exprl.verify.sandbox.sandbox import Sandbox
 from exprl.verify.verifiers import Verifiers, describe_unreadable, needs_sandbox
 
 COLUMNS = ("answer", "domain", "id", "setup", "entry_point")
-"""What `--column` may name beside the trace."""
+"""What `--column` may name beside trace and problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Request:
     columns: Sequence[str] = ()
     config_file: Path | None = None
     overrides: Sequence[str] = ()
-    verifier: config.VerifierName | None = None
+    verifier: config.VerifierName | config.FunctionName | None = None
     verify: config.Verify | None = None
     domain: str | None = None
     out: Path | None = None
@@ -61,8 +62,14 @@ def command(request: Request) -> float:
     if not rows:
         raise DataError(f"{request.path}: holds no rows")
     named = dict(map(_parse_column, request.columns))
-    traces = _read_traces(rows, request.path, named.pop("trace", None))
-    problems = _read_problems(rows, request, named, cfg.data.parts[0])
+    traces = _read_texts(rows, request.path, "trace", named.pop("trace", None))
+    questions = _read_texts(rows, request.path, "problem", named.pop("problem", None))
+    problems = [
+        replace(problem, prompt=Prompt(problem.id, (Message("user", question or ""),)))
+        for problem, question in zip(
+            _read_problems(rows, request, named, cfg.data.parts[0]), questions, strict=True
+        )
+    ]
 
     def treatment(domain: str) -> config.Treatment:
         own = cfg.treatment(domain)
@@ -70,7 +77,14 @@ def command(request: Request) -> float:
         return replace(own, verifier=verifier, verify=verify)
 
     sandbox = Sandbox(cfg.sandbox) if needs_sandbox(treatment, problems) else None
-    verifiers = Verifiers(treatment, sandbox)
+    verifiers = Verifiers(treatment, sandbox, Functions(cfg.functions))
+    for domain in sorted({p.domain for p in problems}):
+        function = verifiers.open_function(domain)
+        if function and function.asks_for("question") and None in questions:
+            raise DataError(
+                f"{request.path}: {function.name} asks for the question, and row"
+                f" {questions.index(None) + 1} has none; name its column with --column problem=NAME"
+            )
     lines = []
     with ThreadPoolExecutor(verifiers.workers, thread_name_prefix="verify") as threads:
         for line in threads.map(partial(_verify, verifiers), problems, traces):
@@ -125,10 +139,10 @@ def _load_config(request: Request) -> config.Config:
 
 def _parse_column(text: str) -> tuple[str, str]:
     key, sign, name = text.partition("=")
-    if not (sign and name and key in (*COLUMNS, "trace")):
+    if not (sign and name and key in (*COLUMNS, "trace", "problem")):
         raise ConfigError(
-            f"--column {text}: write KEY=NAME, where KEY is one of {', '.join(COLUMNS)} and trace,"
-            " such as answer=final_answer"
+            f"--column {text}: write KEY=NAME, where KEY is one of {', '.join(COLUMNS)}, trace and"
+            " problem, such as answer=final_answer"
         )
     return key, name
 
@@ -136,7 +150,7 @@ def _parse_column(text: str) -> tuple[str, str]:
 def _read_problems(
     rows: Sequence[Row], request: Request, named: Mapping[str, str], own: config.Source
 ) -> list[Problem]:
-    """The problems, without their questions."""
+    """The problems, without what they ask."""
     columns = {key: named.get(key, getattr(own.columns, key)) for key in COLUMNS}
     changes = {
         "path": str(request.path),
@@ -149,12 +163,12 @@ def _read_problems(
     return [reader.read_answers(row, number) for number, row in enumerate(rows, 1)]
 
 
-def _read_traces(rows: Sequence[Row], path: Path, name: str | None) -> list[str | None]:
-    """The trace of each row; None everywhere if no column holds traces."""
-    column = find_column(rows, name or "trace")
+def _read_texts(rows: Sequence[Row], path: Path, key: str, name: str | None) -> list[str | None]:
+    """The trace or the problem of each row; None everywhere if no column holds them."""
+    column = find_column(rows, name or key)
     if column is None:
         if name is not None:
-            remedy = "name the column of the traces with --column trace=NAME"
+            remedy = f"name the column of the {key}s with --column {key}=NAME"
             raise DataError(f"{path}: {explain_missing(rows, name, remedy)}")
         return [None] * len(rows)
     places = [f"{path}: row {number}" for number in range(1, len(rows) + 1)]

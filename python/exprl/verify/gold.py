@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from exprl.config import VerifierName
+from exprl.config import FunctionName, VerifierName
 from exprl.types import Problem
 from exprl.verify import choice, quantity
 from exprl.verify.answer import is_equal
@@ -55,13 +55,17 @@ class Gold:
         return True
 
 
-def read_golds(problem: Problem, verifier: VerifierName) -> Gold | None:
+def read_golds(problem: Problem, verifier: VerifierName | FunctionName) -> Gold | None:
     """The gold answers of a problem that can be read; None where nothing can be compared with them.
+
+    A function of the user's reads them itself, so it has them as they are.
 
     Of a list of which each answer is right, those that cannot be read are left out. A list that an
     answer must name in whole needs all of them; for a choice there is no such list.
     """
     texts = (str(problem.answer), *problem.more_answers) if problem.answer is not None else ()
+    if isinstance(verifier, FunctionName):
+        return Gold(texts, problem.all_answers) if texts else None
     read = [read_gold(text, verifier) for text in texts]
     golds = tuple(gold for gold in read if gold is not None)
     several = problem.all_answers and len(texts) > 1

@@ -1,4 +1,4 @@
-"""The verifier of each row, by its domain: mathematics, science, choice, exact text, or code."""
+"""The verifier of each row, by its domain: a built-in one, or a function of the user's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from exprl import config
-from exprl.errors import ConfigError, DataError, SandboxError, VerifierError
+from exprl.config import FunctionName
+from exprl.errors import ConfigError, DataError, FunctionError, SandboxError, VerifierError
+from exprl.functions.pool import Function, Functions
+from exprl.functions.roles import read_verdict
 from exprl.thinking import outside_thinking
 from exprl.types import Problem
 from exprl.verify import answer, code, math
@@ -44,43 +47,59 @@ class Verdict:
 class Verifiers:
     """What says whether a trace is right. Threads may share it."""
 
-    def __init__(self, treatment: Treatments, sandbox: Sandbox | None = None) -> None:
+    def __init__(
+        self,
+        treatment: Treatments,
+        sandbox: Sandbox | None = None,
+        functions: Functions | None = None,
+    ) -> None:
         """Compare answers as `treatment` says for each domain.
 
         Args:
             sandbox: for code; None where no row needs it (`needs_sandbox`).
+            functions: the user's own; None where no domain names one.
         """
         self._treatment = treatment
         self.sandbox = sandbox
+        self.functions = functions or Functions(config.Functions())
 
     @property
     def workers(self) -> int:
         """Traces that are worth verifying at a time, each on a thread of its own."""
         cores = min(len(os.sched_getaffinity(0)), MOST_WORKERS)
-        return max(cores, self.sandbox.workers) if self.sandbox else cores
+        boxes = self.sandbox.workers if self.sandbox else 0
+        return max(cores, boxes, self.functions.threads)
 
-    def kind(self, domain: str) -> config.VerifierName:
+    def kind(self, domain: str) -> config.VerifierName | FunctionName:
         """Which verifier the rows of a domain have."""
         return self._treatment(domain).verifier
 
     def describe_search(self, problems: Sequence[Problem]) -> str:
-        """How final answers are found: "strict", "lenient", or both, where domains differ."""
+        """How final answers are found: "strict", "lenient", or by a function of the user's.
+
+        Where domains differ it names all.
+        """
         used = map(self._treatment, sorted({p.domain for p in problems}))
-        hows = sorted({one.verify for one in used if one.verifier != "code"})
-        return " and ".join(hows) or "strict"
+        hows = {
+            str(one.verifier) if isinstance(one.verifier, FunctionName) else one.verify
+            for one in used
+            if one.verifier != "code"
+        }
+        return " and ".join(sorted(hows)) or "strict"
 
     def close(self) -> None:
-        """End the processes that compare answers."""
+        """End the processes that compare answers, and those of the user's functions."""
         math.close()
+        self.functions.close()
 
     def read_golds(self, problem: Problem) -> Gold | None:
         """The gold answers of a problem; None where it has none, or none that can be read."""
         return read_golds(problem, self.kind(problem.domain))
 
     def find_answer(self, text: str, domain: str) -> str | None:
-        """The final answer of a trace; None where it has none, and for code."""
+        """The final answer of a trace; None where it has none, for code, and for own functions."""
         treatment = self._treatment(domain)
-        if treatment.verifier == "code":
+        if treatment.verifier == "code" or isinstance(treatment.verifier, FunctionName):
             return None
         return find_final(text, treatment.verifier, treatment.verify).answer
 
@@ -93,13 +112,15 @@ class Verifiers:
 
         It is not known where the row has no answer or one that cannot be read, where unit tests ask
         nothing of the program, and where the sandbox could not run it or something killed the
-        process that compares: that is missing, and not wrong.
+        process that compares: that is missing, and not wrong. So it is where a function of the
+        user's does not know, fails, or takes too long.
 
         Args:
             text: the whole trace; hostile.
 
         Raises:
-            ConfigError: a package is missing, or there is no sandbox for code.
+            ConfigError: a package is missing, there is no sandbox for code, or a function of the
+                user's cannot be imported.
             EngineError: math-verify's process does not start.
         """
         if problem.answer is None:
@@ -109,11 +130,28 @@ class Verifiers:
         if gold is None:
             return Verdict(None, "the gold answer cannot be read")
         try:
+            if isinstance(treatment.verifier, FunctionName):
+                return self._ask(treatment.verifier, text, problem)
             if treatment.verifier == "code":
                 return self._run(text, problem, problem.answer)
-            return _compare(text, gold, treatment)
-        except (SandboxError, VerifierError) as error:
+            return _compare(text, gold, treatment.verifier, treatment.verify)
+        except (SandboxError, VerifierError, FunctionError) as error:
             return Verdict(None, f"not verified: {error}")
+
+    def open_function(self, domain: str) -> Function | None:
+        """The user's function that verifies the rows of a domain, ready to be called.
+
+        Raises:
+            ConfigError: it cannot be imported, or asks for what a verifier is not given.
+        """
+        name = self.kind(domain)
+        return self.functions.open(name, "verifier") if isinstance(name, FunctionName) else None
+
+    def _ask(self, name: FunctionName, text: str, problem: Problem) -> Verdict:
+        correct = ask_function(self.functions.open(name, "verifier"), text, problem)
+        if correct is None:
+            return Verdict(None, "the verifier does not know")
+        return Verdict(correct, f"the verifier says {'right' if correct else 'wrong'}")
 
     def _run(self, text: str, problem: Problem, tests: str) -> Verdict:
         if self.sandbox is None:
@@ -124,16 +162,44 @@ class Verifiers:
         return Verdict(passed, "passes its tests" if passed else "fails its tests")
 
 
-def _compare(text: str, gold: Gold, treatment: config.Treatment) -> Verdict:
+def ask_function(function: Function, text: str, problem: Problem) -> bool | None:
+    """What a user's function says of a trace; None where it does not know.
+
+    Raises:
+        FunctionError: it gave no verdict, or the row has more answers than it asks for.
+    """
+    if problem.more_answers and not function.asks_for("more_answers"):
+        raise FunctionError(
+            f"{function.name}: the row with the id {problem.id!r} has"
+            f" {1 + len(problem.more_answers)} answers, and `answer` is one of them; give the"
+            " function a parameter `more_answers`, the list of the others"
+        )
+    return function.call(
+        {
+            "text": text,
+            "answer": problem.answer,
+            "more_answers": problem.more_answers,
+            "question": problem.question if function.asks_for("question") else None,
+            "setup": problem.setup,
+            "domain": problem.domain,
+            "problem_id": problem.id,
+        },
+        read_verdict,
+    )
+
+
+def _compare(
+    text: str, gold: Gold, verifier: config.VerifierName, verify: config.Verify
+) -> Verdict:
     """The final answer of a trace against gold answers that can be read."""
-    final = find_final(text, treatment.verifier, treatment.verify)
+    final = find_final(text, verifier, verify)
     if final.answer is None:
-        if treatment.verifier == "math" and treatment.verify == "lenient":
+        if verifier == "math" and verify == "lenient":
             spoken = "".join(outside_thinking(text))
             if any(answer.equals_tail(spoken, one) for one in gold.answers if not gold.needs_all):
                 return Verdict(True, "unmarked, and equals the gold answer")
         return Verdict(False, final.reason)
-    if gold.equals(final.answer, treatment.verifier):
+    if gold.equals(final.answer, verifier):
         return Verdict(True, "equals the gold answer", final.answer)
     return Verdict(False, f"differs: found {_shorten(final.answer)}", final.answer)
 

@@ -45,7 +45,7 @@ mod _core {
     use crate::rule_judge::RuleJudge;
 
     #[pymodule_export]
-    use crate::steps::{Splitter, split_text};
+    use crate::steps::{Splitter, split_text, split_text_at};
 
     #[pymodule_export]
     use crate::texts::{injections, text_signs};

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use exprl_steps::{Error, Rule, Settings};
+use exprl_steps::{Error, Rule, Segment, Settings};
 use numpy::{Element, PyReadonlyArray1};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -32,6 +32,14 @@ fn settings(
 fn at_least_one(name: &str, value: i64) -> PyResult<NonZeroUsize> {
     let positive = usize::try_from(value).ok().and_then(NonZeroUsize::new);
     positive.ok_or_else(|| PyValueError::new_err(format!("{name} is {value}; give at least 1")))
+}
+
+fn tuples(segments: Result<Vec<Segment>, Error>) -> PyResult<Vec<(usize, usize, String)>> {
+    let segments = segments.map_err(|error| value_error(&error))?;
+    Ok(segments
+        .into_iter()
+        .map(|segment| (segment.start, segment.end, segment.text))
+        .collect())
 }
 
 /// Cuts rollouts of one tokenizer into steps by a rule.
@@ -73,14 +81,40 @@ impl Splitter {
         opened: bool,
     ) -> PyResult<Vec<(usize, usize, String)>> {
         let ids = token_ids_of(token_ids)?;
-        let segments = py
-            .detach(|| self.0.split_after(&ids, opened))
-            .map_err(|error| value_error(&error))?;
-        Ok(segments
-            .into_iter()
-            .map(|segment| (segment.start, segment.end, segment.text))
-            .collect())
+        tuples(py.detach(|| self.0.split_after(&ids, opened)))
     }
+
+    /// The same for steps that somebody else has found: they start at these characters of its text.
+    #[pyo3(signature = (token_ids: "numpy.typing.NDArray[numpy.integer] | list[int]", opened, starts))]
+    fn split_at(
+        &self,
+        py: Python<'_>,
+        token_ids: &Bound<'_, PyAny>,
+        opened: bool,
+        starts: Vec<usize>,
+    ) -> PyResult<Vec<(usize, usize, String)>> {
+        let ids = token_ids_of(token_ids)?;
+        tuples(py.detach(|| self.0.split_at(&ids, opened, &starts)))
+    }
+}
+
+/// The steps of a text without tokens, found by somebody else: they start at these characters.
+#[pyfunction]
+pub fn split_text_at(
+    py: Python<'_>,
+    text: &str,
+    starts: Vec<usize>,
+    min_step_words: i64,
+    max_steps: Option<i64>,
+    cut_thinking: bool,
+) -> PyResult<Vec<String>> {
+    let least = ("min_step_words", min_step_words);
+    let settings = settings("line", "", least, max_steps, cut_thinking)?;
+    let ranges = py.detach(|| exprl_steps::split_text_at(text, &starts, &settings));
+    Ok(ranges
+        .into_iter()
+        .map(|range| text[range].to_owned())
+        .collect())
 }
 
 /// The steps of a text without tokens; joined, they are the text.

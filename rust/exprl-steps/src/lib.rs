@@ -167,35 +167,63 @@ impl Splitter {
         if token_ids.is_empty() {
             return Ok(Vec::new());
         }
-        let decoded = match &self.decode {
-            Decode::Table(vocabulary) => vocabulary.decode(token_ids)?,
-            Decode::Stream(tokenizer) => stream::decode(tokenizer, token_ids)?,
-        };
+        let decoded = self.decode_tokens(token_ids)?;
         let seen = self.settings.seen(&decoded.bytes, opened);
         let steps = self.settings.rule.step_starts(&seen);
-        let first_tokens = first_tokens(&decoded, &steps);
-        // A step whose text lies in a token of the step before may have white space left, or nothing.
-        let shown = rule::shown(&seen, &text_cuts(&decoded, &first_tokens));
-        let first_tokens = self.settings.join(
-            rule::pick(first_tokens, &shown),
-            token_ids.len(),
-            |start, end| end - start,
-        );
-        let text_cuts = text_cuts(&decoded, &first_tokens);
+        Ok(self.cut(&decoded, &seen, &steps))
+    }
 
-        let token_ends = first_tokens[1..].iter().copied().chain([token_ids.len()]);
+    /// The segments of a rollout whose steps somebody else has found; the rule is not looked at.
+    ///
+    /// `starts`: the characters of the rollout's text at which steps start, ascending; 0 is always one.
+    pub fn split_at(
+        &self,
+        token_ids: &[u32],
+        opened: bool,
+        starts: &[usize],
+    ) -> Result<Vec<Segment>, Error> {
+        if token_ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let decoded = self.decode_tokens(token_ids)?;
+        let seen = self.settings.seen(&decoded.bytes, opened);
+        let steps = shown_starts(&seen, bytes_of(&decoded.bytes, starts));
+        Ok(self.cut(&decoded, &seen, &steps))
+    }
+
+    fn decode_tokens(&self, token_ids: &[u32]) -> Result<Decoded, Error> {
+        match &self.decode {
+            Decode::Table(vocabulary) => vocabulary.decode(token_ids),
+            Decode::Stream(tokenizer) => stream::decode(tokenizer, token_ids),
+        }
+    }
+
+    /// The segments whose steps start at these bytes. `seen`: the text in which they were looked for.
+    fn cut(&self, decoded: &Decoded, seen: &[u8], steps: &[usize]) -> Vec<Segment> {
+        let count = decoded.starts.len();
+        let first_tokens = first_tokens(decoded, steps);
+        // A step whose text lies in a token of the step before may have white space left, or nothing.
+        let shown = rule::shown(seen, &text_cuts(decoded, &first_tokens));
+        let first_tokens =
+            self.settings
+                .join(rule::pick(first_tokens, &shown), count, |start, end| {
+                    end - start
+                });
+        let text_cuts = text_cuts(decoded, &first_tokens);
+
+        let token_ends = first_tokens[1..].iter().copied().chain([count]);
         let text_ends = text_cuts[1..].iter().copied().chain([decoded.bytes.len()]);
         let spans = first_tokens
             .iter()
             .zip(token_ends)
             .zip(text_cuts.iter().zip(text_ends));
-        Ok(spans
+        spans
             .map(|((&start, end), (&from, to))| Segment {
                 start,
                 end,
                 text: text_of(&decoded.bytes[from..to]),
             })
-            .collect())
+            .collect()
     }
 }
 
@@ -206,7 +234,22 @@ pub fn split_text(text: &str, settings: &Settings) -> Vec<Range<usize>> {
         return Vec::new();
     }
     let seen = settings.seen(text.as_bytes(), false);
-    let starts = settings.rule.step_starts(&seen);
+    tile(text, settings, settings.rule.step_starts(&seen))
+}
+
+/// The same for steps that somebody else has found, at these characters; the rule is not looked at.
+#[must_use]
+pub fn split_text_at(text: &str, starts: &[usize], settings: &Settings) -> Vec<Range<usize>> {
+    if text.is_empty() {
+        return Vec::new();
+    }
+    let seen = settings.seen(text.as_bytes(), false);
+    let starts = shown_starts(&seen, bytes_of(text.as_bytes(), starts));
+    tile(text, settings, starts)
+}
+
+/// The byte ranges of the steps that start at these bytes, joined as the settings ask.
+fn tile(text: &str, settings: &Settings, starts: Vec<usize>) -> Vec<Range<usize>> {
     let starts = settings.join(starts, text.len(), |from, to| {
         text[from..to].split_whitespace().count()
     });
@@ -216,6 +259,35 @@ pub fn split_text(text: &str, settings: &Settings) -> Vec<Range<usize>> {
         .zip(ends)
         .map(|(&start, end)| start..end)
         .collect()
+}
+
+/// The starts of steps that are not white space only.
+fn shown_starts(seen: &[u8], starts: Vec<usize>) -> Vec<usize> {
+    let shown = rule::shown(seen, &starts);
+    rule::pick(starts, &shown)
+}
+
+/// 0, and the bytes at which these characters of the shown text begin; places past the end are left out.
+///
+/// What is not UTF-8 is shown as one U+FFFD for each chunk, as `String::from_utf8_lossy` does.
+fn bytes_of(bytes: &[u8], characters: &[usize]) -> Vec<usize> {
+    let mut places = vec![0];
+    let mut wanted = characters.iter().copied().filter(|&at| at > 0).peekable();
+    let (mut byte, mut character) = (0, 0);
+    for chunk in bytes.utf8_chunks() {
+        let lengths = chunk.valid().chars().map(char::len_utf8);
+        let invalid = Some(chunk.invalid().len()).filter(|&length| length > 0);
+        for length in lengths.chain(invalid) {
+            while wanted.next_if(|&at| at <= character).is_some() {
+                if places.last() != Some(&byte) {
+                    places.push(byte);
+                }
+            }
+            byte += length;
+            character += 1;
+        }
+    }
+    places
 }
 
 /// The first token of each step: the first one with text that begins at or after the step's byte.

@@ -26,14 +26,17 @@ from exprl.cli.dry_run.references import grade_references
 from exprl.cli.dry_run.server import check_server
 from exprl.data.tokenizer import load_tokenizer, prompt_ids
 from exprl.errors import ConfigError, EngineError
+from exprl.functions.pool import Functions
 from exprl.learn import memory
 from exprl.learn.memory import fit
 from exprl.monitor.trackers import check_trackers
 from exprl.rollout.engine import NO_VLLM
 from exprl.run import recorded
+from exprl.run.functions import find_shown, try_functions
 from exprl.run.open import memory_setup, open_verifiers
 from exprl.run.problems import load_held_out, load_training_problems
 from exprl.types import Problem, ReferenceProblem
+from exprl.verify.verifiers import Verifiers
 
 REFERENCES_TRIED = 8
 
@@ -55,7 +58,9 @@ def report(cfg: config.Config, sample: int = 0) -> int:
     check_trackers(cfg.logging)
     tokenizer = load_tokenizer(cfg.model)
     remarks: list[str] = []
-    problems = load_training_problems(cfg, tokenizer, remarks.append)
+    functions = Functions(cfg.functions)
+    shown_to = find_shown(cfg, functions)
+    problems = load_training_problems(cfg, tokenizer, remarks.append, shown_to)
     held_out = load_held_out(cfg, tokenizer, remarks.append)
     rollouts = cfg.rollout.problems_per_step * cfg.rollout.group_size
     lengths = [len(prompt_ids(tokenizer, p.prompt, cfg.model)) for p in problems]
@@ -94,22 +99,32 @@ def report(cfg: config.Config, sample: int = 0) -> int:
             soft_wrap=True,
         )
     elif cfg.asks_judge:
-        _ask_judges(cfg, problems, console)
-    for line in _check_programs(cfg, problems, held_out):
+        _ask_judges(cfg, problems, console, functions)
+    tried: list[str] = []
+    verifiers = open_verifiers(cfg, [*problems, *held_out], functions, tried.append)
+    for line in (*tried, *try_functions(cfg, functions, problems)):
+        console.print(f"function   {escape(line)}", soft_wrap=True)
+    for line in _check_programs(cfg, problems, verifiers):
         console.print(f"sandbox    {line}")
     if cfg.needs_engine and cfg.rollout.engine == "vllm" and not find_spec("vllm"):
         raise EngineError(NO_VLLM)
     for warning in (
-        *_check_steps(cfg, problems, tokenizer, sample, console),
+        *_check_steps(cfg, problems, tokenizer, sample, console, functions),
         *warnings(cfg),
         *warn_of_template(cfg, tokenizer, problems[0].prompt),
     ):
         console.print(f"[yellow]warning[/]    {escape(warning)}", soft_wrap=True)
+    verifiers.close()
     console.print("ready: nothing was trained or written")
     return 0
 
 
-def _ask_judges(cfg: config.Config, problems: Sequence[ReferenceProblem], console: Console) -> None:
+def _ask_judges(
+    cfg: config.Config,
+    problems: Sequence[ReferenceProblem],
+    console: Console,
+    functions: Functions,
+) -> None:
     """Look at each server, and have each domain's judge grade references.
 
     Raises:
@@ -122,7 +137,7 @@ def _ask_judges(cfg: config.Config, problems: Sequence[ReferenceProblem], consol
     for name, treatment in cfg.treatments.items():
         own = [p for p in problems if p.domain == name]
         if treatment.judged and own:
-            grades = grade_references(cfg, treatment, own)
+            grades = grade_references(cfg, treatment, own, functions)
             console.print(f"judge      {name}: {escape(grades.found)}", soft_wrap=True)
             if grades.warning:
                 text = f"[yellow]warning[/]    {name}: {escape(grades.warning)}"
@@ -148,10 +163,9 @@ def _counted(problems: Sequence[Problem]) -> str:
 
 
 def _check_programs(
-    cfg: config.Config, problems: Sequence[ReferenceProblem], held_out: Sequence[ReferenceProblem]
+    cfg: config.Config, problems: Sequence[ReferenceProblem], verifiers: Verifiers
 ) -> Iterator[str]:
     """What the sandbox holds, and whether the first references pass their own unit tests."""
-    verifiers = open_verifiers(cfg, [*problems, *held_out])
     if verifiers.sandbox is None:
         return
     yield verifiers.sandbox.summary()
@@ -299,12 +313,13 @@ def _check_steps(
     tokenizer: Any,
     sample: int,
     console: Console,
+    functions: Functions,
 ) -> Iterator[str]:
     """Warnings about the rule of steps, from sampled rollouts or from the prompts alone."""
     if not (sample and cfg.needs_engine):
         yield from steps.warn_of_prompts(cfg, problems)
         return
-    found, warning = steps.sample_steps(cfg, problems, tokenizer, sample)
+    found, warning = steps.sample_steps(cfg, problems, tokenizer, sample, functions)
     console.print(f"sampled    {escape(found)}", soft_wrap=True)
     if warning:
         yield warning

@@ -10,10 +10,11 @@ from pathlib import Path
 from exprl import config
 from exprl.data.references import choose_references
 from exprl.errors import JudgeError
+from exprl.functions.pool import Functions
 from exprl.judge import Graded, JudgeItem, View
 from exprl.judge.types import Verdict
 from exprl.reward import judges
-from exprl.steps import split_text
+from exprl.run.functions import cut_text, find_rule
 from exprl.types import ReferenceProblem
 
 REFERENCES_GRADED = 3
@@ -33,12 +34,16 @@ class ReferenceGrades:
 
 
 def grade_references(
-    cfg: config.Config, treatment: config.Treatment, problems: Sequence[ReferenceProblem]
+    cfg: config.Config,
+    treatment: config.Treatment,
+    problems: Sequence[ReferenceProblem],
+    functions: Functions | None = None,
 ) -> ReferenceGrades:
     """Have the first references of a domain graded.
 
     Args:
         problems: of the domain.
+        functions: with the step rule, if it is the user's.
 
     Raises:
         JudgeError: no judge answered, or a reply holds no grade.
@@ -46,13 +51,14 @@ def grade_references(
     asked = [p for p in problems if p.reference][:REFERENCES_GRADED] or problems[:1]
     # A wrong reference needs a second problem; the dry run shows none instead.
     right = cfg.judge.condition == "right"
+    rule = find_rule(cfg, functions or Functions(cfg.functions))
     references = choose_references("right" if right else "none", asked, cfg.seed)
     items = [
         JudgeItem(
             id=f"dry-run-{i}",
             problem=problem.question,
             reference=references[problem.id],
-            segments=_cut(cfg.reward, problem.reference or problem.question),
+            segments=cut_text(cfg.reward, rule, problem.reference or problem.question),
             domain=problem.domain,
         )
         for i, problem in enumerate(asked)
@@ -75,17 +81,6 @@ def grade_references(
     )
     many = right and len(low) > len(graded) / 2
     return ReferenceGrades(found, _warning(low, len(graded)) if many else None)
-
-
-def _cut(reward: config.Reward, reference: str) -> tuple[str, ...]:
-    """A reference has no tokens of the policy; words stand for them in `min_step_tokens`."""
-    return split_text(
-        reference,
-        reward.steps,
-        delimiter=reward.delimiter,
-        min_step_words=reward.min_step_tokens,
-        max_steps=reward.max_steps,
-    )
 
 
 def _require_grades(cfg: config.Config, graded: Graded) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 from exprl import config
+from exprl.functions.pool import Functions
 from exprl.rollout.engine import open_engine
 from exprl.run.open import open_splitter
 from exprl.steps import StepRule, split_text
@@ -24,6 +25,8 @@ def warn_of_prompts(cfg: config.Config, problems: Sequence[Problem]) -> Iterator
     if cfg.reward.max_steps == 1:
         yield "reward.max_steps = 1 leaves one step to every rollout: `delta` then teaches nothing"
     marks = (cfg.reward.delimiter,) if rule == "delimiter" else ASKED_FOR_BY.get(rule)
+    if isinstance(rule, config.FunctionName):
+        return
     if marks is None:
         asked = [p for p in process if _mentions(p, ("###",))]
         if len(asked) > len(process) / 2:
@@ -47,7 +50,11 @@ def _mentions(problem: Problem, marks: tuple[str, ...]) -> bool:
 
 
 def sample_steps(
-    cfg: config.Config, problems: Sequence[Problem], tokenizer: Any, count: int
+    cfg: config.Config,
+    problems: Sequence[Problem],
+    tokenizer: Any,
+    count: int,
+    functions: Functions | None = None,
 ) -> tuple[str, str | None]:
     """Sample one rollout of each of `count` problems, and cut it by every rule.
 
@@ -66,7 +73,7 @@ def sample_steps(
         cfg.rollout.temperature,
         cfg.rollout.max_response_tokens,
     )
-    splitter = open_splitter(cfg, tokenizer)
+    splitter = open_splitter(cfg, tokenizer, functions or Functions(cfg.functions))
     written = [r for r in rollouts if r.finish_reason != "failed" and len(r.token_ids)]
     steps = [splitter.split(r.token_ids, r.opening) for r in written]
     if not steps:
