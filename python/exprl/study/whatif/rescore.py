@@ -14,6 +14,7 @@ from exprl.config import Treatment
 from exprl.data.references import choose_references
 from exprl.data.tokenizer import load_tokenizer
 from exprl.errors import ConfigError, DataError
+from exprl.functions.pool import Functions
 from exprl.judge import Forecast, Forecaster, Graded, JudgeItem, JudgeSettings
 from exprl.reward.judges import (
     Asks,
@@ -75,12 +76,12 @@ def open_materials(changes: Changes) -> Iterator[Materials]:
     sandbox = None
     if changes.verifies and problems and needs_sandbox(cfg.treatment, problems):
         sandbox = Sandbox(cfg.sandbox)
-    verifiers = Verifiers(cfg.treatment, sandbox)
+    verifiers = Verifiers(cfg.treatment, sandbox, Functions(cfg.functions))
     splitter = None
     if changes.cuts:
         from exprl.run.open import open_splitter  # with torch, which the rest does not need
 
-        splitter = open_splitter(cfg, tokenizer)
+        splitter = open_splitter(cfg, tokenizer, verifiers.functions)
     references = None
     if from_data and problems:
         references = choose_references(cfg.judge.condition, problems, cfg.seed)
