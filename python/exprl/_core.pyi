@@ -3,6 +3,7 @@ The Rust core of exprl.
 """
 
 from collections.abc import Iterator, Sequence
+from os import PathLike
 from typing import Final, SupportsFloat, SupportsIndex, final
 
 import numpy
@@ -15,6 +16,7 @@ __all__ = [
     "Job",
     "Judge",
     "JudgeStats",
+    "LedgerReader",
     "RuleJudge",
     "Splitter",
     "advantages",
@@ -262,6 +264,28 @@ class JudgeStats:
     def truncated(self, /) -> int:
         """
         Replies that were cut at the token limit, those that a re-ask repaired included.
+        """
+
+@final
+class LedgerReader:
+    """
+    Looks up replies in a ledger, without its lock.
+    """
+    def __new__(cls, /, folder: str | PathLike[str]) -> LedgerReader:
+        """
+        `folder`: of the ledger.
+        """
+    def close(self, /) -> None:
+        """
+        Gives up the files; a second call does nothing.
+        """
+    def get(self, /, key: str) -> str | None:
+        """
+        The newest reply under a key, as JSON; waits, open to Ctrl-C, until every reply can be found.
+        """
+    def is_ready(self, /) -> bool:
+        """
+        Whether every reply can be found at once. A call begins to index a ledger that needs it.
         """
 
 @final

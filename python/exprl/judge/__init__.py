@@ -14,6 +14,7 @@ A missing grade is None with a status that says why; it is never a made-up numbe
 from exprl._core import JudgeStats
 from exprl.judge.client import Job, Judge, split
 from exprl.judge.forecast import Forecast, Forecaster
+from exprl.judge.ledger import LedgerReader, Reply
 from exprl.judge.rule_judge import Faults, RuleJudge
 from exprl.judge.settings import (
     SOLUTION_VIEW,
@@ -38,8 +39,10 @@ __all__ = [
     "JudgeItem",
     "JudgeSettings",
     "JudgeStats",
+    "LedgerReader",
     "Prices",
     "Readout",
+    "Reply",
     "RuleJudge",
     "ScoreMap",
     "Status",

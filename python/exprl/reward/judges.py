@@ -151,6 +151,26 @@ def settings_for(
     return replace(section, view=view, rubric=rubric, ledger=ledger).divide_limits(judges)
 
 
+def ledger_folder(
+    section: config.Judge,
+    treatments: Mapping[str, config.Treatment],
+    treatment: config.Treatment,
+    run_dir: Path,
+) -> Path | None:
+    """Where the replies about the rows of a domain lie; None where no judge is asked about them.
+
+    Args:
+        treatments: of the domains that the config names (`Config.treatments`).
+        treatment: of the domain (`Config.treatment`).
+        run_dir: the run's folder, where it lies now.
+    """
+    if not treatment.judged:
+        return None
+    gradings = {grading_of(t) for t in treatments.values() if t.judged}
+    ledger = settings_for(section, grading_of(treatment), len(gradings), run_dir).ledger
+    return None if ledger is None else Path(ledger)
+
+
 @contextmanager
 def open_judge(section: config.Judge, seed: int) -> Iterator[Judge]:
     """The judge of a section; for kind = "rules" with a server of its own on loopback."""

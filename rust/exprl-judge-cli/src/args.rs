@@ -206,6 +206,13 @@ pub(crate) enum LedgerAction {
         /// The ledger's folder
         dir: PathBuf,
     },
+    /// Print the reply under a key, as JSON; works while a run uses the ledger
+    Show {
+        /// The ledger's folder
+        dir: PathBuf,
+        /// 64 hex digits, from `ledger export` or from the column ledger_keys of a run's rollouts
+        key: String,
+    },
     /// Drop older replies and damaged records. The file is replaced in one step
     Compact {
         /// The ledger's folder

@@ -3,7 +3,7 @@
 use std::io::{BufWriter, Write};
 
 use exprl_judge::{Status, ledger};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use crate::Error;
 use crate::args::LedgerAction;
@@ -25,6 +25,15 @@ pub(crate) fn run(action: &LedgerAction) -> Result<u8, Error> {
         LedgerAction::Export { dir } => {
             let count = ledger::export(dir, &mut BufWriter::new(std::io::stdout().lock()))?;
             say!("{count} replies");
+        }
+        LedgerAction::Show { dir, key } => {
+            let found = ledger::LedgerReader::open(dir)?.get(key)?;
+            let Some(line) = found else {
+                say!("{}: no reply under {key}", dir.display());
+                return Ok(1);
+            };
+            let shown: Value = serde_json::from_str(&line).map_err(std::io::Error::from)?;
+            writeln!(std::io::stdout(), "{shown:#}")?;
         }
         LedgerAction::Compact { dir } => {
             let done = ledger::compact(dir)?;

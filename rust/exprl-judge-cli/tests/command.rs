@@ -815,6 +815,22 @@ fn a_ledger_is_counted_exported_and_compacted() {
     let exported = output(&run("export", ledger));
     assert_eq!(exported.len(), 5);
     assert!(exported[0]["key"].as_str().unwrap().len() == 64 && exported[0]["grade"].is_u64());
+    let show = |key: &str| {
+        let mut command = Command::new(COMMAND);
+        command
+            .args(["ledger", "show", ledger, key])
+            .output()
+            .unwrap()
+    };
+    let shown: Value =
+        serde_json::from_slice(&show(exported[3]["key"].as_str().unwrap()).stdout).unwrap();
+    assert_eq!(shown, exported[3]);
+    let absent = show(&"0".repeat(64));
+    assert_eq!(absent.status.code(), Some(1));
+    assert!(says(&absent).contains("no reply under 000"));
+    let wrong = show("p7");
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(says(&wrong).contains("64 hex digits"), "{}", says(&wrong));
     assert_eq!(run("compact", ledger).status.code(), Some(0));
     let second = served.score(&["--ledger", ledger], &lines(5));
     assert!(

@@ -54,6 +54,14 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A reply was asked for under something that is no key.
+    #[error(
+        "{key:?} is no key of a ledger; give the 64 hex digits of `exprl judge ledger export`, or of the column ledger_keys of a rollout file"
+    )]
+    LedgerKey {
+        /// What was given.
+        key: String,
+    },
     /// The file was not written by this program.
     #[error("ledger {}: not a ledger of this version; move it away or name another folder", path.display())]
     NotALedger {

@@ -9,17 +9,23 @@
 //! or a small one on top.) The page cache keeps what was written when the process dies; `sync` makes it survive
 //! power loss too.
 
+mod index;
+mod reader;
+mod records;
 mod upkeep;
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::Error;
 
+use records::{Frame, Records};
+
+pub use reader::LedgerReader;
 pub use upkeep::{Compacted, LedgerStats, compact, export, stats};
 
 const FILE: &str = "replies.ledger";
@@ -271,62 +277,30 @@ fn scan(file: &File, path: &Path) -> Result<Scan, Error> {
         source,
     };
     let size = file.metadata().map_err(fail)?.len();
-    let mut reader = BufReader::with_capacity(1 << 20, file);
-    reader.seek(SeekFrom::Start(0)).map_err(fail)?;
     let mut magic = [0; MAGIC.len()];
-    if size < MAGIC.len() as u64 || reader.read_exact(&mut magic).is_err() || magic != MAGIC {
+    if file.read_exact_at(&mut magic, 0).is_err() || magic != MAGIC {
         return Err(Error::NotALedger { path: path.into() });
     }
-    let mut scan = Scan {
-        index: HashMap::new(),
-        end: MAGIC.len() as u64,
-        corrupt: 0,
-        superseded: 0,
-    };
-    let mut at = scan.end;
+    let mut records = Records::new(file, MAGIC.len() as u64, size);
+    let (mut index, mut corrupt, mut superseded) = (HashMap::new(), 0, 0);
     let mut payload = Vec::new();
-    while size - at >= HEADER as u64 {
-        let mut header = [0; HEADER];
-        reader.read_exact(&mut header).map_err(fail)?;
-        let Some(length) = length(header) else {
-            // Zeros are what a file system may leave after power loss; anything else is damage.
-            let mut rest = header.to_vec();
-            reader
-                .by_ref()
-                .take(size - at - HEADER as u64)
-                .read_to_end(&mut rest)
-                .map_err(fail)?;
-            let next = next_record(&rest);
-            scan.corrupt += usize::from(next.is_some() || rest.iter().any(|&byte| byte != 0));
-            let Some(skip) = next else { break };
-            at += skip as u64;
-            reader.seek(SeekFrom::Start(at)).map_err(fail)?;
-            continue;
-        };
-        let whole = HEADER as u64 + u64::from(length) + CHECK as u64;
-        if size - at < whole {
-            break;
-        }
+    while let Some(Frame { at, length }) = records.next().map_err(fail)? {
         payload.resize(length as usize + CHECK, 0);
-        reader.read_exact(&mut payload).map_err(fail)?;
+        records.read(&mut payload).map_err(fail)?;
         match checked(&payload) {
             Some(key) => {
                 let place = (at + (HEADER + KEY) as u64, length - KEY as u32);
-                scan.superseded += usize::from(scan.index.insert(key, place).is_some());
+                superseded += usize::from(index.insert(key, place).is_some());
             }
-            None => scan.corrupt += 1,
+            None => corrupt += 1,
         }
-        at += whole;
-        scan.end = at;
     }
-    Ok(scan)
-}
-
-/// The payload's length, if the header is one.
-fn length(header: [u8; HEADER]) -> Option<u32> {
-    let [length, inverse] = [0, 4]
-        .map(|at| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]));
-    (length == !inverse && (KEY as u32..=LONGEST).contains(&length)).then_some(length)
+    Ok(Scan {
+        index,
+        end: records.end,
+        corrupt: corrupt + records.corrupt,
+        superseded,
+    })
 }
 
 /// The key of a payload with its check, if that is right.
@@ -334,17 +308,6 @@ fn checked(payload: &[u8]) -> Option<Key> {
     let (content, check) = payload.split_at_checked(payload.len().checked_sub(CHECK)?)?;
     let right = blake3::hash(content).as_bytes()[..CHECK] == *check;
     content.first_chunk().copied().filter(|_| right)
-}
-
-/// Where in `bytes` the next whole record begins.
-fn next_record(bytes: &[u8]) -> Option<usize> {
-    (1..bytes.len()).find(|&at| {
-        let header = bytes[at..].first_chunk().copied();
-        header.and_then(length).is_some_and(|length| {
-            let payload = bytes.get(at + HEADER..at + HEADER + length as usize + CHECK);
-            payload.and_then(checked).is_some()
-        })
-    })
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ impl From<Error> for Raised {
         let text = error.to_string();
         Self(match error {
             Error::Setting { .. } | Error::Rubric(_) => ConfigError::new_err(text),
-            Error::Item { .. } => DataError::new_err(text),
+            Error::Item { .. } | Error::LedgerKey { .. } => DataError::new_err(text),
             _ => JudgeError::new_err(text),
         })
     }

@@ -8,6 +8,7 @@ mod judge;
 mod judge_items;
 mod judge_settings;
 mod judge_stats;
+mod ledger;
 mod rule_judge;
 mod steps;
 mod texts;
@@ -40,6 +41,9 @@ mod _core {
 
     #[pymodule_export]
     use crate::judge_stats::{JudgeStats, judge_counters};
+
+    #[pymodule_export]
+    use crate::ledger::LedgerReader;
 
     #[pymodule_export]
     use crate::rule_judge::RuleJudge;

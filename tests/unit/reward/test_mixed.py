@@ -12,10 +12,11 @@ from exprl.data import mixture
 from exprl.data.problems import load_problems
 from exprl.data.references import choose_references
 from exprl.errors import ConfigError, DataError
+from exprl.judge import LedgerReader
 from exprl.learn.advantages import segment_advantages
 from exprl.monitor.rollout_file import write_rollouts
 from exprl.monitor.step_metrics import step_row
-from exprl.reward.judges import open_judges
+from exprl.reward.judges import ledger_folder, open_judges
 from exprl.reward.scorer import Scorer
 from exprl.run.checkpoint import RunState
 from exprl.run.open import open_verifiers
@@ -156,6 +157,19 @@ def test_metrics_are_shown_by_domain(cfg, scored):
 def test_judges_of_different_views_keep_ledgers_of_their_own(scored, tmp_path):
     folders = {p.name for p in tmp_path.iterdir() if p.is_dir()}
     assert folders == {"ledger", "ledger-outcome"}
+
+
+def test_each_grade_finds_its_reply_in_the_ledger_of_its_domain(cfg, scored, tmp_path):
+    for domain, one in (("math", scored[1]), ("code", scored[3])):
+        treatment = cfg.treatment(domain)
+        with LedgerReader(ledger_folder(cfg.judge, cfg.treatments, treatment, tmp_path)) as reader:
+            grades = [reader.get(key).grade for key in one.ledger_keys]
+        assert grades == list(one.grades) != []
+    unjudged = config.build(
+        tree(tmp_path) | {"domains": {"code": {"source": "verifier", "advantage": "grpo"}}}
+    )
+    treatment = unjudged.treatment("code")
+    assert ledger_folder(unjudged.judge, unjudged.treatments, treatment, tmp_path) is None
 
 
 def test_rubrics_of_one_name_in_two_folders_have_ledgers_of_their_own(tmp_path):

@@ -104,14 +104,10 @@ pub fn export(dir: &Path, out: &mut dyn Write) -> Result<u64, Error> {
         let Some(value) = ledger.get(&key) else {
             continue;
         };
-        let Some(fields) = value.strip_prefix(b"{") else {
+        let Some(line) = line(&key, &value) else {
             continue;
         };
-        let hex = to_hex(&key);
-        write!(out, "{{\"key\":\"{hex}\",")
-            .and_then(|()| out.write_all(fields))
-            .and_then(|()| out.write_all(b"\n"))
-            .map_err(fail(dir))?;
+        writeln!(out, "{line}").map_err(fail(dir))?;
         written += 1;
     }
     out.flush().map_err(fail(dir))?;
@@ -137,6 +133,12 @@ pub fn compact(dir: &Path) -> Result<Compacted, Error> {
         bytes_before: before,
         bytes_after: written,
     })
+}
+
+/// A reply and its key as one JSON object; `None` for a value that is no object.
+pub(super) fn line(key: &Key, value: &[u8]) -> Option<String> {
+    let fields = str::from_utf8(value).ok()?.strip_prefix('{')?;
+    Some(format!("{{\"key\":\"{}\",{fields}", to_hex(key)))
 }
 
 fn rewrite(ledger: &Ledger, path: &Path) -> io::Result<u64> {
