@@ -37,4 +37,4 @@ def report(
 
     path = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
     write_report(runs, path)
-    typer.echo(f"wrote {path}", err=True)
+    typer.echo(f"wrote {path}")
