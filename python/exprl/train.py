@@ -209,13 +209,8 @@ def reporting(
         yield
     finally:
         hurried = isinstance(sys.exception(), KeyboardInterrupt)
-        if (
-            cfg.logging.report
-            and not hurried
-            and (page := try_report(parts.run_dir, progress.warn))
-        ):
-            log.add_report(page)
-            progress.note(f"report: {page}")
+        if cfg.logging.report and not hurried:
+            try_report(parts.run_dir, progress.note, log.add_report)
 
 
 @contextmanager

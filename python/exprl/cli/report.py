@@ -23,6 +23,13 @@ def report(
             help="HTML file (default: RUN/report.html; report.html here for several runs)",
         ),
     ] = None,
+    references: Annotated[
+        bool,
+        typer.Option(
+            help="show the hidden references and the judge's words, which quote them;"
+            " --no-references leaves them out, for a report that you give away"
+        ),
+    ] = True,
 ) -> None:
     """Write a report of runs: one HTML file with curves, alarms, rollouts and settings.
 
@@ -36,5 +43,5 @@ def report(
     from exprl.monitor.report.page import write_report
 
     path = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
-    write_report(runs, path)
+    write_report(runs, path, references=references)
     typer.echo(f"wrote {path}")

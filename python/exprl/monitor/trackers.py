@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -184,8 +185,13 @@ class Dashboard:
         self._package.log({SAMPLES: own}, step=step)
 
     def report(self, step: int, page: Path) -> None:
-        """Log the page itself."""
-        self._package.log({REPORT: self._package.Html(str(page))}, step=step)
+        """Log the report, without references: they stay on this machine."""
+        from exprl.monitor.report.page import write_report
+
+        with tempfile.TemporaryDirectory() as folder:
+            shown = Path(folder) / page.name
+            write_report([page.parent], shown, references=False)
+            self._package.log({REPORT: self._package.Html(str(shown))}, step=step)
 
     def close(self) -> None:
         """Finish the run."""

@@ -10,6 +10,7 @@ import pytest
 
 from exprl import config, files
 from exprl.errors import DataError
+from exprl.monitor.report import try_report
 from exprl.monitor.report.charts import choose_sections, draw_chart, spread, undrawn
 from exprl.monitor.report.page import script_json, write_report
 from exprl.monitor.report.runs import find_episodes, read_run, read_runs
@@ -218,3 +219,30 @@ def test_a_sparkline_breaks_where_there_is_no_number():
         "75.0,22.0 100.0,2.0",
     )
     assert draw_spark(np.array([1.0, nan])) == ()
+
+
+def test_a_report_that_cannot_be_written_or_published_fails_no_run_and_is_told(tmp_path):
+    told, published = [], []
+    try_report(tmp_path, told.append, published.append)  # no run
+    assert "the report was not written: DataError" in told[0]
+
+    folder = make_run(tmp_path / "run", [{"reward/mean": 0.5}])
+    try_report(folder, told.append, published.append)
+    assert told[1:] == [f"report: {folder / 'report.html'}"]
+    assert published == [folder / "report.html"]
+
+    def refuse(page):
+        raise OSError("no network")
+
+    try_report(folder, told.append, refuse)
+    assert told[-1] == "the report was not given to the trackers: OSError: no network"
+
+
+def test_a_run_without_the_packages_says_once_what_to_install(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr("exprl.monitor.report.PACKAGES", ("no_such_package",))
+    try_report(tmp_path, told.append, told.append)
+    assert told == [
+        "no report of this run is written, because no_such_package is not installed:"
+        f" pip install 'exprl[report]', then exprl report {tmp_path}"
+    ]

@@ -103,6 +103,12 @@ def test_a_sample_brings_question_answer_and_reference(folder):
     assert sample.command.endswith("--step 1 --problem a")
 
 
+def test_a_report_to_give_away_holds_no_reference(folder):
+    assert "the reference" in _report(folder)
+    write_report([folder], folder / "report.html", references=False)
+    assert "the reference" not in (folder / "report.html").read_text()
+
+
 def test_long_texts_and_many_steps_are_cut_and_counted(folder):
     grades, texts = (5,) * (STEPS + 3), ["x" * (TEXT + 7), *["y"] * (STEPS + 2)]
     write(folder, 3, [rollout("d", 0, grades, texts=texts)])

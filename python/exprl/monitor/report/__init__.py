@@ -11,30 +11,29 @@ PACKAGES = ("jinja2", "plotly")
 """Of the extra `report`."""
 
 
-def try_report(run_dir: Path, warn: Callable[[str], object]) -> Path | None:
+def try_report(
+    run_dir: Path, tell: Callable[[str], object], publish: Callable[[Path], object]
+) -> None:
     """Write RUN/report.html for a run that ends; a report that cannot be written fails no run.
 
     Args:
-        warn: is told why there is no report.
-
-    Returns:
-        The file; None where it was not written.
+        tell: is told where the report is, or why there is none.
+        publish: takes the written file to the trackers.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        warn(
+        tell(
             f"no report of this run is written, because {' and '.join(missing)} is not installed:"
             f" pip install 'exprl[report]', then exprl report {run_dir}"
         )
-        return None
-    out = run_dir / FILE_NAME
+        return
+    out, lacks = run_dir / FILE_NAME, "written"
     try:
         from exprl.monitor.report.page import write_report
 
         write_report([run_dir], out)
+        tell(f"report: {out}")
+        lacks = "given to the trackers"
+        publish(out)
     except Exception as error:  # whatever it is, the run is done and saved
-        warn(
-            f"the report was not written ({type(error).__name__}: {error}); exprl report {run_dir}"
-        )
-        return None
-    return out
+        tell(f"the report was not {lacks}: {type(error).__name__}: {error}")

@@ -36,18 +36,22 @@ class Drawing:
     alarms: tuple[str, ...]
 
 
-def write_report(folders: Sequence[Path], out: Path) -> None:
+def write_report(folders: Sequence[Path], out: Path, *, references: bool = True) -> None:
     """Write the report of one or several runs, whole or not at all.
+
+    Args:
+        references: whether rollouts show the hidden references and the judge's words, which quote
+            them.
 
     Raises:
         DataError: a folder is not a run's, or its metrics.jsonl is broken.
         ConfigError: a package of the extra `report` is not installed.
         OSError: the file cannot be written.
     """
-    files.write_text(out, render(read_runs(folders)))
+    files.write_text(out, render(read_runs(folders), references=references))
 
 
-def render(runs: Sequence[Run]) -> str:
+def render(runs: Sequence[Run], *, references: bool = True) -> str:
     """The page. Everything that does not come from this folder is escaped by Jinja."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
@@ -67,6 +71,7 @@ def render(runs: Sequence[Run]) -> str:
         "grade_level": marks.grade_level,
         "advantage_level": marks.advantage_level,
     }
+    limit = 3 if len(runs) == 1 else 1
     episodes = [find_episodes(run) for run in runs]
     sections, data = draw_sections(runs, episodes)
     scripts = {name: Markup(text) for name, text in read_scripts().items()}
@@ -85,7 +90,7 @@ def render(runs: Sequence[Run]) -> str:
         undrawn=charts.undrawn(runs),
         evaluations=summary.evaluation_rows(runs),
         spans=[list(summary.find_spans(run)) for run in runs],
-        samples=[find_samples(run, 3 if len(runs) == 1 else 1) for run in runs],
+        samples=[find_samples(run, limit, hidden=references) for run in runs],
         differences=settings.find_differences(runs) if len(runs) > 1 else [],
         settings=[settings.list_settings(run) for run in runs],
         spark=summary.SPARK,

@@ -120,11 +120,12 @@ class Samples:
     notes: tuple[str, ...] = ()
 
 
-def find_samples(run: Run, limit: int) -> Samples:
+def find_samples(run: Run, limit: int, *, hidden: bool = True) -> Samples:
     """Read the rollout files of a run: a few numbers of all rollouts, the text of a few.
 
     Args:
         limit: rollouts of each pick.
+        hidden: whether references are among what is shown.
     """
     rollouts, notes = Rollouts(run.path), list[str]()
     found: dict[str, list[Place]] = {name: [] for name in PICKS}
@@ -151,7 +152,11 @@ def find_samples(run: Run, limit: int) -> Samples:
         )
     notes += _say_lacking(lacking, len(rollouts.steps()))
     shelves = [
-        Shelf(PICKS[name], counts[name], tuple(_read(run, rollouts, one) for one in found[name]))
+        Shelf(
+            PICKS[name],
+            counts[name],
+            tuple(_read(run, rollouts, one, hidden) for one in found[name]),
+        )
         for name in PICKS
     ]
     best, worst = _choose_problems(list(visits.values()))
@@ -210,14 +215,14 @@ def _choose_problems(
     return tuple(known[: min(PROBLEMS, len(known) - half)]), tuple(reversed(worst))
 
 
-def _read(run: Run, rollouts: Rollouts, place: Place) -> Sample:
+def _read(run: Run, rollouts: Rollouts, place: Place, hidden: bool) -> Sample:
     one = rollouts.read(place.step, place.row)
     return Sample(
         step=place.step - run.first_step + 1,
         rollout=one,
         question=Text.cut(one.question),
         answer=Text.cut(one.answer, 200),
-        reference=Text.cut(one.reference),
+        reference=Text.cut(one.reference) if hidden else None,
         steps=tuple((step, Text(*_start(step.text))) for step in one.steps[:STEPS]),
         left=max(0, len(one.steps) - STEPS),
         command=shlex.join(
