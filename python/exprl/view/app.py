@@ -67,9 +67,11 @@ def make_app(run_dir: Path, started: Callable[[], object]) -> Starlette:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         site.catalog.start()
+        site.words.prepare()
         started()
         yield
         await run_in_threadpool(site.catalog.stop)
+        site.words.close()
 
     def page_route(name: str) -> Route:
         template = templates.get_template(f"{name or 'steps'}.html")

@@ -22,6 +22,8 @@ CHARACTERS = (4_000, 120_000, 240)
 """How many a page shows of a step, of all steps, and of each further step."""
 TOKENS = (600, 6_000, 40)
 """The same for tokens."""
+WORDS_CHARS = 8_000
+"""Characters of a reply of the judge."""
 PROBLEM = 0
 """In `full`: question, answer and reference; a step has its number, from 1."""
 
@@ -30,13 +32,15 @@ PROBLEM = 0
 class State:
     """What the address says of the page.
 
-    colour: what the colours show.   open: steps with the judge's words.   full: what is not cut.
+    colour: what the colours show.   full: what is not cut.
+    words: whether the judge's words stand under every step; else under those of `open`.
     pick, everywhere, domain, problem: the selection in which `next` goes on.
     """
 
     step: int
     row: int
     colour: str
+    words: bool
     open: frozenset[int]
     full: frozenset[int]
     pick: str | None
@@ -52,6 +56,7 @@ class State:
             step=self.step,
             row=self.row,
             colour=None if self.colour == COLOURS[0] else self.colour,
+            words=self.words,
             open=self.open,
             full=self.full,
             pick=self.pick,
@@ -92,8 +97,9 @@ class RolloutPage:
     rollout: RecordedRollout
     reward: float | None
     parts: list[Part]
+    waits: bool
+    words_chars: int
     colours: list[tuple[str, str]]
-    all_open: bool
     all_words: str
     whole_problem: str | None
     given_chars: int | None
@@ -122,17 +128,18 @@ def make_rollout_page(site: Site, query: Query) -> RolloutPage:
         None if state.everywhere else state.step, state.pick, state.domain, state.problem
     )
     place = selection.find((state.step, state.row))
-    numbers = frozenset(range(1, len(rollout.steps) + 1))
     given = (rollout.question, rollout.answer, rollout.reference)
     is_cut = PROBLEM not in state.full and any(len(text or "") > CHARACTERS[0] for text in given)
+    parts = _make_parts(site, rollout, state)
     return RolloutPage(
         state=state,
         rollout=rollout,
         reward=row.reward,
-        parts=_make_parts(site, rollout, state),
+        parts=parts,
+        waits=any(part.said.waits for part in parts if part.said),
+        words_chars=WORDS_CHARS,
         colours=[(one, replace(state, colour=one).href) for one in COLOURS],
-        all_open=state.open >= numbers,
-        all_words=replace(state, open=frozenset() if state.open >= numbers else numbers).href,
+        all_words=replace(state, words=not state.words, open=frozenset()).href,
         whole_problem=replace(state, full=state.full | {PROBLEM}).href if is_cut else None,
         given_chars=None if PROBLEM in state.full else CHARACTERS[0],
         no_tokens=site.tokens.missing if state.colour in BY_TOKEN else "",
@@ -152,6 +159,7 @@ def _read_state(query: Query) -> State:
         step=query.required("step"),
         row=query.required("row"),
         colour=query.one_of("colour", COLOURS),
+        words=query.text("words") is not None,
         open=query.numbers("open"),
         full=query.numbers("full"),
         pick=check_pick(query.text("pick")),
@@ -174,7 +182,7 @@ def _selection_title(state: State) -> str:
 
 
 def _neighbour(selection: Selection, place: int | None, by: int, state: State) -> str | None:
-    """The rollout before or after this one; the colours and open steps stay as they are."""
+    """The rollout before or after this one, in the same colours."""
     if place is None or not 0 <= place + by < len(selection):
         return None
     step, row = selection.place(place + by)
@@ -199,6 +207,7 @@ def _make_part(
     site: Site, rollout: RecordedRollout, state: State, number: int, shown: int, hidden: int
 ) -> Part:
     step = rollout.steps[number - 1]
+    opened = frozenset(range(1, len(rollout.steps) + 1)) if state.words else state.open
     by_token = state.colour in BY_TOKEN
     colour_of = {"grade": grade_level(step.grade), "advantage": advantage_level(step.advantage)}
     logp = rollout.generator_logp[step.start : step.end]
@@ -212,8 +221,8 @@ def _make_part(
         tokens=show_tokens(site.tokens, rollout, step, shown, state.colour) if by_token else None,
         hidden=hidden,
         whole=replace(state, full=state.full | {number}).href,
-        said=site.words.find(rollout.domain, step) if number in state.open else None,
-        toggle=replace(state, open=state.open ^ {number}).href,
+        said=site.words.find(rollout.domain, step) if number in opened else None,
+        toggle=replace(state, words=False, open=opened ^ {number}).href,
         logp_mean=float(logp.mean()) if len(logp) else None,
         logp_min=float(logp.min()) if len(logp) else None,
         lags=(int(min(lag)), int(max(lag))) if len(lag) else None,

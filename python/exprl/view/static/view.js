@@ -74,7 +74,8 @@
         const answer = await fetch(`live?seen=${encodeURIComponent(main.dataset.stamp)}`);
         const state = answer.ok ? await answer.json() : null;
         document.body.classList.toggle("lost", !state);
-        if (state && state.stamp !== $("main").dataset.stamp) await refresh(state.stamp);
+        if ($("main").dataset.soon) await show(location.href); // the ledger is being indexed
+        else if (state && state.stamp !== $("main").dataset.stamp) await refresh(state.stamp);
       } catch {
         document.body.classList.add("lost"); // the viewer was ended, or is busy
       }
