@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exprl.monitor.rollout_reader import RecordedRollout
 from exprl.view.links import NotThereError, Query, cut_page, link
@@ -15,6 +15,34 @@ COLOURS = ("grade", "advantage")
 SHORT, LONG = 280, 2000
 """Characters of a step: of many rollouts side by side, and of a few."""
 FEW = 3
+GIVEN_CHARS = 4_000
+"""Characters of question, answer and reference."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the address says of the page.
+
+    show: rows whose texts stand side by side; empty for all.   full: whether nothing is cut.
+    """
+
+    step: int
+    problem: str
+    show: frozenset[int]
+    colour: str
+    full: bool
+
+    @property
+    def href(self) -> str:
+        """The address of this state."""
+        return link(
+            "group",
+            step=self.step,
+            problem=self.problem,
+            show=self.show,
+            colour=None if self.colour == COLOURS[0] else self.colour,
+            full=self.full,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +69,8 @@ class GroupPage:
     cards: list[Card]
     shown: list[Card]
     chars: int
+    given_chars: int | None
+    whole: str | None
     colour: str
     colours: list[tuple[str, str]]
     clear: str
@@ -58,47 +88,40 @@ def make_group_page(site: Site, query: Query) -> GroupPage:
     Raises:
         NotThereError, BadAddressError, DataError: there is no such group.
     """
-    step, name = query.required("step"), query.text("problem") or ""
-    colour, chosen = query.one_of("colour", COLOURS), query.numbers("show")
-    index = site.catalog.step(step)
-    place = next((i for i, one in enumerate(index.groups) if one.problem_id == name), None)
-    if place is None:
-        raise NotThereError(f"step {step} has no problem {name[:80]!r}")
-    group = index.groups[place]
-    rollouts = site.catalog.rollouts.group(step, name)
+    state = State(
+        step=query.required("step"),
+        problem=query.text("problem") or "",
+        show=query.numbers("show"),
+        colour=query.one_of("colour", COLOURS),
+        full=query.text("full") is not None,
+    )
+    index = site.catalog.step(state.step)
+    ids = [group.problem_id for group in index.groups]
+    if state.problem not in ids:
+        raise NotThereError(f"step {state.step} has no problem {state.problem[:80]!r}")
+    place = ids.index(state.problem)
+    rollouts = site.catalog.rollouts.group(state.step, state.problem)
     rows = index.rows(rollout.row for rollout in rollouts)
-
-    def address(**changes: object) -> str:
-        state = {"step": step, "problem": name, "show": chosen, "colour": colour} | changes
-        if state["colour"] == COLOURS[0]:
-            state["colour"] = None
-        return link("group", **state)  # type: ignore[arg-type]
-
     number, pages, part = cut_page(
         list(zip(rollouts, rows, strict=True)), query.number("page"), PER_PAGE
     )
-    cards = [
-        Card(
-            rollout,
-            row,
-            link("rollout", step=step, row=rollout.row),
-            rollout.row in chosen,
-            address(show=chosen ^ {rollout.row}),
-        )
-        for rollout, row in part
-    ]
+    cards = [_make_card(rollout, row, state) for rollout, row in part]
     shown = [card for card in cards if card.chosen] or cards
-    earlier, later = _other_steps(site, step, name)
+    given = (rollouts[0].question, rollouts[0].answer, rollouts[0].reference)
+    is_long = any(len(text or "") > GIVEN_CHARS for text in given)
+    earlier, later = _other_steps(site, state)
     return GroupPage(
-        step=step,
-        group=group,
+        step=state.step,
+        group=index.groups[place],
         first=rollouts[0],
         cards=cards,
         shown=shown,
         chars=LONG if len(shown) <= FEW else SHORT,
-        colour=colour,
-        colours=[(one, address(colour=one)) for one in COLOURS],
-        clear=address(show=None),
+        given_chars=None if state.full else GIVEN_CHARS,
+        whole=replace(state, full=True).href if is_long and not state.full else None,
+        colour=state.colour,
+        colours=[(one, replace(state, colour=one).href) for one in COLOURS],
+        clear=replace(state, show=frozenset()).href,
         previous=_neighbour(index.groups, place - 1),
         next=_neighbour(index.groups, place + 1),
         earlier=earlier,
@@ -108,18 +131,28 @@ def make_group_page(site: Site, query: Query) -> GroupPage:
     )
 
 
+def _make_card(rollout: RecordedRollout, row: Row, state: State) -> Card:
+    return Card(
+        rollout,
+        row,
+        link("rollout", step=state.step, row=rollout.row),
+        rollout.row in state.show,
+        replace(state, show=state.show ^ {rollout.row}).href,
+    )
+
+
 def _neighbour(groups: Sequence[Group], place: int) -> str | None:
     if not 0 <= place < len(groups):
         return None
     return link("group", step=groups[place].step, problem=groups[place].problem_id)
 
 
-def _other_steps(site: Site, step: int, name: str) -> tuple[str | None, str | None]:
+def _other_steps(site: Site, state: State) -> tuple[str | None, str | None]:
     """The group of the same problem in the step before and after, as far as they are read."""
-    steps = [group.step for group in site.catalog.groups().get(name, ())]
-    earlier = max((one for one in steps if one < step), default=None)
-    later = min((one for one in steps if one > step), default=None)
+    steps = [group.step for group in site.catalog.groups().get(state.problem, ())]
+    earlier = max((one for one in steps if one < state.step), default=None)
+    later = min((one for one in steps if one > state.step), default=None)
     return (
-        None if earlier is None else link("group", step=earlier, problem=name),
-        None if later is None else link("group", step=later, problem=name),
+        None if earlier is None else link("group", step=earlier, problem=state.problem),
+        None if later is None else link("group", step=later, problem=state.problem),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +41,10 @@ class Words:
     def prepare(self) -> None:
         """Open the ledgers of the run; long ones begin to be indexed."""
         domains = self._cfg.treatments if self._cfg else ()
-        for ledger in {self._find_ledger(domain) for domain in domains} - {None}:
-            try:
+        ledgers = {self._find_ledger(domain) for domain in domains}
+        for ledger in filter(None, ledgers):
+            with suppress(ExprlError):  # not there yet; `find` says so when somebody asks
                 self._open(ledger).is_ready()
-            except ExprlError:  # not there yet; `find` says so when somebody asks
-                continue
 
     def close(self) -> None:
         """Close the ledgers."""

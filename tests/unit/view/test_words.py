@@ -23,7 +23,14 @@ def step(key: str | None, status: str | None = "ok") -> RecordedStep:
 
 def make_config(repo: Path, run_dir: Path) -> config.Config:
     """A run whose domain `whole` is graded by an outcome, and thus has a ledger of its own."""
-    words = [f"run_dir={run_dir}", "domains.whole.view=outcome", "domains.sure.source=verifier"]
+    words = [
+        f"run_dir={run_dir}",
+        "data.columns.domain=domain",
+        "domains.whole.view=outcome",
+        "domains.whole.advantage=grpo",
+        "domains.sure.source=verifier",
+        "domains.sure.advantage=grpo",
+    ]
     return config.load(repo / "configs" / "division_process.toml", words)
 
 
