@@ -10,6 +10,11 @@
   // -- replacing <main> by that of another state ------------------------------------------------
 
   let asked = 0;
+  let shown = state(location);
+
+  function state(url) {
+    return url.pathname + url.search;
+  }
 
   async function load(url) {
     const answer = await fetch(url, { headers: { Accept: "text/html" } });
@@ -18,8 +23,9 @@
     return new DOMParser().parseFromString(await answer.text(), "text/html");
   }
 
-  async function show(url, { keepFocus = true } = {}) {
+  async function show(url) {
     const turn = ++asked;
+    shown = state(new URL(url, location));
     let next;
     try {
       next = await load(url);
@@ -28,7 +34,7 @@
       return;
     }
     if (turn !== asked) return; // the reader has gone on
-    const focused = keepFocus && document.activeElement && document.activeElement.id;
+    const focused = document.activeElement?.id;
     document.title = next.title;
     for (const selector of ["header.top .state", "header.top .crumbs", "main"]) {
       const [old, fresh] = [$(selector), $(selector, next)];
@@ -47,7 +53,9 @@
     history.pushState(null, "", url);
     show(url);
   });
-  addEventListener("popstate", () => show(location.href));
+  addEventListener("popstate", () => {
+    if (state(location) !== shown) show(location.href); // and not for a step's #s3
+  });
 
   // What the reader has folded stays so; on a narrow page what stands beside the steps begins folded.
   const folded = new Map();
@@ -67,15 +75,14 @@
   // -- live: the server says when the run has more to show --------------------------------------
 
   async function look() {
-    const main = $("main");
-    const reading = !document.hidden && getSelection().isCollapsed && !$("dialog[open]");
-    if (main && reading) {
+    const selecting = !getSelection().isCollapsed || $("dialog[open]");
+    if (!document.hidden && !selecting) {
       try {
-        const answer = await fetch(`live?seen=${encodeURIComponent(main.dataset.stamp)}`);
-        const state = answer.ok ? await answer.json() : null;
-        document.body.classList.toggle("lost", !state);
+        const answer = await fetch("live");
+        const now = answer.ok ? await answer.json() : null;
+        document.body.classList.toggle("lost", !now);
         if ($("main").dataset.soon) await show(location.href); // the ledger is being indexed
-        else if (state && state.stamp !== $("main").dataset.stamp) await refresh(state.stamp);
+        else if (now && now.stamp !== $("main").dataset.stamp) await refresh(now.stamp);
       } catch {
         document.body.classList.add("lost"); // the viewer was ended, or is busy
       }
@@ -85,7 +92,7 @@
 
   async function refresh(stamp) {
     const follows = $("main").dataset.live === "follow";
-    if (follows && !typing()) return show(location.href);
+    if (follows) return typing() ? undefined : show(location.href); // later, then
     const next = await load(location.href); // the page stays; only its header tells the news
     $("header.top .state").replaceWith(document.adoptNode($("header.top .state", next)));
     $("main").dataset.stamp = stamp;
