@@ -20,7 +20,7 @@ BY_TOKEN = ("logp", "lag")
 """Colours of single tokens."""
 CHARACTERS = (4_000, 120_000, 240)
 """How many a page shows of a step, of all steps, and of each further step."""
-TOKENS = (600, 6_000, 40)
+TOKENS = (400, 3_000, 40)
 """The same for tokens."""
 WORDS_CHARS = 8_000
 """Characters of a reply of the judge."""
