@@ -11,7 +11,7 @@ from typing import Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from exprl.config import Config
+from exprl.config import Config, FunctionName
 from exprl.config.section import keys_of
 from exprl.judge import Prices
 
@@ -102,7 +102,7 @@ def _value(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(map(_toml, inner))
     if origin is typing.Annotated:
-        return _value(inner[0])
+        return " or ".join(map(_value, _alternatives(inner[0])))
     if origin in (tuple, list):
         return f"list of {_value(inner[0])}"
     if origin in (dict, Mapping):
@@ -112,6 +112,7 @@ def _value(kind: Any) -> str:
         int: "integer",
         float: "number",
         bool: "true or false",
+        FunctionName: "module:function",
         Prices: "table of prompt, cached and completion",
         type(None): '"none"',
     }

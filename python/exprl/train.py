@@ -16,6 +16,7 @@ from rich.console import Console
 from exprl import config
 from exprl.errors import EngineError, ExprlError, JudgeError, NumericsError
 from exprl.evaluate.during_training import evaluate_if_due, read_evaluations
+from exprl.functions.pool import FunctionStats
 from exprl.judge import JudgeStats
 from exprl.learn.batch import fill_rate, pack
 from exprl.learn.model import describe
@@ -271,17 +272,20 @@ def announce(cfg: config.Config, parts: Parts, progress: Progress) -> None:
 
 
 class Work(NamedTuple):
-    """What judge and engine have counted so far; None where there is none, or none that counts."""
+    """What judge, engine and functions of the user's have counted so far; None where none is."""
 
     judge: JudgeStats | None
     engine: EngineStats | None
+    functions: FunctionStats | None
 
 
 def count_work(parts: Parts) -> Work:
-    """Look at the counters of judge and engine."""
+    """Look at the counters of judge, engine and functions."""
+    functions = parts.verifiers.functions
     return Work(
         parts.judges.stats() if parts.judges else None,
         parts.engine.stats() if parts.engine else None,
+        functions.stats() if functions.used else None,
     )
 
 
@@ -303,6 +307,9 @@ def measure(
     """
     judged = now.judge.since(before.judge) if now.judge and before.judge else None
     served = now.engine.since(before.engine).row() if now.engine and before.engine else {}
+    called = {}
+    if now.functions and before.functions:
+        called = now.functions.since(before.functions).row()
     return (
         step_row(
             data.scored,
@@ -316,6 +323,7 @@ def measure(
         | data.row()
         | (parts.probe.row() if parts.probe else {})
         | served
+        | called
         | clock.row()
     )
 
@@ -339,7 +347,7 @@ def reason_to_stop(
     missing = (len(failed) + len(ungraded)) / max(1, len(scored))
     if missing > cfg.judge.max_missing_rate:
         engine_is_worse = len(failed) > len(ungraded)
-        grader = "judge" if cfg.asks_judge else "verifier"
+        grader = "judge" if cfg.asks_judge else ", ".join(cfg.own_rewards) or "verifier"
         why = commonest_reason(failed if engine_is_worse else ungraded)
         kind = EngineError if engine_is_worse else JudgeError
         return kind(

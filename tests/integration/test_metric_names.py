@@ -10,7 +10,7 @@ from exprl.run.open import open_run
 
 TWO_DOMAINS = """
 [domains.long]
-verifier = "exact"
+verifier = "rewards:check"
 
 [[data.sources]]
 path = "examples/division/train.jsonl"
@@ -26,7 +26,8 @@ def run_to_the_end(cfg):
         assert not train.train(cfg, parts, state, progress).interrupted
 
 
-def test_the_row_of_a_step_has_every_metric_of_the_table_and_no_other(repo, tmp_path):
+def test_the_row_of_a_step_has_every_metric_of_the_table_and_no_other(repo, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(repo / "examples/own_parts"))
     text = (repo / "configs/division_process.toml").read_text()
     (tmp_path / "mixed.toml").write_text(
         text.replace('path = "examples/division/train.jsonl"\n', "", 1) + TWO_DOMAINS
@@ -52,4 +53,6 @@ def test_the_row_of_a_step_has_every_metric_of_the_table_and_no_other(repo, tmp_
     assert [event.step for event in events.Scalars("eval/pass_at_2_low")] == [0, 1, 2]
     assert {"_hparams_/session_start_info", "config", "samples"} <= set(events.Tags()["tensors"])
     cells = [cell.decode().strip() for cell in events.Tensors("config")[0].tensor_proto.string_val]
-    assert dict(zip(cells[::2], cells[1::2], strict=True))["domains.long.verifier"] == "exact"
+    assert (
+        dict(zip(cells[::2], cells[1::2], strict=True))["domains.long.verifier"] == "rewards:check"
+    )

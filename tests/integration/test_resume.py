@@ -26,6 +26,7 @@ TRAFFIC = (
     "judge/prompt",
     "judge/completion",
     "engine/",
+    "functions/",
     "sync/pause",
     "sync/send",
     "rollout/tokens_per_s",

@@ -1,6 +1,7 @@
 """Segments of a rollout, over real tokenizers of every kind that language models use."""
 
 import json
+import re
 from collections.abc import Callable
 from functools import cache
 from itertools import accumulate
@@ -215,6 +216,54 @@ def test_segments_tile_any_ids_that_a_policy_may_sample(
 ) -> None:
     ids = st.integers(0, kind().get_vocab_size() - 1)
     assert_segments_are_the_rollout(kind, rule, data.draw(st.lists(ids, max_size=30)))
+
+
+@every_kind
+@given(data=st.data(), rule=st.sampled_from(RULES), opening=st.sampled_from(["", "<think>\n"]))
+def test_a_rule_of_your_own_that_cuts_as_a_built_in_one_gives_the_same_segments(
+    kind: Kind, data: st.DataObject, rule: StepRule, opening: str
+) -> None:
+    own = Splitter(kind().to_str(), lambda text: split_text(text, rule))
+    drawn = data.draw(st.lists(st.integers(0, kind().get_vocab_size() - 1), max_size=30))
+    written = kind().encode(data.draw(texts())).ids
+    for ids in (drawn, written):
+        # A built-in rule sees no opening.
+        expected = splitter_of(kind, rule).split(ids)
+        assert own.split(ids) == expected
+        decoded = "".join(segment.text for segment in expected)
+        assert own.decode(ids, opening) == (opening + decoded if ids else "")
+        after = own.split(ids, opening)
+        assert "".join(segment.text for segment in after) == own.decode(ids, opening)
+
+
+def test_a_rule_of_your_own_is_token_exact_and_its_steps_are_joined_as_those_of_others() -> None:
+    vocabulary = {"<unk>": 0, "a": 1, ".\nStep": 2, " 2": 3, "é": 4, "Step": 5, "\ufffd": 6}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.decoder = decoders.Fuse()
+
+    def cut(text: str) -> list[str]:
+        return re.split(r"(?=Step)", text)
+
+    ids = [1, 2, 3, 4, 5, 1]  # "a.\nStep 2éStepa"
+    assert Splitter(tokenizer.to_str(), cut).split(ids) == (
+        Segment(0, 2, "a.\nStep"),
+        Segment(2, 4, " 2é"),
+        Segment(4, 6, "Stepa"),
+    )
+    [one] = Splitter(tokenizer.to_str(), cut, max_steps=1).split(ids)
+    assert one == Segment(0, 6, "a.\nStep 2éStepa")
+    thinking = "<think>Step 1</think>So Step 2"
+    assert split_text(thinking, cut) == ("<think>", "Step 1</think>So ", "Step 2")
+    assert split_text(thinking, cut, cut_thinking=False) == ("<think>Step 1</think>So ", "Step 2")
+
+
+def test_steps_of_white_space_are_joined_and_texts_that_do_not_make_up_the_text_are_refused() -> (
+    None
+):
+    assert split_text("a  b", list) == ("a  ", "b")
+    assert split_text(" \n", lambda text: 1 / 0) == (" \n",)
+    with pytest.raises(ValueError, match="not the text: 'ab' for 'a;b'"):
+        split_text("a;b", lambda text: text.split(";"))
 
 
 @given(rule=st.sampled_from(RULES), text=texts(), most=st.none() | st.integers(1, 4))

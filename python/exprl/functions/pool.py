@@ -37,6 +37,14 @@ class FunctionStats(NamedTuple):
     late: int
     restarts: int
 
+    def since(self, before: FunctionStats) -> FunctionStats:
+        """What was counted after an earlier look."""
+        return FunctionStats(*(now - then for now, then in zip(self, before, strict=True)))
+
+    def row(self) -> dict[str, float]:
+        """The counts as metrics."""
+        return {f"functions/{name}": count for name, count in self._asdict().items()}
+
 
 class Functions:
     """Calls functions of the user's. Threads may share it."""
@@ -58,6 +66,11 @@ class Functions:
             if (name, role) not in self._open:
                 self._open[name, role] = Function(name, role, self._settings, self._counts)
             return self._open[name, role]
+
+    @property
+    def used(self) -> bool:
+        """Whether any function is open."""
+        return bool(self._open)
 
     @property
     def threads(self) -> int:

@@ -34,26 +34,6 @@ UNKNOWN_TOKEN = (
 )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Known:
-    """What is known of a rollout before it is scored: `exprl whatif` has it from a run's file.
-
-    segments: its steps; None has it cut into steps.
-    blank: whether it shows the judge nothing; None has that looked up in the segments.
-    correct: the verifier's word where `verified`; else the verifier is asked.
-    verdicts: the judge's; None has it asked.
-    """
-
-    segments: tuple[Segment, ...] | None = None
-    blank: bool | None = None
-    verified: bool = False
-    correct: bool | None = None
-    verdicts: tuple[Verdict, ...] | None = None
-
-
-NOTHING = Known()
-
-
 class OwnScores(NamedTuple):
     """What a function of the user's said of a rollout.
 
@@ -62,6 +42,28 @@ class OwnScores(NamedTuple):
 
     scores: tuple[float | None, ...]
     reasons: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a rollout before it is scored: `exprl whatif` has it from a run's file.
+
+    segments: its steps; None has it cut into steps.
+    blank: whether it shows the judge nothing; None has that looked up in the segments.
+    correct: the verifier's word where `verified`; else the verifier is asked.
+    verdicts: the judge's; None has it asked.
+    own: what a function of the user's said; None has it asked.
+    """
+
+    segments: tuple[Segment, ...] | None = None
+    blank: bool | None = None
+    verified: bool = False
+    correct: bool | None = None
+    verdicts: tuple[Verdict, ...] | None = None
+    own: OwnScores | None = None
+
+
+NOTHING = Known()
 
 
 class Scorer:
@@ -156,7 +158,12 @@ class Scorer:
             return
         elif treatment.own_reward:
             name = treatment.own_reward
-            self._own[i] = self._threads.submit(self._ask_own, name, i, treatment.per_segment)
+            if known.own is None:
+                self._own[i] = self._threads.submit(self._ask_own, name, i, treatment.per_segment)
+            else:
+                said: Future[OwnScores] = Future()
+                said.set_result(known.own)
+                self._own[i] = said
         elif not treatment.judged or i in self._blank:
             return
         elif known.verdicts is not None:

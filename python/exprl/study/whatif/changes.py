@@ -13,7 +13,7 @@ from exprl.errors import ConfigError
 from exprl.study import targets
 from exprl.study.overrides import refuse_dead
 
-LIVE = ("advantage", "reward", "judge", "domains", "sandbox", "data")
+LIVE = ("advantage", "reward", "judge", "domains", "sandbox", "functions", "data")
 """Sections that decide scores and advantages."""
 DEAD = {
     "judge.max_missing_rate": "no run is stopped here; the missing grades are counted",
@@ -63,7 +63,18 @@ class Changes:
             or key.startswith("sandbox.")
             or (key.startswith("domains.") and key.rpartition(".")[2] in ("verifier", "verify"))
             for key in self.overrides
+        ) or any(map(self.asks_own, self.domains))
+
+    def asks_own(self, domain: str) -> bool:
+        """Whether a reward of the user's is asked, also where the run's file has its scores."""
+        before, after = self._treatments(domain)
+        if after.own_reward is None:
+            return False
+        same = (before.own_reward, before.per_segment, before.last) == (
+            *(after.own_reward, after.per_segment),
+            "judge",
         )
+        return not same or self.cuts or self.before.reward.overlong != self.after.reward.overlong
 
     def asks(self, domain: str) -> bool:
         """Whether the judge is asked, or its ledger, also where the run's file has the grade."""
@@ -97,6 +108,8 @@ class Changes:
     @property
     def references(self) -> str:
         """Where the judge's references come from: "recorded" in the run, or the "data"."""
+        if any(map(self.asks_own, self.domains)):
+            return "data"
         recorded = self.before.judge.condition == self.after.judge.condition and all(
             before.judged or not after.judged
             for before, after in map(self._treatments, self.domains)

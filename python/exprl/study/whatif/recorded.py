@@ -11,7 +11,7 @@ import numpy as np
 from exprl.errors import DataError
 from exprl.judge import Status, Verdict, score_grade
 from exprl.monitor.rollout_reader import Rollouts
-from exprl.reward.scorer import Known
+from exprl.reward.scorer import Known, OwnScores
 from exprl.study.whatif.changes import Changes
 from exprl.types import Float64Array, Message, Problem, Prompt, Rollout, Scored, Segment
 
@@ -156,6 +156,7 @@ def _recorded(place: int, row: Mapping[str, Any], changes: Changes) -> Recorded:
         verified=not changes.verifies or row["finish_reason"] == "failed",
         correct=row["correct"],
         verdicts=_verdicts(scored, changes),
+        own=None if changes.asks_own(row["domain"]) else OwnScores(scored.scores, scored.reasons),
     )
     return Recorded(place, scored, np.array(values), known, row["length"], row.get("reference"))
 

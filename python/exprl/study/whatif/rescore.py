@@ -27,6 +27,7 @@ from exprl.reward.judges import (
     settings_for,
 )
 from exprl.reward.scorer import Scorer
+from exprl.run.functions import find_shown
 from exprl.run.problems import load_training_problems
 from exprl.steps import Splitter
 from exprl.study.whatif.changes import Changes
@@ -70,13 +71,14 @@ def open_materials(changes: Changes) -> Iterator[Materials]:
     tokenizer = None
     if changes.cuts or changes.verifies or from_data:
         tokenizer = load_tokenizer(cfg.model)
+    functions = Functions(cfg.functions)
     problems = None
     if changes.verifies or from_data:
-        problems = load_training_problems(cfg, tokenizer)
+        problems = load_training_problems(cfg, tokenizer, shown_to=find_shown(cfg, functions))
     sandbox = None
     if changes.verifies and problems and needs_sandbox(cfg.treatment, problems):
         sandbox = Sandbox(cfg.sandbox)
-    verifiers = Verifiers(cfg.treatment, sandbox, Functions(cfg.functions))
+    verifiers = Verifiers(cfg.treatment, sandbox, functions)
     splitter = None
     if changes.cuts:
         from exprl.run.open import open_splitter  # with torch, which the rest does not need
