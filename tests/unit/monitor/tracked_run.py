@@ -43,7 +43,7 @@ def main(run_dir: Path) -> None:
         log_step(log, 1)
         log_step(log, 2)
     page = run_dir / "report.html"
-    page.write_text("<!doctype html><title>the report</title>")
+    page.write_text("<!doctype html><title>with a reference</title>")
     with MetricsLog(run_dir, ASKED, 3, {**SETTINGS, "train.steps": 5}, evaluated={0}) as log:
         log.write_evaluation(0, {"eval/pass_at_1": 0.25})
         log_step(log, 3)
