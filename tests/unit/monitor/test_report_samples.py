@@ -9,7 +9,7 @@ from pyarrow import parquet
 from exprl import files
 from exprl.monitor.report.page import write_report
 from exprl.monitor.report.runs import read_run
-from exprl.monitor.report.samples import STEPS, TEXT, find_samples
+from exprl.monitor.report.samples import STEPS, TEXT, Text, find_samples
 from exprl.monitor.rollout_file import write_rollouts
 from exprl.monitor.rollout_reader import ADDED, Rollouts
 from exprl.types import Message, Problem, Prompt, Rollout, Scored, Segment
@@ -121,11 +121,10 @@ def test_problems_stand_by_their_last_score_with_what_they_came_to(folder):
     found = find_samples(read_run(folder, "a"), 1)
     assert found.problems == 3
     [best], [worst] = found.best, found.worst
-    assert (best.problem_id, best.rewards, best.right, best.checked) == (
-        *("a", [pytest.approx(0.9375), 0.5]),
-        *(2, 3),
-    )
-    assert (worst.problem_id, worst.rewards) == ("b", [0.0, 0.25])
+    assert (best.problem_id, best.right, best.checked) == ("a", 2, 3)
+    assert [visit.reward for visit in best.visits] == [0.9375, 0.5]
+    assert best.question == Text("a?", 0)
+    assert (worst.problem_id, [visit.reward for visit in worst.visits]) == ("b", [0.0, 0.25])
 
 
 def test_files_of_an_earlier_exprl_are_shown_without_what_they_lack(folder):
@@ -133,9 +132,9 @@ def test_files_of_an_earlier_exprl_are_shown_without_what_they_lack(folder):
     table = parquet.read_table(path).drop_columns([*ADDED, "versions"])
     parquet.write_table(table.replace_schema_metadata(), path)
     found = find_samples(read_run(folder, "a"), 1)
-    assert "earlier exprl, and lack: answer," in found.notes[0]
+    assert "Not known of all: blank, injection, masked, overlong, statuses" in found.notes[0]
     assert places(shelf(folder, "best", limit=1)) == [(1, "a", 0)]
-    assert "earlier exprl, and lack" in _report(folder)
+    assert "an earlier exprl wrote" in _report(folder)
 
 
 def test_a_file_that_cannot_be_read_is_named_and_the_others_are_shown(folder):

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 
-import numpy as np
-
-from exprl.errors import DataError
-from exprl.monitor.picks import PICKS, Pick, mean_scores
+from exprl.monitor.picks import PICKS, Pick
 from exprl.monitor.report.runs import Run
+from exprl.monitor.report.scan import Place, Visit, scan
 from exprl.monitor.rollout_reader import RecordedRollout, RecordedStep, Rollouts
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 TEXT = 1500
 """Characters that a report shows of one text; a viewer shows all."""
@@ -75,34 +71,23 @@ class Shelf:
         return self.pick.name.replace("_", " ").capitalize()
 
 
-class Place(NamedTuple):
-    """Where a picked rollout lies, and why."""
-
-    step: int
-    row: int
-    strength: float
-    problem_id: str
-
-
-@dataclass(slots=True)
-class Visits:
-    """What the rollouts of one problem came to, step by step.
-
-    rewards: mean score in each step that sampled it; NaN where every rollout lacks one.
-    """
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """How the rollouts of one problem went, over the steps that sampled it."""
 
     problem_id: str
-    rollouts: int = 0
-    right: int = 0
-    checked: int = 0
-    rewards: list[float] = field(default_factory=list)
-    place: tuple[int, int] = (0, 0)
-    question: Text | None = None
+    question: Text | None
+    visits: tuple[Visit, ...]
 
     @property
-    def last(self) -> float:
-        """Its mean score when it was last sampled."""
-        return self.rewards[-1]
+    def right(self) -> int:
+        """Rollouts that the verifier calls right."""
+        return sum(visit.right for visit in self.visits)
+
+    @property
+    def checked(self) -> int:
+        """Rollouts that it could check."""
+        return sum(visit.checked for visit in self.visits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +99,8 @@ class Samples:
     """
 
     shelves: tuple[Shelf, ...] = ()
-    best: tuple[Visits, ...] = ()
-    worst: tuple[Visits, ...] = ()
+    best: tuple[Problem, ...] = ()
+    worst: tuple[Problem, ...] = ()
     problems: int = 0
     notes: tuple[str, ...] = ()
 
@@ -127,96 +112,58 @@ def find_samples(run: Run, limit: int, *, hidden: bool = True) -> Samples:
         limit: rollouts of each pick.
         hidden: whether references are among what is shown.
     """
-    rollouts, notes = Rollouts(run.path), list[str]()
-    found: dict[str, list[Place]] = {name: [] for name in PICKS}
-    counts = dict.fromkeys(PICKS, 0)
-    lacking: dict[str, list[int]] = {}
-    visits: dict[str, Visits] = {}
-    for step in rollouts.steps():
-        try:
-            lacks = rollouts.lacks(step)
-            table = rollouts.table(step)
-        except DataError as error:
-            notes.append(str(error))
-            continue
-        for name in lacks:
-            lacking.setdefault(name, []).append(step)
-        for name, pick in PICKS.items():
-            if pick.column not in lacks:
-                counts[name] += _take(found[name], pick, table, step, limit)
-        _visit(visits, table, step)
-    if not visits and not notes:
-        notes.append(
-            "There are no rollouts to show: the run has no files in rollouts/"
-            " (logging.save_rollouts)."
+    rollouts = Rollouts(run.path)
+    if not rollouts.steps():
+        return Samples(
+            notes=(
+                "There are no rollouts to show: the run has no files in rollouts/"
+                " (logging.save_rollouts).",
+            )
         )
-    notes += _say_lacking(lacking, len(rollouts.steps()))
+    if find_spec("pyarrow") is None:
+        return Samples(
+            notes=(
+                "Rollouts are not shown, because pyarrow is not installed: pip install pyarrow.",
+            )
+        )
+    found = scan(rollouts, limit)
     shelves = [
-        Shelf(
-            PICKS[name],
-            counts[name],
-            tuple(_read(run, rollouts, one, hidden) for one in found[name]),
-        )
-        for name in PICKS
+        Shelf(pick, found.counts[name], tuple(_read(run, rollouts, p, hidden) for p in places))
+        for (name, pick), places in zip(PICKS.items(), found.picked.values(), strict=True)
     ]
-    best, worst = _choose_problems(list(visits.values()))
-    for one in (*best, *worst):
-        one.question = Text.cut(rollouts.read(*one.place).question, 160)
-    return Samples(tuple(shelves), best, worst, len(visits), tuple(notes))
-
-
-def _take(found: list[Place], pick: Pick, table: pa.Table, step: int, limit: int) -> int:
-    """Keep the strongest so far, of each problem one, and of equals the newest.
-
-    Returns:
-        How many rollouts of the step the pick names.
-    """
-    strength, problems = pick.strength(table), table["problem_id"]
-    order = np.argsort(-strength, kind="stable")  # NaN goes last
-    count = int(np.count_nonzero(~np.isnan(strength)))
-    chosen: dict[str, Place] = {}
-    for row in order[:count].tolist():
-        name = problems[row].as_py()
-        chosen.setdefault(name, Place(step, row, float(strength[row]), name))
-        if len(chosen) == limit:
-            break
-    both = sorted([*found, *chosen.values()], key=lambda one: (-one.strength, -one.step, one.row))
-    first = {one.problem_id: one for one in reversed(both)}  # the strongest of each problem
-    found[:] = [one for one in both if first[one.problem_id] is one][:limit]
-    return count
-
-
-def _visit(visits: dict[str, Visits], table: pa.Table, step: int) -> None:
-    """Add a step's groups to what is known of their problems."""
-    ids = np.array(table["problem_id"].to_pylist(), dtype=object)
-    correct = table["correct"].to_pylist()
-    rewards = mean_scores(table)
-    names, firsts, places = np.unique(ids, return_index=True, return_inverse=True)
-    for i, (name, first) in enumerate(zip(names.tolist(), firsts.tolist(), strict=True)):
-        own = np.flatnonzero(places == i)
-        scores = rewards[own]
-        one = visits.setdefault(name, Visits(name))
-        one.place = (step, first)
-        one.rollouts += len(own)
-        one.right += sum(correct[row] is True for row in own)
-        one.checked += sum(correct[row] is not None for row in own)
-        known = scores[~np.isnan(scores)]
-        one.rewards.append(float(known.mean()) if len(known) else float("nan"))
+    best, worst = (
+        tuple(_problem(rollouts, *one) for one in side) for side in _choose_problems(found.visits)
+    )
+    notes = (*found.errors, *_say_lacking(found.lacks))
+    return Samples(tuple(shelves), best, worst, len(found.visits), notes)
 
 
 def _choose_problems(
-    visits: Sequence[Visits],
-) -> tuple[tuple[Visits, ...], tuple[Visits, ...]]:
-    """The highest and the lowest, by the last mean score, then by the share of right rollouts."""
-    known = [one for one in visits if one.last == one.last]
-    known.sort(key=lambda one: (-one.last, -one.right / max(1, one.checked), one.problem_id))
+    visits: Mapping[str, Sequence[Visit]],
+) -> tuple[list[tuple[str, Sequence[Visit]]], list[tuple[str, Sequence[Visit]]]]:
+    """The highest and the lowest by the last mean score, then by the share of right rollouts."""
+    known = [(name, found) for name, found in visits.items() if not math.isnan(found[-1].reward)]
+
+    def rank(problem: tuple[str, Sequence[Visit]]) -> tuple[float, float, str]:
+        name, found = problem
+        rollouts = sum(visit.rollouts for visit in found)
+        return -found[-1].reward, -sum(visit.right for visit in found) / rollouts, name
+
+    known.sort(key=rank)
     half = len(known) // 2
     worst = known[max(len(known) - half, len(known) - PROBLEMS) :]
-    return tuple(known[: min(PROBLEMS, len(known) - half)]), tuple(reversed(worst))
+    return known[: min(PROBLEMS, len(known) - half)], worst[::-1]
+
+
+def _problem(rollouts: Rollouts, name: str, visits: Sequence[Visit]) -> Problem:
+    last = visits[-1]
+    question = rollouts.read(last.step, last.row).question
+    return Problem(name, Text.cut(question, 160), tuple(visits))
 
 
 def _read(run: Run, rollouts: Rollouts, place: Place, hidden: bool) -> Sample:
     one = rollouts.read(place.step, place.row)
+    where = ("--step", str(place.step), "--problem", one.problem_id)
     return Sample(
         step=place.step - run.first_step + 1,
         rollout=one,
@@ -225,17 +172,7 @@ def _read(run: Run, rollouts: Rollouts, place: Place, hidden: bool) -> Sample:
         reference=Text.cut(one.reference) if hidden else None,
         steps=tuple((step, Text(*_start(step.text))) for step in one.steps[:STEPS]),
         left=max(0, len(one.steps) - STEPS),
-        command=shlex.join(
-            [
-                "exprl",
-                "show",
-                str(run.path),
-                "--step",
-                str(place.step),
-                "--problem",
-                one.problem_id,
-            ]
-        ),
+        command=shlex.join(["exprl", "show", str(run.path), *where]),
     )
 
 
@@ -243,12 +180,11 @@ def _start(text: str) -> tuple[str, int]:
     return text[:TEXT], max(0, len(text) - TEXT)
 
 
-def _say_lacking(lacking: Mapping[str, Iterable[int]], steps: int) -> list[str]:
+def _say_lacking(lacks: Sequence[str]) -> list[str]:
     """One sentence for all columns that older files lack."""
-    if not lacking:
+    if not lacks:
         return []
-    names = ", ".join(sorted(lacking))
     return [
-        f"Some of the {steps} files of rollouts are of an earlier exprl, and lack: {names}. What"
-        " they would say is not shown."
+        "Files of rollouts that an earlier exprl wrote lack what is newer. Not known of all:"
+        f" {', '.join(sorted(lacks))}."
     ]
