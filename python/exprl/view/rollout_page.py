@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from exprl.monitor.judge_words import Said
 from exprl.monitor.report.marks import advantage_level, grade_level
 from exprl.monitor.rollout_reader import RecordedRollout, RecordedStep
 from exprl.view.catalog import Selection
@@ -13,7 +14,6 @@ from exprl.view.chips import TITLES, check_pick
 from exprl.view.links import Query, link
 from exprl.view.shown_tokens import ShownToken, show_tokens
 from exprl.view.site import Site
-from exprl.view.words import Said
 
 COLOURS = ("grade", "advantage", "logp", "lag")
 BY_TOKEN = ("logp", "lag")

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exprl.errors import DataError
+from exprl.monitor.judge_words import Words
 from exprl.view.catalog import Catalog
 from exprl.view.run_info import RunInfo
 from exprl.view.tokens import Tokens
-from exprl.view.words import Words
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ import pytest
 
 from exprl import config
 from exprl.judge import JudgeItem
+from exprl.monitor.judge_words import Words
 from exprl.monitor.rollout_reader import RecordedStep
 from exprl.reward.judges import open_judges
-from exprl.view.words import Words
 
 SEGMENTS = ("04/8=0r4", "###44/8=5r4")
 MISSING_KEY = "ab" * 32
