@@ -131,6 +131,7 @@ def write_step(cfg: config.Config, step: int) -> None:
     tokenizer = load_tokenizer(cfg.model)
     problems = load_training_problems(cfg, tokenizer)
     verifiers = open_verifiers(cfg, problems)
+    references = choose_references(cfg.judge.condition, problems, cfg.seed)
     run_dir = Path(cfg.run_dir)
     references = choose_references(cfg.judge.condition, problems, cfg.seed)
     with open_judges(cfg.judge, cfg.treatments, cfg.treatment, cfg.seed, run_dir) as judges:

@@ -150,7 +150,7 @@ def test_a_judge_that_does_not_answer_fails_the_dry_run_with_its_address(exprl, 
         "judge.kind=server",
         "judge.endpoints=['http://127.0.0.1:9/v1']",
         "judge.model=m",
-        "judge.deadline_s=5",
+        "judge.deadline_s=1",
         "--dry-run",
     )
     assert result.returncode == 1
@@ -215,12 +215,12 @@ def test_bad_input_of_judge_score_names_line_and_field(exprl, tmp_path, text, me
     assert message in result.stderr
 
 
-@pytest.mark.engine
 def test_eval_measures_any_model_under_a_config(exprl, tmp_path):
     base = "examples/division/base"
     words = (
         *("eval", base, base, "--config", "configs/division_process.toml"),
         *("-n", "4", "-k", "1", "-k", "4", "--set", "eval.data.limit=8"),
+        *("--set", "rollout.engine=transformers"),
         *("--out", str(tmp_path / "out.json"), "--plot", str(tmp_path / "out.png")),
     )
     result = exprl(*words, "--rollouts", str(tmp_path / "rollouts"), timeout=300)
@@ -257,6 +257,7 @@ def test_eval_refuses_what_cannot_be_measured(exprl, words, message):
     assert message in result.stderr
 
 
+@pytest.mark.engine
 def test_eval_needs_no_references(exprl, tmp_path):
     data = tmp_path / "answers.jsonl"
     data.write_text('{"id": "1", "problem": "5)10....=", "answer": "02r0"}\n')

@@ -25,7 +25,7 @@ def run(run_dir, *overrides):
 
 
 def test_exprl_process_learns_without_vllm(tmp_path):
-    rows = run(tmp_path, "train.steps=7", "eval.data=none")
+    rows = run(tmp_path, "train.steps=5", "optim.mini_batches=4", "eval.data=none")
     assert rows[0]["reward/correct_rate"] == 0.0
     assert rows[-1]["reward/correct_rate"] >= 0.4
     assert max(row["sync/probe_gap"] for row in rows) < 2e-5

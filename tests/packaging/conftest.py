@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-# Compiled dependencies of the release build; copied so that a wheel test compiles our crates only.
-COMPILED = ("release/deps", "release/build", "release/.fingerprint")
+# Compiled dependencies of `cargo test`; copied so that a wheel test compiles our crates only.
+COMPILED = ("debug/deps", "debug/build", "debug/.fingerprint")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,7 +62,10 @@ def sdist_names(sdist: Path) -> set[str]:
 
 @pytest.fixture(scope="session")
 def wheel(sdist: Path, repo: Path, made_once: Callable[..., Path]) -> Path:
-    """The wheel that `pip install` makes of the source archive, away from the tree."""
+    """The wheel that `pip install` makes of the source archive, away from the tree.
+
+    Not optimized, which takes a third of the time; `tree_wheel` is.
+    """
 
     def build(out: Path) -> None:
         target = out / "target"
@@ -75,6 +78,7 @@ def wheel(sdist: Path, repo: Path, made_once: Callable[..., Path]) -> Path:
             *("--python", sys.executable),
             cwd=out,
             CARGO_TARGET_DIR=str(target),
+            MATURIN_PEP517_ARGS="--profile dev",
         )
         shutil.rmtree(target)
 

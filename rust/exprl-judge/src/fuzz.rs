@@ -9,9 +9,9 @@ use crate::settings::Task;
 use crate::sse;
 use crate::types::Status;
 
-/// Seconds by default: a minute where continuous integration says that it is one.
+/// Seconds by default: more where continuous integration says that it is one.
 const LOCAL_S: f64 = 2.0;
-const CI_S: f64 = 60.0;
+const CI_S: f64 = 20.0;
 /// A reply never grows beyond.
 const LONGEST: usize = 100_000;
 
