@@ -113,6 +113,7 @@ SCALES = {
             "rollout.group_size=2",
             "rollout.max_response_tokens=160",
             "eval.samples=2",
+            "rollout.engine=transformers",
             "optim.mini_batches=1",
         ),
     ),
