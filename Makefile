@@ -3,12 +3,15 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.NOTPARALLEL:
 .SUFFIXES:
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 unexport PYTHONPATH PYTHONHOME
+# What a machine builds once needs no notes for the next build.
+ifdef CI
+export CARGO_INCREMENTAL := 0
+endif
 # A name of an interpreter, for machines whose python3 is too old.
 export PYTHON ?=
 
@@ -16,6 +19,9 @@ export PYTHON ?=
 RUST_SOURCES := $(shell find rust -not -path '*/tests/*' -not -name '*.md')
 PINNED := .venv/.pinned
 BUILT := .venv/.built
+
+# Makes its targets one after the other, also below a make that runs two at once.
+IN_ORDER := MAKEFLAGS= $(MAKE) --no-print-directory
 
 # $(call stage,COMMANDS): runs a check and says how long it took.
 stage = @printf '\n== $@\n'; SECONDS=0; $(1); printf '== $@ ok, %ss\n' $$SECONDS
@@ -32,8 +38,21 @@ help: ## Show this list
 demo: setup ## Train a small policy with ExpRL on this machine and show what it learned (minutes)
 	@exprl demo $(ARGS)
 
+# Rust's checks and Python's at once: each has long stretches that keep one core busy.
 .PHONY: test
-test: rustfmt clippy rustdoc cargo-test ruff mypy imports stub-check docs pytest ## Prove that everything works: all checks and tests
+test: $(PINNED) | toolchain ## Prove that everything works: all checks and tests
+	@$(MAKE) --no-print-directory -j2 rust-checks python-checks
+	@$(MAKE) --no-print-directory pytest
+
+# One after the other: they share target/debug.
+.PHONY: rust-checks
+rust-checks:
+	@$(IN_ORDER) rustfmt clippy rustdoc cargo-test
+
+# What needs no extension first, because building it takes longest.
+.PHONY: python-checks
+python-checks:
+	@$(IN_ORDER) ruff mypy imports stub-check docs
 
 .PHONY: setup
 setup: $(BUILT) ## Make .venv with the pinned packages and build the Rust extension into it
@@ -52,7 +71,8 @@ toolchain:
 	@scripts/check-toolchain.sh
 
 .PHONY: lint
-lint: rustfmt clippy rustdoc ruff mypy imports stub-check docs ## Run every check that is not a test
+lint: ## Run every check that is not a test
+	@$(IN_ORDER) rustfmt clippy rustdoc ruff mypy imports stub-check docs
 
 .PHONY: rustfmt
 rustfmt: | toolchain

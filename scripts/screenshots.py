@@ -18,13 +18,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 OUT = Path(__file__).parents[1] / "docs" / "static" / "screenshots"
 SIZES = ((1280, 900), (390, 844))
-THEMES = ("light", "dark")
+Theme = Literal["light", "dark"]
+THEMES: tuple[Theme, ...] = ("light", "dark")
 COLOURS = 128
 """Of a picture: more than a page has, and few enough for small files."""
 LARGEST_BYTES = 150_000
@@ -97,10 +99,10 @@ def open_step(page: Page) -> str:
     return f"{step}&open=2"
 
 
-def picture(browser: Browser, address: str, width: int, height: int, theme: str) -> bytes:
+def picture(browser: Browser, address: str, width: int, height: int, theme: Theme) -> bytes:
     """A page as it first meets the eye."""
     size = {"width": width, "height": height}
-    context = browser.new_context(viewport=size, color_scheme="dark" if theme == "dark" else "light")
+    context = browser.new_context(viewport=size, color_scheme=theme)
     page = context.new_page()
     page.goto(address)
     page.wait_for_timeout(500)  # charts are drawn after the page is there

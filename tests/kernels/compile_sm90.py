@@ -2,7 +2,8 @@
 
 Run as a program, without TRITON_INTERPRET. Each launch goes through Triton's own binder, so that
 types, alignment and constants are those of a real launch; it ends before the launch. What the
-machine code needs is read out of it, and its loops are counted (sass.py). Prints one JSON object per compiled kernel.
+machine code needs is read out of it, and its loops are counted (sass.py). Prints one JSON object
+per compiled kernel.
 """
 
 from __future__ import annotations
