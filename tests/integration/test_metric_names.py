@@ -33,10 +33,13 @@ def test_the_row_of_a_step_has_every_metric_of_the_table_and_no_other(repo, tmp_
         text.replace('path = "examples/division/train.jsonl"\n', "", 1) + TWO_DOMAINS
     )
     small = ("train.steps=1", "rollout.problems_per_step=2", "rollout.group_size=2")
-    watched = ("eval.samples=2", "eval.max_response_tokens=8", "logging.tensorboard=true")
+    watched = ("eval.samples=2", "eval.every=1", "eval.max_response_tokens=8")
     cfg = config.load(
         tmp_path / "mixed.toml",
-        [f"run_dir={tmp_path / 'run'}", "rollout.engine=transformers", *watched, *small],
+        [
+            *(f"run_dir={tmp_path / 'run'}", "rollout.engine=transformers", *watched, *small),
+            "logging.tensorboard=true",
+        ],
     )
     run_to_the_end(cfg)
     [row] = metrics_log.read_metrics(tmp_path / "run")
