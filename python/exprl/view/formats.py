@@ -41,12 +41,12 @@ def write_share(value: float | None) -> str:
 def write_fixed(value: float | None, digits: int = 2) -> str:
     """A number with so many digits after the point.
 
-    >>> write_fixed(0.5), write_fixed(2.0, 0)
-    ('0.50', '2')
+    >>> write_fixed(0.5), write_fixed(2.0, 0), write_fixed(-0.001)
+    ('0.50', '2', '0.00')
     """
     if value is None or math.isnan(value):
         return NOTHING
-    return f"{value:.{digits}f}".replace("-", MINUS)
+    return f"{value:z.{digits}f}".replace("-", MINUS)  # z: no -0.00
 
 
 def write_count(value: int) -> str:
