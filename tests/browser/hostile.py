@@ -138,7 +138,7 @@ def write_step(cfg: config.Config, step: int) -> None:
         scorer = Scorer(
             [problem.without_reference() for problem in problems],
             references,
-            open_splitter(cfg, tokenizer),
+            open_splitter(cfg, tokenizer, verifiers.functions),
             cfg.reward,
             cfg.treatment,
             judges,
