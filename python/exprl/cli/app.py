@@ -17,6 +17,7 @@ from exprl.cli import (
     push,
     report,
     serve,
+    show,
     start,
     study,
     train,
@@ -67,6 +68,7 @@ app.command(rich_help_panel=TRAIN, context_settings=TAKES_OVERRIDES)(train.train
 app.command(rich_help_panel=TRAIN, context_settings=TAKES_OVERRIDES)(serve.serve)
 app.add_typer(config.commands, name="config", rich_help_panel=TRAIN)
 app.command(rich_help_panel=STUDY)(report.report)
+app.command(rich_help_panel=STUDY)(show.show)
 app.command(rich_help_panel=STUDY)(view.view)
 app.command("eval", rich_help_panel=STUDY)(evaluate.evaluate)
 app.command(rich_help_panel=STUDY)(evaluate.compare)

@@ -17,6 +17,7 @@ from rich.text import Text
 from exprl import config, files
 from exprl.cli import shipped
 from exprl.cli.options import INTERRUPTED
+from exprl.cli.printable import make_printable
 from exprl.errors import ConfigError
 from exprl.evaluate.during_training import read_evaluations
 from exprl.monitor.curve import draw_curve
@@ -135,7 +136,7 @@ def colored_rollout(run_dir: Path) -> Text:
     for segment, grade, advantage in zip(
         row["segments"], row["grades"], row["advantages"], strict=True
     ):
-        style = "green" if advantage > 0 else "red" if advantage < 0 else "default"
-        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in segment)
+        style = "blue" if advantage > 0 else "dark_orange" if advantage < 0 else "default"
+        shown = make_printable(segment)
         text.append(f"  {grade if grade else '-':>5}  {advantage:+9.2f}  {shown}\n", style=style)
     return text

@@ -163,6 +163,26 @@ class Rollouts:
         found = (re.fullmatch(r"step-(\d+)\.parquet", name) for name in names)
         return sorted(int(match[1]) for match in found if match)
 
+    def choose_steps(self, text: str | None) -> list[int]:
+        """The recorded steps that an option names, such as "12" or "1-10"; None takes all.
+
+        Raises:
+            DataError: the text is no step, or no rollouts of such steps are there.
+        """
+        there = self.steps()
+        first, dash, last = (text or "").partition("-")
+        if text is not None and (not first.isdecimal() or (dash and not last.isdecimal())):
+            raise DataError(f"--steps {text!r}: give one step or a range, such as 12 or 1-10")
+        if not there:
+            raise DataError(_no_file(self.run_dir, 0, there))
+        low, high = (int(first), int(last or first)) if text else (there[0], there[-1])
+        steps = [step for step in there if low <= step <= high]
+        if not steps:
+            raise DataError(
+                f"--steps {text}: {self.run_dir} has rollouts of the steps {there[0]}-{there[-1]}"
+            )
+        return steps
+
     def path(self, step: int) -> Path:
         """The file of a step."""
         return self.run_dir / "rollouts" / f"step-{step:05d}.parquet"

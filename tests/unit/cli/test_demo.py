@@ -26,7 +26,7 @@ def test_the_rollout_with_the_largest_contrast_is_shown_step_by_step(tmp_path):
     lines = text.plain.splitlines()
     assert lines[2].split() == ["5", "+1.00", "good"]
     assert lines[3].split() == ["1", "-1.00", "bad"]
-    assert {span.style for span in text.spans} >= {"green", "red"}
+    assert {span.style for span in text.spans} >= {"blue", "dark_orange"}
 
 
 def test_hostile_text_is_neither_markup_nor_a_control_sequence(tmp_path):

@@ -60,22 +60,7 @@ def parse_steps(text: str | None, rollouts: Rollouts) -> list[int]:
     Raises:
         DataError: the text is no step, the run has none of them, or an older exprl wrote one.
     """
-    there = rollouts.steps()
-    first, dash, last = (text or "").partition("-")
-    if text is not None and (not first.isdecimal() or (dash and not last.isdecimal())):
-        raise DataError(f"--steps {text!r}: give one step or a range, such as 12 or 1-10")
-    if not there:
-        raise DataError(
-            f"{rollouts.run_dir / 'rollouts'} holds no rollouts: the run has not finished a step,"
-            " or was started with logging.save_rollouts = false"
-        )
-    low = int(first) if text else 0
-    high = int(last or first) if text else there[-1]
-    steps = [step for step in there if low <= step <= high]
-    if not steps:
-        raise DataError(
-            f"--steps {text}: {rollouts.run_dir} has rollouts of the steps {there[0]}-{there[-1]}"
-        )
+    steps = rollouts.choose_steps(text)
     _refuse_older(rollouts, steps)
     return steps
 
