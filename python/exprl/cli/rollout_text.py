@@ -108,9 +108,7 @@ def _judge_text(said: Said, step: RecordedStep, marks: Marks) -> Text:
         text.append(f"  No words of the judge: {make_printable(said.why)}.\n", style="dim")
         return text
     reply = said.reply
-    text.append(
-        f"  The judge ({reply.completion_tokens} tokens, {reply.key[:12]}...)\n", style="dim"
-    )
+    text.append(f"  The judge ({reply.completion_tokens} tokens)\n", style="dim")
     if reply.grade != step.grade:
         text.append(
             f"  The ledger has a newer reply to the same request, with grade {reply.grade}.\n",

@@ -141,7 +141,8 @@ def _print_heading(console: Console, request: Request, found: int, shown: int) -
     name = request.picks[0] if request.picks else ""
     if name:
         console.print(PICKS[name].meaning, style="dim", markup=False)
-    more = f" The first {shown} follow; --limit {found} shows all." if found > shown else ""
+    first = "The first one follows" if shown == 1 else f"The first {shown} follow"
+    more = f" {first}; --limit {found} shows all." if found > shown else ""
     console.print(f"{found:,} rollout{'' if found == 1 else 's'}.{more}\n", style="dim")
 
 
