@@ -10,8 +10,8 @@ from rich.cells import chop_cells
 from rich.text import Text
 
 from exprl.cli.printable import make_printable
+from exprl.monitor.judge_words import Said
 from exprl.monitor.rollout_reader import RecordedRollout, RecordedStep
-from exprl.view.words import Said
 
 LONGEST = 2000
 """Characters of a text that are shown without --full."""

@@ -19,10 +19,10 @@ from rich.text import Text
 from exprl.cli.printable import make_printable
 from exprl.cli.rollout_text import Marks, rollout_text
 from exprl.errors import ConfigError, DataError, ExprlError
+from exprl.monitor.judge_words import Said, Words
 from exprl.monitor.picks import PICKS, Picked, mean_scores, pick
 from exprl.monitor.rollout_reader import RecordedRollout, Rollouts
 from exprl.run.recorded import recorded_config
-from exprl.view.words import Said, Words
 
 WAIT_S = 0.1
 
