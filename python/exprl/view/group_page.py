@@ -101,7 +101,7 @@ def make_group_page(site: Site, query: Query) -> GroupPage:
         raise NotThereError(f"step {state.step} has no problem {state.problem[:80]!r}")
     place = ids.index(state.problem)
     rollouts = site.catalog.rollouts.group(state.step, state.problem)
-    rows = index.rows(rollout.row for rollout in rollouts)
+    rows = index.rows([rollout.row for rollout in rollouts])
     number, pages, part = cut_page(
         list(zip(rollouts, rows, strict=True)), query.number("page"), PER_PAGE
     )

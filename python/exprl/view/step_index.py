@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,17 +93,20 @@ class StepIndex:
     def __len__(self) -> int:
         return int(self._table.num_rows)
 
-    def rows(self, numbers: Iterable[int]) -> list[Row]:
+    def rows(self, numbers: Sequence[int]) -> list[Row]:
         """Rows by their numbers.
 
         Raises:
             NotThereError: the step has no such row.
         """
-        wanted = list(numbers)
-        if any(number >= len(self) for number in wanted):
+        if any(number >= len(self) for number in numbers):
             raise NotThereError(f"step {self.step} has the rollouts 0 to {len(self) - 1}")
-        found = self._table.take(wanted).to_pylist()
-        return [_row(self.step, row, values) for row, values in zip(wanted, found, strict=True)]
+        if isinstance(numbers, range):  # neighbours, as in a group: much faster than `take`
+            part = self._table.slice(numbers.start, len(numbers))
+        else:
+            part = self._table.take(list(numbers))
+        pairs = zip(numbers, part.to_pylist(), strict=True)
+        return [_row(self.step, row, values) for row, values in pairs]
 
     def group_of(self, row: int) -> Group:
         """The group that a row is in.

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from exprl.view.chips import Chip, make_chips
-from exprl.view.links import Query, link
+from exprl.view.links import Query, cut_page, link
 from exprl.view.run_info import Bar, alarms_of
 from exprl.view.site import Site
-from exprl.view.step_index import Group, Row
+from exprl.view.step_index import Group, Row, StepIndex
 
+PER_PAGE = 60
+"""Problems of a step."""
 SORTS = ("order", "reward", "solved", "spread", "missing", "id")
 
 
@@ -45,6 +47,8 @@ class StepsPage:
     rollouts: int
     chips: list[Chip]
     lines: list[GroupLine]
+    number: int
+    pages: int
     problems: int
     domains: list[str]
     domain: str | None
@@ -68,7 +72,9 @@ def make_steps_page(site: Site, query: Query) -> StepsPage:
     index = site.catalog.step(step) if step is not None else None
     groups = index.groups if index else []
     metrics = site.run.metrics().get(step, {}) if step is not None else {}
-    lines = _find_lines(site, groups, domain, search, sort)
+    questions = _read_questions(site, step)
+    found = _find_groups(groups, questions, domain, search, sort)
+    number, pages, part = cut_page(found, query.number("page"), PER_PAGE)
     return StepsPage(
         bars=site.run.bars(steps),
         step=step,
@@ -81,7 +87,9 @@ def make_steps_page(site: Site, query: Query) -> StepsPage:
         alarms=alarms_of(metrics),
         rollouts=len(index) if index else 0,
         chips=make_chips(site, step, None, domain, None) if step is not None else [],
-        lines=lines,
+        lines=[_make_line(index, one, questions[one.start]) for one in part] if index else [],
+        number=number,
+        pages=pages,
         problems=len(groups),
         domains=sorted({group.domain for group in groups}),
         domain=domain,
@@ -92,27 +100,37 @@ def make_steps_page(site: Site, query: Query) -> StepsPage:
     )
 
 
-def _find_lines(
-    site: Site, groups: Sequence[Group], domain: str | None, search: str | None, sort: str
-) -> list[GroupLine]:
-    if not groups:
+def _read_questions(site: Site, step: int | None) -> list[str | None]:
+    if step is None:
         return []
-    step = groups[0].step
-    index = site.catalog.step(step)
-    questions = site.catalog.rollouts.table(step, ("question",))["question"].to_pylist()
-    rows = index.rows(range(len(index)))
+    questions: list[str | None] = site.catalog.rollouts.table(step, ("question",))[0].to_pylist()
+    return questions
+
+
+def _find_groups(
+    groups: Sequence[Group],
+    questions: Sequence[str | None],
+    domain: str | None,
+    search: str | None,
+    sort: str,
+) -> list[Group]:
+    """The groups that fit, in the order that is asked for. questions: of each row."""
     wanted = (search or "").casefold()
     return [
-        GroupLine(
-            group,
-            questions[group.start],
-            rows[group.start : group.stop],
-            link("group", step=step, problem=group.problem_id),
-        )
+        group
         for group in sorted(groups, key=_sort_key(sort))
         if domain in (None, group.domain)
         and wanted in f"{group.problem_id}\n{questions[group.start] or ''}".casefold()
     ]
+
+
+def _make_line(index: StepIndex, group: Group, question: str | None) -> GroupLine:
+    return GroupLine(
+        group,
+        question,
+        index.rows(range(group.start, group.stop)),
+        link("group", step=group.step, problem=group.problem_id),
+    )
 
 
 def _sort_key(sort: str) -> Callable[[Group], float | str | int]:

@@ -239,6 +239,15 @@ def test_every_kind_of_link_leads_somewhere(pages: TestClient) -> None:
     assert len(kinds) > 20
 
 
+def test_a_step_of_many_problems_has_pages(tmp_path: Path) -> None:
+    write_step(tmp_path, 1, [scored(f"p{i:03d}", 0, (5,)) for i in range(130)])
+    with open_pages(tmp_path) as pages:
+        shown = [read(pages, f"?page={number}") for number in (1, 2, 3)]
+        assert [len(page.links("group?")) for page in shown] == [60, 60, 10]
+        assert len({link for page in shown for link in page.links("group?")}) == 130
+        assert "./?page=2&sort=order" in shown[0].links() and "page 1 of 3" in shown[0].text
+
+
 def test_a_name_full_of_signs_has_an_address_too(tmp_path: Path) -> None:
     name = "a/../b?step=9&row=1#x %2e'\"<b>é\u202e"
     write_step(tmp_path, 1, [scored(name, 0, (5,))])
