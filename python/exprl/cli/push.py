@@ -27,11 +27,11 @@ def push(
         bool, typer.Option("--dry-run", help="list the files and print the card; send nothing")
     ] = False,
 ) -> None:
-    """Write a trained model to the Hugging Face hub, with a card that says how it was made.
+    """Write a trained model to the Hugging Face hub, with a card that explains it.
 
-    Weights (merged, and the adapter of LoRA), tokenizer, config, metrics, evaluations and curves
-    are one commit. Rollouts, references and the judge's replies stay here. The hub's token is that
-    of `hf auth login` or HF_TOKEN.
+    One commit holds the weights (merged, and the adapter of LoRA), tokenizer,
+    config, metrics, evaluations and curves. Rollouts, references and the judge's
+    replies stay here. The hub's token is that of `hf auth login` or HF_TOKEN.
 
     Example: exprl push runs/first me/my-model --dry-run
     """
