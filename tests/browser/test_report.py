@@ -66,8 +66,19 @@ def test_a_click_in_the_report_that_the_run_wrote_opens_a_rollout_with_its_grade
     sample.locator("summary").first.click()
     expect(step.locator(".said .badge").first).to_have_text("5")
     expect(step.locator(".said .badge").first).to_have_css("background-color", GRADE_5["light"])
-    expect(step.locator(".text")).to_contain_text("=")
+    expect(step.locator(".text").first).to_contain_text("=")
     expect(sample.locator("dl")).to_contain_text("Reference, which the policy never sees")
+    step.get_by_text("The judge's words").click()
+    expect(step.locator(".words .text")).to_contain_text("Score: 5")  # the reply in the ledger
+
+
+def test_a_report_to_give_away_holds_neither_references_nor_words_of_the_judge(
+    demo_run, report, tmp_path
+):
+    hidden = ("Reference, which the policy never sees", "The judge's words")
+    assert all(words in report.read_text() for words in hidden)
+    write_report([demo_run], tmp_path / "report.html", references=False)
+    assert not any(words in (tmp_path / "report.html").read_text() for words in hidden)
 
 
 def test_runs_side_by_side_draw_their_curves_in_their_colours(page, demo_run, tmp_path):

@@ -114,7 +114,7 @@ def test_long_texts_and_many_steps_are_cut_and_counted(folder):
     write(folder, 3, [rollout("d", 0, grades, texts=texts)])
     [sample] = shelf(folder, "longest", limit=1).samples
     assert (len(sample.steps), sample.left) == (STEPS, 3)
-    assert (len(sample.steps[0][1].text), sample.steps[0][1].left) == (TEXT, 7)
+    assert (len(sample.steps[0].text.text), sample.steps[0].text.left) == (TEXT, 7)
 
 
 def test_problems_stand_by_their_last_score_with_what_they_came_to(folder):

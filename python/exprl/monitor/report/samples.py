@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from exprl.monitor.judge_words import Words
 from exprl.monitor.picks import PICKS, Pick
 from exprl.monitor.report.runs import Run
 from exprl.monitor.report.scan import Place, Visit, scan
@@ -29,13 +31,33 @@ class Text:
     left: int
 
     @classmethod
-    def cut(cls, text: str | None, limit: int = TEXT) -> Text | None:
-        """None for no text.
+    def start(cls, text: str, limit: int = TEXT) -> Text:
+        """The first `limit` characters.
 
-        >>> Text.cut("abcdef", 4)
+        >>> Text.start("abcdef", 4)
         Text(text='abcd', left=2)
         """
-        return None if text is None else cls(text[:limit], max(0, len(text) - limit))
+        return cls(text[:limit], max(0, len(text) - limit))
+
+    @classmethod
+    def cut(cls, text: str | None, limit: int = TEXT) -> Text | None:
+        """None for no text."""
+        return None if text is None else cls.start(text, limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a rollout, with the judge's words about it.
+
+    words: of the reply.   again: those of the second request, for the grade alone.
+    why: why there are no words; empty where there are, or where they are not to be shown.
+    """
+
+    recorded: RecordedStep
+    text: Text
+    words: Text | None = None
+    again: Text | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +65,7 @@ class Sample:
     """A rollout as a report shows it.
 
     step: of training, from 1.
-    steps: the first STEPS of the rollout, each with its text; `left` counts the others.
+    steps: the first STEPS of the rollout; `left` counts the others.
     command: prints all of it.
     """
 
@@ -52,7 +74,7 @@ class Sample:
     question: Text | None
     answer: Text | None
     reference: Text | None
-    steps: tuple[tuple[RecordedStep, Text], ...]
+    steps: tuple[Step, ...]
     left: int
     command: str
 
@@ -110,7 +132,7 @@ def find_samples(run: Run, limit: int, *, hidden: bool = True) -> Samples:
 
     Args:
         limit: rollouts of each pick.
-        hidden: whether references are among what is shown.
+        hidden: whether references and the judge's words are among what is shown.
     """
     rollouts = Rollouts(run.path)
     if not rollouts.steps():
@@ -127,10 +149,12 @@ def find_samples(run: Run, limit: int, *, hidden: bool = True) -> Samples:
             )
         )
     found = scan(rollouts, limit)
-    shelves = [
-        Shelf(pick, found.counts[name], tuple(_read(run, rollouts, p, hidden) for p in places))
-        for (name, pick), places in zip(PICKS.items(), found.picked.values(), strict=True)
-    ]
+    with closing(Words(run.path, run.config)) as words:
+        shown = words if hidden else None
+        shelves = [
+            Shelf(pick, found.counts[name], tuple(_read(run, rollouts, p, shown) for p in places))
+            for (name, pick), places in zip(PICKS.items(), found.picked.values(), strict=True)
+        ]
     best, worst = (
         tuple(_problem(rollouts, *one) for one in side) for side in _choose_problems(found.visits)
     )
@@ -161,7 +185,8 @@ def _problem(rollouts: Rollouts, name: str, visits: Sequence[Visit]) -> Problem:
     return Problem(name, Text.cut(question, 160), tuple(visits))
 
 
-def _read(run: Run, rollouts: Rollouts, place: Place, hidden: bool) -> Sample:
+def _read(run: Run, rollouts: Rollouts, place: Place, words: Words | None) -> Sample:
+    """A picked rollout; without `words` its reference is not shown either."""
     one = rollouts.read(place.step, place.row)
     where = ("--step", str(place.step), "--problem", one.problem_id)
     return Sample(
@@ -169,15 +194,22 @@ def _read(run: Run, rollouts: Rollouts, place: Place, hidden: bool) -> Sample:
         rollout=one,
         question=Text.cut(one.question),
         answer=Text.cut(one.answer, 200),
-        reference=Text.cut(one.reference) if hidden else None,
-        steps=tuple((step, Text(*_start(step.text))) for step in one.steps[:STEPS]),
+        reference=Text.cut(one.reference) if words else None,
+        steps=tuple(_step(one.domain, step, words) for step in one.steps[:STEPS]),
         left=max(0, len(one.steps) - STEPS),
         command=shlex.join(["exprl", "show", str(run.path), *where]),
     )
 
 
-def _start(text: str) -> tuple[str, int]:
-    return text[:TEXT], max(0, len(text) - TEXT)
+def _step(domain: str, step: RecordedStep, words: Words | None) -> Step:
+    text = Text.start(step.text)
+    if words is None or (step.grade is None and step.status is None):
+        return Step(step, text)
+    said = words.find(domain, step)
+    if said.reply is None:
+        return Step(step, text, why=said.why)
+    reply = said.reply
+    return Step(step, text, Text.start(reply.text), Text.cut(reply.answer), reply.error or "")
 
 
 def _say_lacking(lacks: Sequence[str]) -> list[str]:
