@@ -146,7 +146,8 @@ def open_run(
                 problems=[p.without_reference() for p in problems],
                 held_out=[p.without_reference() for p in held_out],
                 references=choose_references(cfg.judge.condition, problems, cfg.seed)
-                if cfg.needs_references or shown_to
+                # asks_judge: it may be shown none of them, and each problem has an entry.
+                if cfg.needs_references or shown_to or cfg.asks_judge
                 else {},
                 solutions=tokenize_solutions(problems, tokenizer, cfg.model)
                 if cfg.learns_references
