@@ -11,13 +11,14 @@ import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import TypeVar
 
 from exprl import config
 from exprl.config import FunctionName
 from exprl.errors import FunctionError
 from exprl.judge import Graded, JudgeItem, Verdict
 from exprl.reward.judges import Asking, Asks
+from exprl.reward.known import NOTHING, Known, OwnScores
 from exprl.reward.own import ask_reward
 from exprl.steps import Splitter
 from exprl.thinking import outside_thinking
@@ -34,36 +35,7 @@ UNKNOWN_TOKEN = (
 )
 
 
-class OwnScores(NamedTuple):
-    """What a function of the user's said of a rollout.
-
-    reasons: one for each score that is missing, or one for all.
-    """
-
-    scores: tuple[float | None, ...]
-    reasons: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Known:
-    """What is known of a rollout before it is scored: `exprl whatif` has it from a run's file.
-
-    segments: its steps; None has it cut into steps.
-    blank: whether it shows the judge nothing; None has that looked up in the segments.
-    correct: the verifier's word where `verified`; else the verifier is asked.
-    verdicts: the judge's; None has it asked.
-    own: what a function of the user's said; None has it asked.
-    """
-
-    segments: tuple[Segment, ...] | None = None
-    blank: bool | None = None
-    verified: bool = False
-    correct: bool | None = None
-    verdicts: tuple[Verdict, ...] | None = None
-    own: OwnScores | None = None
-
-
-NOTHING = Known()
+T = TypeVar("T")
 
 
 class Scorer:
@@ -120,7 +92,7 @@ class Scorer:
             self._take(rollout, known)
 
     def _take(self, rollout: Rollout, known: Known) -> None:
-        uncut, segments = "", known.segments
+        uncut, segments = known.uncut, known.segments
         try:
             segments = self._split(rollout) if segments is None else segments
         except FunctionError as error:
@@ -158,12 +130,10 @@ class Scorer:
             return
         elif treatment.own_reward:
             name = treatment.own_reward
-            if known.own is None:
-                self._own[i] = self._threads.submit(self._ask_own, name, i, treatment.per_segment)
-            else:
-                said: Future[OwnScores] = Future()
-                said.set_result(known.own)
-                self._own[i] = said
+            if known.own is not None:
+                self._own[i] = _done(known.own)
+                return
+            self._own[i] = self._threads.submit(self._ask_own, name, i, treatment.per_segment)
         elif not treatment.judged or i in self._blank:
             return
         elif known.verdicts is not None:
@@ -236,10 +206,8 @@ class Scorer:
     def _verify(
         self, rollout: Rollout, segments: Sequence[Segment], problem: Problem, known: Known
     ) -> Future[Verification] | None:
-        if known.verified:
-            verified: Future[Verification] = Future()
-            verified.set_result(Verification(known.correct, "as recorded"))
-            return verified
+        if known.verified is not None:
+            return _done(known.verified)
         if problem.answer is None or rollout.finish_reason == "failed":
             return None
         text = "".join(s.text for s in segments)
@@ -320,6 +288,13 @@ class Scorer:
             bridge=treatment.per_segment and self._reward.missing == "bridge",
             overlong=overlong and self._reward.overlong == "zero",
         )
+
+
+def _done(value: T) -> Future[T]:
+    """A future that holds its value."""
+    future: Future[T] = Future()
+    future.set_result(value)
+    return future
 
 
 def combine_scores(

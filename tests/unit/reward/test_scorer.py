@@ -11,9 +11,11 @@ from exprl import config
 from exprl.judge import Judge, JudgeSettings, RuleJudge, Verdict
 from exprl.learn.advantages import score_arrays, segment_advantages
 from exprl.reward.judges import Judges
-from exprl.reward.scorer import NOTHING, Known, Scorer, combine_scores
+from exprl.reward.known import NOTHING, Known
+from exprl.reward.scorer import Scorer, combine_scores
 from exprl.steps import Splitter
 from exprl.types import Message, Problem, Prompt, Rollout, Scored, Segment
+from exprl.verify.verifiers import Verdict as Verification
 from exprl.verify.verifiers import Verifiers
 
 QUESTION = "5)106973="
@@ -128,7 +130,9 @@ def test_what_is_known_is_not_found_out_again_and_stands_under_the_same_rules(to
     [asked, overlong] = score(tokenizer, cut)
     segments = (Segment(0, 3, "ab"), Segment(3, 5, ""))  # whatever they hold, nobody looks
     verdict = Verdict("ok", 2, 0.25, "", None, 0, 0, 0, 0, None, 0.0, True, None)
-    known = Known(segments, False, True, False, (verdict, verdict._replace(grade=5, score=1.0)))
+    verified = Verification(False, "as the run has it")
+    verdicts = (verdict, verdict._replace(grade=5, score=1.0))
+    known = Known(segments, blank=False, verified=verified, verdicts=verdicts)
     # The judge would never give a grade; were it asked, its first score would be missing.
     silent = {"no_grade_rate": 1.0}
     [first, second] = score(tokenizer, cut, known=known, made=NoVerifiers, faults=silent)

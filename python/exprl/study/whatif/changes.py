@@ -63,18 +63,7 @@ class Changes:
             or key.startswith("sandbox.")
             or (key.startswith("domains.") and key.rpartition(".")[2] in ("verifier", "verify"))
             for key in self.overrides
-        ) or any(map(self.asks_own, self.domains))
-
-    def asks_own(self, domain: str) -> bool:
-        """Whether a reward of the user's is asked, also where the run's file has its scores."""
-        before, after = self._treatments(domain)
-        if after.own_reward is None:
-            return False
-        same = (before.own_reward, before.per_segment, before.last) == (
-            *(after.own_reward, after.per_segment),
-            "judge",
         )
-        return not same or self.cuts or self.before.reward.overlong != self.after.reward.overlong
 
     def asks(self, domain: str) -> bool:
         """Whether the judge is asked, or its ledger, also where the run's file has the grade."""
@@ -91,9 +80,19 @@ class Changes:
         is_judges = run.source == "judge" and not (run.per_segment and run.last == "verifier")
         return not is_judges or self.before.judge.score_map != self.after.judge.score_map
 
+    def asks_function(self, domain: str) -> bool:
+        """Whether a reward of the user's own is asked, also where the run's file has its scores."""
+        before, after = self._treatments(domain)
+        if after.own_reward is None:
+            return False
+        same = (before.own_reward, before.per_segment) == (after.own_reward, after.per_segment)
+        is_whole = not (before.per_segment and before.last == "verifier")
+        named = any(key.startswith("functions.") for key in self.overrides)
+        return self.cuts or self.verifies or named or not (same and is_whole)
+
     @property
-    def judges_more(self) -> bool:
-        """Whether rollouts are judged that the run did not judge."""
+    def scores_more(self) -> bool:
+        """Whether rollouts are scored that judge, or function, did not see in the run."""
         return self.before.reward.overlong != self.after.reward.overlong or any(
             (a.judged, a.judges_overlong, a.view) != (b.judged, b.judges_overlong, b.view)
             for a, b in map(self._treatments, self.domains)
@@ -102,18 +101,26 @@ class Changes:
     @property
     def reads_texts(self) -> bool:
         """Whether the texts of the rollouts are needed; else grades and scores are enough."""
-        again = self.cuts or self.verifies or self.judges_more
-        return again or any(self.asks(d) and self.after.treatment(d).judged for d in self.domains)
+        again = self.cuts or self.verifies or self.scores_more
+        return again or any(
+            self.asks_function(d) or (self.asks(d) and self.after.treatment(d).judged)
+            for d in self.domains
+        )
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether the problems of the data are needed, with their answers."""
+        own = any(self.after.treatment(domain).own_reward for domain in self.domains)
+        return self.verifies or (own and self.reads_texts)
 
     @property
     def references(self) -> str:
         """Where the judge's references come from: "recorded" in the run, or the "data"."""
-        if any(map(self.asks_own, self.domains)):
-            return "data"
         recorded = self.before.judge.condition == self.after.judge.condition and all(
             before.judged or not after.judged
             for before, after in map(self._treatments, self.domains)
         )
+        recorded = recorded and not any(map(self.asks_function, self.domains))
         return "recorded" if recorded or self.after.judge.condition == "none" else "data"
 
     def _treatments(self, domain: str) -> tuple[Treatment, Treatment]:

@@ -11,9 +11,10 @@ import numpy as np
 from exprl.errors import DataError
 from exprl.judge import Status, Verdict, score_grade
 from exprl.monitor.rollout_reader import Rollouts
-from exprl.reward.scorer import Known, OwnScores
+from exprl.reward.known import Known, OwnScores
 from exprl.study.whatif.changes import Changes
 from exprl.types import Float64Array, Message, Problem, Prompt, Rollout, Scored, Segment
+from exprl.verify.verifiers import Verdict as Verification
 
 NEEDED = ("statuses", "reasons", "masked", "overlong", "blank", "question", "reference", "opening")
 """Columns without which nobody can tell how a rollout was scored; older runs lack them."""
@@ -135,15 +136,42 @@ def _recorded(place: int, row: Mapping[str, Any], changes: Changes) -> Recorded:
         statuses=tuple(row["statuses"]),
     )
     values = [np.nan if value is None else value for value in row["advantages"]]
-    known = Known(
-        segments=None if changes.cuts and row["finish_reason"] != "failed" else segments,
-        blank=None if changes.cuts else row["blank"],
-        verified=not changes.verifies or row["finish_reason"] == "failed",
-        correct=row["correct"],
-        verdicts=_verdicts(scored, changes),
-        own=None if changes.asks_own(row["domain"]) else OwnScores(scored.scores, scored.reasons),
-    )
+    known = _known(scored, changes)
     return Recorded(place, scored, np.array(values), known, row["length"], row.get("reference"))
+
+
+def _known(scored: Scored, changes: Changes) -> Known:
+    """What the run found out, and what holds under the new settings too."""
+    if scored.rollout.finish_reason == "failed":
+        return Known(scored.segments, blank=False, verified=_verification(scored))
+    if changes.cuts:
+        return Known(verified=None if changes.verifies else _verification(scored))
+    run = changes.before.treatment(scored.domain)
+    is_scored = run.own_reward or (run.judged and not scored.blank)
+    lost = is_scored and not scored.scores and scored.reasons
+    uncut = scored.reasons[0] if lost else ""
+    return Known(
+        scored.segments,
+        blank=scored.blank,
+        uncut=uncut,
+        verified=None if changes.verifies else _verification(scored),
+        verdicts=_verdicts(scored, changes),
+        own=_own(scored, changes),
+    )
+
+
+def _verification(scored: Scored) -> Verification:
+    """The verifier's word. Where it has none, the last of the run's reasons may be its own."""
+    reason = scored.reasons[-1] if scored.reasons else "the verifier did not say so in the run"
+    return Verification(scored.correct, reason)
+
+
+def _own(scored: Scored, changes: Changes) -> OwnScores | None:
+    """What a function of the user's said in the run; None where it must be asked."""
+    counts_nothing = scored.masked or scored.overlong
+    if counts_nothing or not scored.scores or changes.asks_function(scored.domain):
+        return None
+    return OwnScores(scored.scores, scored.reasons)
 
 
 def _segments(row: Mapping[str, Any]) -> Iterator[Segment]:

@@ -69,11 +69,11 @@ def open_materials(changes: Changes) -> Iterator[Materials]:
     cfg = changes.after
     from_data = changes.references == "data"
     tokenizer = None
-    if changes.cuts or changes.verifies or from_data:
+    if changes.cuts or changes.reads_answers or from_data:
         tokenizer = load_tokenizer(cfg.model)
     functions = Functions(cfg.functions)
     problems = None
-    if changes.verifies or from_data:
+    if changes.reads_answers or from_data:
         problems = load_training_problems(cfg, tokenizer, shown_to=find_shown(cfg, functions))
     sandbox = None
     if changes.verifies and problems and needs_sandbox(cfg.treatment, problems):
@@ -89,7 +89,7 @@ def open_materials(changes: Changes) -> Iterator[Materials]:
         references = choose_references(cfg.judge.condition, problems, cfg.seed)
     by_id = {p.id: p.without_reference() for p in problems} if problems else None
     try:
-        yield Materials(by_id if changes.verifies else None, references, splitter, verifiers)
+        yield Materials(by_id if changes.reads_answers else None, references, splitter, verifiers)
     finally:
         verifiers.close()
 
