@@ -1,29 +1,36 @@
-"""A verifier, a reward and a step rule of your own; docs/guides/own-functions.md explains them."""
+r"""A verifier, two rewards and a step rule of your own, for the division of examples/division.
+
+There a rollout is a line of divisions such as `10/5=2r0`, with `###` before each but the first, and
+ends in `\boxed{021394r3}`. docs/guides/own-functions.md explains how a config names them.
+"""
 
 import re
 
+BOX = re.compile(r"\\boxed\{([^{}]*)\}")
+DIVISION = re.compile(r"(\d+)/(\d+)=(\d+)r(\d+)")
+
 
 def check(text: str, answer: str) -> bool:
-    """Right if the last number or word in a box is the answer, whatever its case."""
-    boxes = re.findall(r"\\boxed\{([^{}]*)\}", text)
-    return bool(boxes) and boxes[-1].strip().lower() == answer.strip().lower()
+    """Right if the last box holds the answer."""
+    boxes = BOX.findall(text)
+    return bool(boxes) and boxes[-1] == answer
 
 
 def score(text: str, answer: str) -> float:
-    """Half of the reward for the answer, the rest for how many of its signs are at their place."""
-    boxes = re.findall(r"\\boxed\{([^{}]*)\}", text)
-    found = boxes[-1] if boxes else ""
-    right = sum(a == b for a, b in zip(found, answer, strict=False))
-    return 0.5 * (found == answer) + 0.5 * right / max(len(answer), len(found), 1)
+    """One score for the rollout: the share of the answer's signs that stand at their place."""
+    found = (BOX.findall(text) or [""])[-1]
+    return sum(a == b for a, b in zip(found, answer, strict=False)) / max(len(found), len(answer))
 
 
-def score_steps(steps: list[str], reference: str) -> list[float]:
-    """One score per step: the share of the steps so far that are lines of the reference."""
-    known = {line.strip() for line in re.split(r"###|\n", reference)}
-    good = [step.strip().removeprefix("###") in known for step in steps]
-    return [sum(good[: i + 1]) / (i + 1) for i in range(len(steps))]
+def score_steps(steps: list[str]) -> list[float]:
+    """One score per step: 1 until the first division that is wrong."""
+    wrong = [
+        any(int(n) != int(d) * int(q) + int(r) for n, d, q, r in DIVISION.findall(step))
+        for step in steps
+    ]
+    return [float(not any(wrong[: i + 1])) for i in range(len(steps))]
 
 
 def cut(text: str) -> list[str]:
-    """A step starts at `Step 1`, `Step 2`, ...; joined, the steps are the text."""
-    return re.split(r"(?=\bStep \d)", text)
+    """A step starts at `###`; joined, the steps are the text."""
+    return re.split(r"(?=###)", text)

@@ -143,4 +143,5 @@ def _show(scores: Sequence[float | None]) -> str:
 
 
 def _shorten(text: str) -> str:
-    return repr(text if len(text) <= SHOWN else text[:SHOWN] + "...")
+    shown = text if len(text) <= SHOWN else text[:SHOWN] + "..."
+    return "'" + "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown) + "'"

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use std::num::NonZeroUsize;
 
-use exprl_steps::{Error, Rule, Segment, Settings, Splitter, split_text};
+use exprl_steps::{Error, Rule, Segment, Settings, Splitter, split_text, split_text_at};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
@@ -329,7 +329,6 @@ fn owners(tokens: &[&str], settings: &Settings) -> Vec<usize> {
 
 #[test]
 fn segments_tile_the_tokens_and_their_texts_are_the_decoded_rollout() {
-    let ids = || prop::collection::vec(0..=THINK, 0..24);
     for (name, decoder) in decoders() {
         let tokenizer = Tokenizer::from_str(&tokenizer_json(&decoder)).unwrap();
         let splitter = splitter(&decoder);
@@ -373,6 +372,35 @@ proptest! {
     }
 
     #[test]
+    fn steps_that_somebody_else_has_found_are_cut_as_a_rule_cuts_them(
+        ids in ids(), text in lines_of_text(), name in rule_names(), most in 1_usize..5
+    ) {
+        let mut settings = rule(name);
+        settings.max_steps = NonZeroUsize::new(most);
+        for (_, decoder) in decoders() {
+            let splitter = splitter_by(&decoder, settings.clone());
+            let whole: String = splitter.split(&ids).unwrap().into_iter().map(|s| s.text).collect();
+            let starts = character_starts(&whole, &rule(name));
+            prop_assert_eq!(splitter.split_at(&ids, false, &starts).unwrap(), splitter.split(&ids).unwrap());
+        }
+        let starts = character_starts(&text, &rule(name));
+        prop_assert_eq!(split_text_at(&text, &starts, &settings), split_text(&text, &settings));
+    }
+
+    #[test]
+    fn any_places_for_steps_tile_the_tokens(
+        ids in ids(), mut starts in prop::collection::vec(0_usize..40, 0..12)
+    ) {
+        starts.sort_unstable();
+        for (_, decoder) in decoders() {
+            let segments = splitter_by(&decoder, hashes()).split_at(&ids, false, &starts).unwrap();
+            assert_tiles(&segments, ids.len());
+            let blank = segments.iter().any(|segment| segment.text.trim().is_empty());
+            prop_assert!(!blank || segments.len() == 1);
+        }
+    }
+
+    #[test]
     fn tokens_of_one_character_are_cut_where_the_text_is(
         text in lines_of_text(), name in rule_names(), least in 1_usize..4, most in 1_usize..5
     ) {
@@ -406,6 +434,19 @@ proptest! {
             prop_assert!(!blank || steps.len() <= 1);
         }
     }
+}
+
+/// The characters at which the steps of a text start by a rule.
+fn character_starts(text: &str, settings: &Settings) -> Vec<usize> {
+    let steps = split_text(text, settings);
+    steps
+        .iter()
+        .map(|step| text[..step.start].chars().count())
+        .collect()
+}
+
+fn ids() -> impl Strategy<Value = Vec<u32>> {
+    prop::collection::vec(0..=THINK, 0..24)
 }
 
 fn rule_names() -> impl Strategy<Value = &'static str> {

@@ -190,7 +190,7 @@ def test_the_dry_run_says_what_came_back(cfg_of):
     functions.close()
     assert said == [
         "functions_of_a_user:cut cuts 3 step(s) of 'p': '01' | '/5 and then 10' | '/5'",
-        r"functions_of_a_user:score gives '\\boxed{021394r3}' of 'p' 1",
+        r"functions_of_a_user:score gives '\boxed{021394r3}' of 'p' 1",
     ]
 
 

@@ -110,7 +110,7 @@ def test_answers_of_own_functions_cannot_vote(verifiers):
 def test_a_verifier_that_fails_on_a_real_row_is_refused_before_the_first_step(verifiers):
     own = verifiers()
     assert list(try_verifiers(own, [problem("7")])) == [
-        "rules_of_a_user:check calls '\\\\boxed{7}' of 'p' wrong"
+        "rules_of_a_user:check calls '\\boxed{7}' of 'p' wrong"
     ]
     Path("rules_of_a_user.py").write_text("def check(text, answer): return 'yes'")
     with pytest.raises(ConfigError, match="it returned 'yes'; a verifier returns True or False"):

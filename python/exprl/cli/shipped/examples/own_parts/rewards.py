@@ -1,0 +1,1 @@
+../../../../../../examples/own_parts/rewards.py
