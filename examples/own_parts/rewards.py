@@ -12,13 +12,13 @@ DIVISION = re.compile(r"(\d+)/(\d+)=(\d+)r(\d+)")
 
 def check(text: str, answer: str) -> bool:
     """Right if the last box holds the answer."""
-    boxes = BOX.findall(text)
+    boxes: list[str] = BOX.findall(text)
     return bool(boxes) and boxes[-1] == answer
 
 
 def score(text: str, answer: str) -> float:
     """One score for the rollout: the share of the answer's signs that stand at their place."""
-    found = (BOX.findall(text) or [""])[-1]
+    found: str = (BOX.findall(text) or [""])[-1]
     return sum(a == b for a, b in zip(found, answer, strict=False)) / max(len(found), len(answer))
 
 

@@ -49,7 +49,8 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(names: list[str]) -> 
 
 
 @pytest.mark.parametrize(
-    "name", ["configs", "examples/division/base", "examples/division/train.jsonl"]
+    "name",
+    ["configs", "examples/division/base", "examples/division/train.jsonl", "examples/own_parts"],
 )
 def test_the_wheel_holds_the_example_as_the_checkout_has_it(
     request: pytest.FixtureRequest, name: str, repo: Path
