@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 OUT = Path(__file__).parents[1] / "docs" / "static" / "screenshots"
 SIZES = ((1280, 900), (390, 844))
@@ -81,22 +81,21 @@ def served(run: Path) -> Iterator[str]:
 
 
 def pages_of(browser: Browser, viewer: str) -> dict[str, str]:
-    """Addresses of the viewer's pages: the last step, its first group, one rollout, one step."""
+    """Addresses of the viewer's pages: a step, a group of it with a wrong rollout, that rollout."""
     page = browser.new_page()
     page.goto(viewer)
-    found = {"step": page.url}
-    page.locator(".problem h2 a").first.click()
+    steps = int(page.locator("h1").first.inner_text().split()[-1])
+    found = {"step": f"{viewer}?step={(steps + 1) // 2}"}  # half-way some are right, some wrong
+    page.goto(found["step"])
+    page.locator(".problem", has_text="✗").locator("h2 a").first.click()
     found["group"] = page.url
-    page.locator(".matrix a").first.click()
-    found["rollout"] = open_step(page)
+    page.locator(".matrix tr", has_text="✗").locator("a").first.click()
+    steps = page.locator("[id^=s]:has(.badge)").count()
+    grades = [page.locator(f"#s{n} .badge").first.inner_text() for n in range(1, steps + 1)]
+    shown = grades.index("1") + 1 if "1" in grades else 1
+    found["rollout"] = f"{page.url.partition('#')[0]}&open={shown}"
     page.close()
     return found
-
-
-def open_step(page: Page) -> str:
-    """The address of the rollout with the judge's words about its second step."""
-    step = page.url.partition("#")[0]
-    return f"{step}&open=2"
 
 
 def picture(browser: Browser, address: str, width: int, height: int, theme: Theme) -> bytes:
