@@ -23,7 +23,7 @@ from typing import Literal
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-OUT = Path(__file__).parents[1] / "docs" / "static" / "screenshots"
+OUT = Path(__file__).parents[1] / "docs" / "screenshots"
 SIZES = ((1280, 900), (390, 844))
 Theme = Literal["light", "dark"]
 THEMES: tuple[Theme, ...] = ("light", "dark")
