@@ -117,6 +117,16 @@ def end(family):
             one.kill()
 
 
+def test_a_server_ends_with_an_error_when_its_engine_is_killed(tmp_path):
+    with servers.served(tmp_path) as server:
+        family = servers.family_of(server.process.pid)
+        (engine,) = [one for one in family if servers.is_engine(one)]
+        engine.kill()
+        assert servers.left_of(family) == []
+        assert server.process.wait() == 1
+        assert "its engine died" in server.log.read_text()
+
+
 def test_a_server_that_others_reach_is_not_started_without_a_token(exprl, monkeypatch):
     monkeypatch.delenv("EXPRL_TOKEN", raising=False)
     done = exprl("serve", servers.MINIATURE, "--host", "0.0.0.0")
