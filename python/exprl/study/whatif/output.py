@@ -34,6 +34,9 @@ NAMES = {
 
 def show_forecast(console: Console, forecast: Forecast) -> None:
     """What the judge would be asked, and what that would cost."""
+    if not forecast.requests and not forecast.from_ledger:
+        console.print("judge: nothing to ask; the run's files have every grade that is needed")
+        return
     console.print(
         f"judge: {forecast.requests:,} requests to send; the ledger answers"
         f" {forecast.from_ledger:,}",
