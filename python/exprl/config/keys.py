@@ -32,9 +32,12 @@ def defaults(method: presets.MethodName) -> dict[str, Any]:
 def describe(key: str) -> str:
     """What a dotted key means, in the words of the config's own definition."""
     section: Any = Config
-    for part in key.split("."):
+    parts = iter(key.split("."))
+    for part in parts:
         field = keys_of(section)[part]
         section = section_of(field.annotation)
+        if get_origin(field.annotation) is dict:  # domains.NAME: the name has no meaning of ours
+            next(parts, None)
         if section is None:  # what follows is a name of the user's, as in judge.extra.NAME
             break
     return field.description or ""
