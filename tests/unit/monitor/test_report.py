@@ -187,6 +187,13 @@ def test_settings_that_differ_from_the_preset_are_marked(tmp_path):
     assert "loss.clip_high" not in changed  # exprl-process has it
 
 
+def test_settings_of_a_domain_are_explained_like_others(tmp_path):
+    run = read_run(make_run(tmp_path, [], domains={"math": {"verifier": "math"}}), "a")
+    meanings = {row.key: row.meaning for _, rows in list_settings(run) for row in rows}
+    assert meanings["domains.math.verifier"].startswith("how answers are compared")
+    assert [key for key, meaning in meanings.items() if not meaning] == []
+
+
 def test_a_run_that_counts_from_0_is_shown_from_1(tmp_path):
     run = read_run(make_run(tmp_path, [{"reward/mean": 0.5}] * 2, first=0), "a")
     assert run.steps == [1, 2]

@@ -117,6 +117,14 @@ def test_long_texts_and_many_steps_are_cut_and_counted(folder):
     assert (len(sample.steps[0].text.text), sample.steps[0].text.left) == (TEXT, 7)
 
 
+def test_of_long_words_of_the_judge_both_ends_are_shown():
+    words = Text.both_ends("a" * TEXT + "b" * TEXT + "Score: 5")
+    assert words.text.startswith("aaa") and words.end.endswith("bbScore: 5")
+    assert len(words.text) + len(words.end) == TEXT
+    assert words.left == TEXT + len("Score: 5")
+    assert Text.both_ends("Score: 5") == Text("Score: 5", 0)
+
+
 def test_problems_stand_by_their_last_score_with_what_they_came_to(folder):
     found = find_samples(read_run(folder, "a"), 1)
     assert found.problems == 3

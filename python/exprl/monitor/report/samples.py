@@ -17,6 +17,8 @@ from exprl.monitor.rollout_reader import RecordedRollout, RecordedStep, Rollouts
 
 TEXT = 1500
 """Characters that a report shows of one text; a viewer shows all."""
+END = 400
+"""Of these, characters from the end of the judge's words."""
 STEPS = 24
 """Steps that it shows of one rollout."""
 PROBLEMS = 8
@@ -25,19 +27,27 @@ PROBLEMS = 8
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """The start of a text, and how many characters are left out."""
+    """The start of a text, how many characters are left out after it, and what ends it."""
 
     text: str
     left: int
+    end: str = ""
 
     @classmethod
     def start(cls, text: str, limit: int = TEXT) -> Text:
         """The first `limit` characters.
 
         >>> Text.start("abcdef", 4)
-        Text(text='abcd', left=2)
+        Text(text='abcd', left=2, end='')
         """
         return cls(text[:limit], max(0, len(text) - limit))
+
+    @classmethod
+    def both_ends(cls, text: str) -> Text:
+        """Without what lies in the middle: a judge's grade stands at the end of its words."""
+        if len(text) <= TEXT:
+            return cls(text, 0)
+        return cls(text[: TEXT - END], len(text) - TEXT, text[-END:])
 
     @classmethod
     def cut(cls, text: str | None, limit: int = TEXT) -> Text | None:
@@ -209,7 +219,7 @@ def _step(domain: str, step: RecordedStep, words: Words | None) -> Step:
     if said.reply is None:
         return Step(step, text, why=said.why)
     reply = said.reply
-    return Step(step, text, Text.start(reply.text), Text.cut(reply.answer), reply.error or "")
+    return Step(step, text, Text.both_ends(reply.text), Text.cut(reply.answer), reply.error or "")
 
 
 def _say_lacking(lacks: Sequence[str]) -> list[str]:
