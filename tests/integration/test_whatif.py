@@ -26,6 +26,7 @@ BASE = [
     *("judge.max_missing_rate=1.0", "eval.data=none", "train.torch_threads=1"),
 ]
 RUBRIC = 'head = "Grade like a pirate."\ninstruction = "End with a line `Score: n`."\n'
+OWN_REWARD = ("reward.source=rewards:score_steps", "reward.steps=rewards:cut")
 OUTCOME = ("judge.view=outcome", "advantage.kind=grpo")
 
 
@@ -159,6 +160,25 @@ def test_what_the_ledger_does_not_know_is_counted_asked_and_as_if_trained_with_i
     ungraded = sum(one.requests for one in again)
     assert ungraded <= found.forecast.requests
     assert ungraded <= found.counts.missing_steps.after
+
+
+@pytest.mark.parametrize(
+    ("start", "change"),
+    [
+        ((), OWN_REWARD),
+        (OWN_REWARD, ("advantage.kind=end",)),
+        ((), ("domains.division.verifier=rewards:check", "advantage.last=verifier")),
+    ],
+)
+def test_functions_of_ones_own_ask_no_judge_and_are_as_if_trained_with_them(
+    trained, repo, monkeypatch, start, change
+):
+    monkeypatch.setenv("PYTHONPATH", str(repo / "examples/own_parts"))
+    run = trained(*start)
+    found = what_if(Request(run, change))
+    assert found.forecast.requests == found.forecast.from_ledger == 0
+    values = assert_equal(run, trained(*start, *change), found)
+    assert np.nanmax(np.abs(values)) > 0.1, "nothing to learn, nothing to compare"
 
 
 def test_a_rubric_of_ones_own_has_a_ledger_of_its_own(trained, tmp_path):

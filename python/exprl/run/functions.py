@@ -76,7 +76,9 @@ def try_functions(
             with _refusing():
                 steps = cut_text(cfg.reward, rule, text)
                 scores = _score(function, problem, steps, treatment.per_segment)
-            yield f"{function.name} gives {_shorten(text)} of {problem.id!r} {_show(scores)}"
+            shown_scores = ["None" if score is None else f"{score:g}" for score in scores]
+            said = f"[{', '.join(shown_scores)}]" if treatment.per_segment else shown_scores[0]
+            yield f"{function.name} gives {_shorten(text)} of {problem.id!r} {said}"
 
 
 def try_verifiers(verifiers: Verifiers, problems: Sequence[Problem]) -> Iterator[str]:
@@ -84,11 +86,14 @@ def try_verifiers(verifiers: Verifiers, problems: Sequence[Problem]) -> Iterator
 
     Yields, raises: as `try_functions`.
     """
-    firsts = {p.domain: p for p in reversed(problems) if p.answer is not None}
-    for domain, problem in firsts.items():
+    for domain in dict.fromkeys(p.domain for p in problems):
         function = verifiers.open_function(domain)
-        if function is None:
+        own = [p for p in problems if p.domain == domain and p.answer is not None]
+        if function is None or not own:
             continue
+        # Where it takes one answer no row may have several.
+        takes_one = not function.asks_for("more_answers")
+        problem = next((p for p in own if takes_one and p.more_answers), own[0])
         with _refusing():
             verdict = ask_function(function, _sample(problem), problem)
         said = {True: "right", False: "wrong", None: "not known (it returned None)"}[verdict]
@@ -135,11 +140,6 @@ def _refusing() -> Iterator[None]:
         yield
     except FunctionError as error:
         raise ConfigError(str(error)) from None
-
-
-def _show(scores: Sequence[float | None]) -> str:
-    shown = ["None" if score is None else f"{score:g}" for score in scores]
-    return shown[0] if len(shown) == 1 else f"[{', '.join(shown)}]"
 
 
 def _shorten(text: str) -> str:

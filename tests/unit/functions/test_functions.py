@@ -1,6 +1,8 @@
 """The user's functions run in processes of their own; what fails is one value, never the run."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -144,6 +146,26 @@ def test_a_process_that_dies_is_asked_once_more_and_then_the_value_is_missing(ow
     assert ask(function, text="once") == "once"
     with pytest.raises(FunctionError, match="its process was killed by signal 6"):
         ask(function, text="always")
+
+
+def test_a_hung_function_ends_with_a_process_that_is_killed(own, tmp_path):
+    source = "import os, re\ndef f(text):\n    open('pid', 'w').write(str(os.getpid()))\n"
+    own(source + "    re.match(r'(a+)+$', 'a' * 60 + 'b')", "f")
+    script = """
+from exprl import config
+from exprl.functions.pool import Functions
+name = config.FunctionName("rewards_of_a_user:f")
+Functions(config.Functions()).open(name, "step rule").call({"text": ""}, lambda value: value)
+"""
+    trainer = subprocess.Popen([sys.executable, "-c", script])
+    pid = tmp_path / "pid"
+    for _ in range(600):
+        if pid.exists() and pid.read_text():
+            break
+        time.sleep(0.1)
+    trainer.kill()
+    trainer.wait()
+    assert is_gone(int(pid.read_text()))
 
 
 def test_what_a_function_prints_and_reads_does_not_mix_with_its_answers(own):

@@ -92,6 +92,13 @@ def test_a_row_of_several_answers_needs_a_function_that_asks_for_all(verifiers):
     ]
 
 
+def test_rows_of_several_answers_are_refused_before_the_first_step(verifiers):
+    rows = [problem(), problem(more_answers=("forty-two",))]
+    with pytest.raises(ConfigError, match="give the function a parameter `more_answers`"):
+        list(try_verifiers(verifiers(), rows))
+    assert len(list(try_verifiers(verifiers("check_all"), rows))) == 1
+
+
 def test_gold_answers_are_the_functions_to_read(verifiers):
     own = verifiers()
     row = problem(answer="see the figure")
