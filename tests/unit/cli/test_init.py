@@ -263,4 +263,10 @@ def test_the_config_passes_the_dry_run_which_names_the_rows_left_out(exprl, tmp_
     said = " ".join(result.stdout.split())
     assert "1 of 41 rows are left out: their prompt has more tokens than" in said
     assert "(first id: '41')" in said
+    _, _, prompts = result.stdout.partition("as the policy reads it")
+    policy, _, judge = prompts.partition("what the judge reads about the reference of problem 1")
+    question, solution = (GSM8K[0][key].splitlines()[0] for key in ("question", "answer"))
+    assert "| <|system|>" in policy and f"<|user|>{question}<|end|>" in policy
+    assert solution not in policy.partition("model   ")[0]
+    assert question in judge and solution in judge and "Score:" in judge
     assert "ready: nothing was trained or written" in result.stdout

@@ -22,6 +22,7 @@ from exprl.cli.dry_run.processes import (
     unread_settings,
     warn_of_transfer,
 )
+from exprl.cli.dry_run.prompts import show_policy_prompt, show_prompt
 from exprl.cli.dry_run.references import grade_references
 from exprl.cli.dry_run.server import check_server
 from exprl.data.tokenizer import load_tokenizer, prompt_ids
@@ -86,6 +87,7 @@ def report(cfg: config.Config, sample: int = 0) -> int:
     for line in describe_model(cfg, tokenizer, problems[0].prompt):
         console.print(line, markup=False)
     console.print(f"computes   {_computation(cfg)}")
+    show_policy_prompt(console, cfg, tokenizer, problems[0])
     _show_memory(cfg, [*problems, *held_out], tokenizer, console)
     for line in describe_placement(cfg):
         console.print(f"process    {line}", markup=False)
@@ -138,6 +140,7 @@ def _ask_judges(
         own = [p for p in problems if p.domain == name]
         if treatment.judged and own:
             grades = grade_references(cfg, treatment, own, functions)
+            show_prompt(console, "asked", f"{name}: {grades.about}", grades.prompt)
             console.print(f"judge      {name}: {escape(grades.found)}", soft_wrap=True)
             if grades.warning:
                 text = f"[yellow]warning[/]    {name}: {escape(grades.warning)}"

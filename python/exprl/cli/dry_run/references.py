@@ -11,7 +11,7 @@ from exprl import config
 from exprl.data.references import choose_references
 from exprl.errors import JudgeError
 from exprl.functions.pool import Functions
-from exprl.judge import Graded, JudgeItem, View
+from exprl.judge import Forecaster, Graded, JudgeItem, View
 from exprl.judge.types import Verdict
 from exprl.reward import judges
 from exprl.run.functions import cut_text, find_rule
@@ -26,10 +26,14 @@ class ReferenceGrades:
     """Grades of the first references of a domain, each cut into steps as rollouts are.
 
     found: what was seen.
+    prompt: the last request about the first reference, as the judge was sent it.
+    about: which one that is, in words.
     warning: where a right solution gets a low grade; None where it does not.
     """
 
     found: str
+    prompt: str
+    about: str
     warning: str | None
 
 
@@ -68,6 +72,7 @@ def grade_references(
         section = judges.settings_for(cfg.judge, grading, 1, Path(folder))
         with judges.open_judge(section, cfg.seed) as judge:
             graded = sorted(judge.submit(items).result(), key=lambda one: one.index)
+            prompts = Forecaster(judge.settings).prompts(items[0])
     for one in graded:
         _require_grades(cfg, one)
     low = [one for one in graded if _final(one, treatment.view) <= 3.0]
@@ -80,7 +85,13 @@ def grade_references(
         f" ({latency:.2f} s)"
     )
     many = right and len(low) > len(graded) / 2
-    return ReferenceGrades(found, _warning(low, len(graded)) if many else None)
+    which = f", request {len(prompts)} of {len(prompts)}" if len(prompts) > 1 else ""
+    return ReferenceGrades(
+        found,
+        prompts[-1],
+        f"what the judge reads about the reference of problem {asked[0].id}{which}:",
+        _warning(low, len(graded)) if many else None,
+    )
 
 
 def _require_grades(cfg: config.Config, graded: Graded) -> None:
