@@ -6,6 +6,7 @@ died while it wrote: readers leave such a line out, and the next line to be writ
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -26,7 +27,8 @@ def write_atomically(path: Path) -> Iterator[Path]:
     """Give the name under which to write a new file or folder, then put it in the place of `path`.
 
     Whenever the process dies, `path` is the old one or the new one, whole. Its folder is made if it
-    is missing. An old folder goes before the new one comes: between them there is none.
+    is missing. An old folder goes before the new one comes: between them there is none. A file
+    never takes the place of a folder.
 
     Raises:
         OSError: nothing could be written, for example because the disk is full; `path` is the old
@@ -47,6 +49,8 @@ def write_atomically(path: Path) -> Iterator[Path]:
         for part in [*partial.rglob("*"), partial]:
             _sync(part)
         if path.is_dir():
+            if not partial.is_dir():  # `-o FOLDER` where a file belongs: never delete what is in it
+                raise IsADirectoryError(errno.EISDIR, "is a folder; name a file", str(path))
             shutil.rmtree(path)
         partial.replace(path)
         _sync(path.parent)

@@ -119,3 +119,13 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     rows = [{"text": "a\nb \u2028 \ud800 é", "value": 0.1}, {}]
     files.write_jsonl(tmp_path / "rows.jsonl", rows)
     assert files.read_jsonl(tmp_path / "rows.jsonl") == rows
+
+
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "precious"
+    folder.mkdir()
+    (folder / "work").write_text("of years")
+    with pytest.raises(IsADirectoryError, match="name a file"):
+        files.write_text(folder, "a report")
+    assert (folder / "work").read_text() == "of years"
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
