@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from exprl import config, files
-from exprl.errors import DataError
+from exprl.errors import ConfigError, DataError
 from exprl.monitor.report import try_report
 from exprl.monitor.report.charts import choose_sections, draw_chart, spread, undrawn
 from exprl.monitor.report.page import script_json, write_report
@@ -215,6 +215,14 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(DataError, match="is not the folder of a run"):
         write_report([tmp_path], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_folder_is_refused_as_the_place_of_a_report_and_stays(tmp_path):
+    run = make_run(tmp_path / "run", [{"reward/mean": 0.5}])
+    kept = sorted(run.iterdir())
+    with pytest.raises(ConfigError, match="is a folder; name a file, such as"):
+        write_report([run], run)
+    assert sorted(run.iterdir()) == kept
 
 
 def test_a_sparkline_breaks_where_there_is_no_number():

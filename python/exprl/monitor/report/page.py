@@ -45,9 +45,11 @@ def write_report(folders: Sequence[Path], out: Path, *, references: bool = True)
 
     Raises:
         DataError: a folder is not a run's, or its metrics.jsonl is broken.
-        ConfigError: a package of the extra `report` is not installed.
+        ConfigError: `out` is a folder, or a package of the extra `report` is not installed.
         OSError: the file cannot be written.
     """
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder; name a file, such as {out / 'report.html'}")
     files.write_text(out, render(read_runs(folders), references=references))
 
 
