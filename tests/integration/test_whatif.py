@@ -272,6 +272,11 @@ def test_a_run_that_has_its_ledger_open_is_read_and_not_asked(trained, tmp_path)
             what_if(Request(run, ["judge.revision="]), agree_to([]))
 
 
+def test_a_folder_that_is_no_run_is_told_as_such(tmp_path):
+    with pytest.raises(ConfigError, match="is no run folder"):
+        what_if(Request(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

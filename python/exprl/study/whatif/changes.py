@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,12 @@ class Changes:
         """Dotted keys whose values differ, with both."""
         return config.differences(self.before, self.after)
 
-    @property
+    @cached_property
     def cuts(self) -> bool:
         """Whether rollouts are cut into steps again."""
         return any(key in self.overrides for key in CUTS)
 
-    @property
+    @cached_property
     def verifies(self) -> bool:
         """Whether final answers are compared again."""
         return any(
@@ -76,13 +77,13 @@ class Changes:
         """Whether a score needs more of a reply than its grade, and the file does not have it."""
         if self.after.judge.readout != "expected":
             return False
-        run = self.before.treatment(domain)
+        run, _ = self.treatments_of(domain)
         is_judges = run.source == "judge" and not (run.per_segment and run.last == "verifier")
         return not is_judges or self.before.judge.score_map != self.after.judge.score_map
 
     def asks_function(self, domain: str) -> bool:
         """Whether a reward of the user's own is asked, also where the run's file has its scores."""
-        before, after = self._treatments(domain)
+        before, after = self.treatments_of(domain)
         if after.own_reward is None:
             return False
         same = (before.own_reward, before.per_segment) == (after.own_reward, after.per_segment)
@@ -95,10 +96,10 @@ class Changes:
         """Whether rollouts are scored that judge, or function, did not see in the run."""
         return self.before.reward.overlong != self.after.reward.overlong or any(
             (a.judged, a.judges_overlong, a.view) != (b.judged, b.judges_overlong, b.view)
-            for a, b in map(self._treatments, self.domains)
+            for a, b in map(self.treatments_of, self.domains)
         )
 
-    @property
+    @cached_property
     def reads_texts(self) -> bool:
         """Whether the texts of the rollouts are needed; else grades and scores are enough."""
         again = self.cuts or self.verifies or self.scores_more
@@ -118,24 +119,28 @@ class Changes:
         """Where the judge's references come from: "recorded" in the run, or the "data"."""
         recorded = self.before.judge.condition == self.after.judge.condition and all(
             before.judged or not after.judged
-            for before, after in map(self._treatments, self.domains)
+            for before, after in map(self.treatments_of, self.domains)
         )
         recorded = recorded and not any(map(self.asks_function, self.domains))
         return "recorded" if recorded or self.after.judge.condition == "none" else "data"
 
-    def _treatments(self, domain: str) -> tuple[Treatment, Treatment]:
-        return self.before.treatment(domain), self.after.treatment(domain)
+    def treatments_of(self, domain: str) -> tuple[Treatment, Treatment]:
+        """How the rows of a domain are rewarded, before and after."""
+        return self._by_domain[domain]
+
+    @cached_property
+    def _by_domain(self) -> dict[str, tuple[Treatment, Treatment]]:
+        """Asked for each rollout."""
+        sides = (self.before, self.after)
+        return {d: (sides[0].treatment(d), sides[1].treatment(d)) for d in self.domains}
 
 
 def read_changes(run_dir: Path, overrides: Sequence[str], domains: Collection[str]) -> Changes:
     """The config of a run under other settings.
 
     Raises:
-        ConfigError: the folder is no run's, a setting cannot be used or changes nothing here, or
-            the run has no advantages.
+        ConfigError: a setting cannot be used or changes nothing here, or the run has no advantages.
     """
-    if not targets.is_run(run_dir):
-        raise ConfigError(f"{run_dir} is no run folder: it holds no config.toml")
     refuse_dead(overrides, LIVE, DEAD, "exprl whatif")
     before = targets.load_config(run_dir)
     if before.loss.objective != "policy_gradient":

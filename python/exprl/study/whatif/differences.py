@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -74,29 +74,30 @@ class ProblemDifference:
 class RolloutDifference:
     """One rollout: tokens, scores and advantages before and after.
 
-    ends: [P] int64, the token after each piece: within a piece, all tokens have one advantage
+    tokens: [P] int64, the tokens of each piece: within a piece, all of them have one advantage
         before and one after. Empty where there are no tokens.
     before, after: [P] float64, advantages of the pieces; NaN where the rollout is out.
     row: its place in the step's rollout file.
+    was, scored: grades and scores before and after, without the texts.
     """
 
     step: int
     row: int
-    ends: Int64Array
+    tokens: Int64Array
     before: Float64Array
     after: Float64Array
     was: Scored
     scored: Scored
 
     @property
-    def tokens(self) -> Int64Array:
-        """Tokens of each piece."""
-        return np.diff(self.ends, prepend=0)
+    def ends(self) -> Int64Array:
+        """The token after each piece, [P]."""
+        return np.cumsum(self.tokens)
 
     @property
     def in_both(self) -> bool:
         """Whether it is trained on in both."""
-        return len(self.ends) > 0 and not (np.isnan(self.before) | np.isnan(self.after)).any()
+        return len(self.tokens) > 0 and not (np.isnan(self.before) | np.isnan(self.after)).any()
 
 
 def lay_side_by_side(
@@ -115,11 +116,11 @@ def lay_side_by_side(
     return RolloutDifference(
         step,
         row,
-        ends,
+        np.diff(ends, prepend=0),
         values_before[np.searchsorted(ends_before, ends)],
         values_after[np.searchsorted(ends_after, ends)],
-        was,
-        scored,
+        replace(was, segments=(), statuses=(), ledger_keys=()),
+        replace(scored, segments=(), statuses=(), ledger_keys=()),
     )
 
 
@@ -178,7 +179,7 @@ class Differences:
         return Counts(
             rollouts=len(self.rollouts),
             groups=self.groups,
-            tokens=sum(int(one.ends[-1]) for one in self.rollouts if len(one.ends)),
+            tokens=sum(int(one.tokens.sum()) for one in self.rollouts),
             missing=both("missing"),
             masked=both("masked"),
             missing_steps=both("ungraded_steps"),

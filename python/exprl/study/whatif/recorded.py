@@ -108,14 +108,14 @@ def _problem(row: Mapping[str, Any]) -> Problem:
 
 
 def _recorded(place: int, row: Mapping[str, Any], changes: Changes) -> Recorded:
-    run = changes.before.treatment(row["domain"])
+    run, _ = changes.treatments_of(row["domain"])
     segments = tuple(_segments(row))
     scored = Scored(
         rollout=Rollout(
             problem_id=row["problem_id"],
             index=row["index"],
             prompt_ids=NO_TOKENS,
-            token_ids=np.array(row.get("token_ids") or (), dtype=np.int32),
+            token_ids=np.array(row["token_ids"], np.int32) if "token_ids" in row else NO_TOKENS,
             generator_logp=NO_LOGP,
             finish_reason=row["finish_reason"],
             versions=NO_TOKENS,
@@ -146,7 +146,7 @@ def _known(scored: Scored, changes: Changes) -> Known:
         return Known(scored.segments, blank=False, verified=_verification(scored))
     if changes.cuts:
         return Known(verified=None if changes.verifies else _verification(scored))
-    run = changes.before.treatment(scored.domain)
+    run, _ = changes.treatments_of(scored.domain)
     is_scored = run.own_reward or (run.judged and not scored.blank)
     lost = is_scored and not scored.scores and scored.reasons
     uncut = scored.reasons[0] if lost else ""

@@ -16,6 +16,7 @@ from exprl.judge import Forecast
 from exprl.learn.advantages import segment_advantages, silent_groups
 from exprl.monitor.rollout_reader import Rollouts
 from exprl.reward.missing import Reason, commonest_reason
+from exprl.study import targets
 from exprl.study.whatif.changes import Changes, read_changes, treatment_changes
 from exprl.study.whatif.differences import (
     Counts,
@@ -140,6 +141,8 @@ def what_if(
         JudgeError: the ledger is in use, because the run is still training.
     """
     run_dir = Path(request.run)
+    if not targets.is_run(run_dir):
+        raise ConfigError(f"{run_dir} is no run folder: it holds no config.toml")
     rollouts = Rollouts(run_dir)
     steps = parse_steps(request.steps, rollouts)
     groups = list_groups(rollouts, steps)
