@@ -373,31 +373,32 @@ proptest! {
 
     #[test]
     fn steps_that_somebody_else_has_found_are_cut_as_a_rule_cuts_them(
-        ids in ids(), text in lines_of_text(), name in rule_names(), most in 1_usize..5
+        ids in ids(), text in lines_of_text(), name in rule_names(), most in 1_usize..5,
+        which in any::<prop::sample::Index>()
     ) {
         let mut settings = rule(name);
         settings.max_steps = NonZeroUsize::new(most);
-        for (_, decoder) in decoders() {
-            let splitter = splitter_by(&decoder, settings.clone());
-            let whole: String = splitter.split(&ids).unwrap().into_iter().map(|s| s.text).collect();
-            let starts = character_starts(&whole, &rule(name));
-            prop_assert_eq!(splitter.split_at(&ids, false, &starts).unwrap(), splitter.split(&ids).unwrap());
-        }
+        let splitter = splitter_by(&which.get(&decoders()).1, settings.clone());
+        let expected = splitter.split(&ids).unwrap();
+        let whole: String = expected.iter().map(|segment| segment.text.as_str()).collect();
+        let starts = character_starts(&whole, &rule(name));
+        prop_assert_eq!(splitter.split_at(&ids, false, &starts).unwrap(), expected);
+
         let starts = character_starts(&text, &rule(name));
         prop_assert_eq!(split_text_at(&text, &starts, &settings), split_text(&text, &settings));
     }
 
     #[test]
     fn any_places_for_steps_tile_the_tokens(
-        ids in ids(), mut starts in prop::collection::vec(0_usize..40, 0..12)
+        ids in ids(), mut starts in prop::collection::vec(0_usize..40, 0..12),
+        which in any::<prop::sample::Index>()
     ) {
         starts.sort_unstable();
-        for (_, decoder) in decoders() {
-            let segments = splitter_by(&decoder, hashes()).split_at(&ids, false, &starts).unwrap();
-            assert_tiles(&segments, ids.len());
-            let blank = segments.iter().any(|segment| segment.text.trim().is_empty());
-            prop_assert!(!blank || segments.len() == 1);
-        }
+        let splitter = splitter_by(&which.get(&decoders()).1, hashes());
+        let segments = splitter.split_at(&ids, false, &starts).unwrap();
+        assert_tiles(&segments, ids.len());
+        let blank = segments.iter().any(|segment| segment.text.trim().is_empty());
+        prop_assert!(!blank || segments.len() <= 1);
     }
 
     #[test]
