@@ -63,6 +63,7 @@ def test_an_error_of_the_callback_ends_the_run_once_the_step_is_saved(tmp_path, 
     cfg = settings(tmp_path, "train.steps=3")
     with pytest.raises(PruneError, match="at step 1"):
         run_training(cfg, prune)
+    assert "1 of 3 steps are done" in (tmp_path / "report.html").read_text()
     assert checkpoint.latest(tmp_path).name == "step-00001"
     reports: list[StepReport] = []
     assert run_training(cfg, reports.append).steps == 3
@@ -75,8 +76,11 @@ def test_ctrl_c_finishes_and_saves_the_step_and_the_same_call_goes_on(tmp_path):
         signal.raise_signal(signal.SIGINT)
 
     cfg = settings(tmp_path, "train.steps=2")
+    report = tmp_path / "report.html"
     assert run_training(cfg, interrupt) == TrainingResult(tmp_path, 1, interrupted=True)
+    assert "1 of 2 steps are done" in report.read_text()
     assert run_training(cfg) == TrainingResult(tmp_path, 2, interrupted=False)
+    assert "2 of 2 steps are done" in report.read_text()
 
 
 def test_the_package_imports_nothing_before_a_name_is_used():
