@@ -63,6 +63,8 @@ def make_app(run_dir: Path, started: Callable[[], object]) -> Starlette:
     """
     site = open_site(run_dir)
     templates = make_templates()
+    for name in templates.list_templates():  # compiled now, and not while somebody waits
+        templates.get_template(name)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -77,8 +79,9 @@ def make_app(run_dir: Path, started: Callable[[], object]) -> Starlette:
         template = templates.get_template(f"{name or 'steps'}.html")
 
         def answer(request: Request) -> Response:  # in a thread: it reads files
-            page = PAGES[name](site, Query(request.query_params))
-            return HTMLResponse(template.render(page=page, run=site.run, stamp=site.stamp))
+            with site.catalog.page_first():
+                page = PAGES[name](site, Query(request.query_params))
+                return HTMLResponse(template.render(page=page, run=site.run, stamp=site.stamp))
 
         return Route(f"/{name}", answer)
 

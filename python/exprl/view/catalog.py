@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,8 @@ Place = tuple[int, int]
 
 LOOK_S = 1.0
 """Seconds between two looks for new steps."""
+YIELD_S = 0.01
+"""While a page is made, the thread looks so often whether it may go on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +58,9 @@ class Catalog:
         self._known: dict[int, tuple[int, StepIndex]] = {}
         self._broken: dict[int, tuple[int, str]] = {}
         self._lock = threading.Lock()
+        self._lock_pages = threading.Lock()
         self._ended = threading.Event()
+        self._pages = 0
         self._thread = threading.Thread(target=self._read_all, name="catalog", daemon=True)
 
     def start(self) -> None:
@@ -67,6 +73,17 @@ class Catalog:
         """End the thread."""
         self._ended.set()
         self._thread.join()
+
+    @contextmanager
+    def page_first(self) -> Iterator[None]:
+        """While a page is made, the thread reads no further step: readers do not wait for it."""
+        with self._lock_pages:
+            self._pages += 1
+        try:
+            yield
+        finally:
+            with self._lock_pages:
+                self._pages -= 1
 
     def steps(self) -> list[int]:
         """The steps that have rollouts, in order."""
@@ -136,6 +153,8 @@ class Catalog:
             for gone in set(self._known) - set(steps):
                 self._known.pop(gone, None)
             for step in reversed(steps):
+                while self._pages and not self._ended.wait(YIELD_S):
+                    pass
                 if self._ended.is_set():
                     return
                 self._try(step)

@@ -11,6 +11,8 @@ from pathlib import Path
 from starlette.testclient import TestClient
 from view_runs import open_pages, read, scored, write_step
 
+from exprl.view.catalog import Catalog
+
 
 def wait_until(holds: Callable[[], bool]) -> None:
     """Wait for the thread that looks for new steps."""
@@ -86,3 +88,15 @@ def test_a_step_that_is_taken_away_is_no_longer_found(tmp_path: Path) -> None:
         (tmp_path / "rollouts" / "step-00002.parquet").unlink()
         wait_until(lambda: len(read(pages, "rollouts").links("rollout?")) == 1)
         assert pages.get("/?step=2").status_code == 404
+
+
+def test_steps_are_not_read_while_a_page_is_made(tmp_path: Path) -> None:
+    for step in (1, 2):
+        write_step(tmp_path, step, [scored("p", 0, (5,))])
+    catalog = Catalog(tmp_path)
+    with catalog.page_first():
+        catalog.start()
+        time.sleep(0.3)  # long enough for the thread to read the other step, if it did
+        assert [index.step for index in catalog.known()] == [2]
+    wait_until(lambda: len(catalog.known()) == 2)
+    catalog.stop()
