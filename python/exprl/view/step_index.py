@@ -42,6 +42,7 @@ class Row:
     """One rollout as lists show it; None where the file does not say.
 
     grades, scores, advantages: one per step, or a single one of an outcome reward; None = missing.
+    repaired: whether the judge was asked again for the grade of a step.
     """
 
     step: int
@@ -60,7 +61,7 @@ class Row:
     blank: bool | None
     injection: bool | None
     length: int | None
-    statuses: Sequence[str | None] | None
+    repaired: bool
 
     @property
     def reward(self) -> float | None:
@@ -87,8 +88,8 @@ class StepIndex:
         self.step = step
         self.lacks = lacks
         self.groups = _find_groups(step, table)
-        self._table = table.select([name for name in Row.__slots__ if name in table.column_names])
         self._picked = {name: _strengths(pick.strength(table)) for name, pick in PICKS.items()}
+        self._table = _shrink(table, self._picked["repaired"][0])
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -143,6 +144,18 @@ def read_index(rollouts: Rollouts, step: int) -> StepIndex:
         DataError: the file cannot be read.
     """
     return StepIndex(step, rollouts.table(step).combine_chunks(), rollouts.lacks(step))
+
+
+def _shrink(table: pa.Table, repaired: Int64Array) -> pa.Table:
+    """The columns that lists show, in half of the memory: a long run has millions of steps."""
+    import pyarrow as pa
+
+    flags = np.zeros(table.num_rows, bool)
+    flags[repaired] = True
+    columns = {name: table[name] for name in Row.__slots__ if name in table.column_names}
+    for name in ("scores", "advantages"):
+        columns[name] = columns[name].cast(pa.list_(pa.float32()))
+    return pa.table(columns | {"repaired": flags})
 
 
 def _strengths(strength: Float64Array) -> tuple[Int64Array, Float64Array]:
