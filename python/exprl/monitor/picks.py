@@ -27,13 +27,15 @@ class Pick:
     """A named selection of rollouts.
 
     meaning: in a sentence, for a page or a terminal.
-    column: what it looks at and older files lack; empty where they have all.
     strength: of a table of `Rollouts.table`, [R]; NaN = not picked.
+    columns: what `strength` looks at.
+    column: the one of these that older files lack; empty where they have all.
     """
 
     name: str
     meaning: str
     strength: Callable[[pa.Table], Float64Array]
+    columns: tuple[str, ...]
     column: str = ""
 
     def rows(self, table: pa.Table) -> Int64Array:
@@ -68,7 +70,7 @@ def pick(
                 f"{rollouts.path(step)} has no column `{chosen.column}`, which {name} looks at: an"
                 " older exprl wrote it; choose another selection"
             )
-        table = rollouts.table(step)
+        table = rollouts.table(step, chosen.columns)
         strength = chosen.strength(table)
         found += [Picked(step, row, float(strength[row])) for row in chosen.rows(table).tolist()]
     found.sort(key=lambda one: -one.strength)
@@ -140,26 +142,39 @@ def _length(table: pa.Table) -> Float64Array:
 
 
 _ALL = (
-    Pick("best", "The highest mean score first.", mean_scores),
-    Pick("worst", "The lowest mean score first.", lambda table: -mean_scores(table)),
+    Pick("best", "The highest mean score first.", mean_scores, ("scores",)),
+    Pick("worst", "The lowest mean score first.", lambda table: -mean_scores(table), ("scores",)),
     Pick(
         "disagree",
         "Judge against verifier: the answer is wrong and the last grade is 4 or 5, or it is right"
         " and the last grade is 3 or less. The farthest apart first.",
         _disagreement,
+        ("correct", "grades"),
     ),
-    Pick("wrong_but_5", "The answer is wrong, and the last grade is 5.", _graded(False, 5)),
-    Pick("right_but_1", "The answer is right, and the last grade is 1.", _graded(True, 1)),
+    Pick(
+        "wrong_but_5",
+        "The answer is wrong, and the last grade is 5.",
+        _graded(False, 5),
+        ("correct", "grades"),
+    ),
+    Pick(
+        "right_but_1",
+        "The answer is right, and the last grade is 1.",
+        _graded(True, 1),
+        ("correct", "grades"),
+    ),
     Pick(
         "missing",
         "Out of the step, because a grade or a score that it needs is missing.",
         _flag("missing"),
+        ("missing",),
     ),
     Pick(
         "repaired",
         "The judge's reply held no grade for a step, and it was asked again for the grade alone."
         " The most such steps first.",
         _repaired,
+        ("statuses",),
         "statuses",
     ),
     Pick(
@@ -167,17 +182,29 @@ _ALL = (
         "The text speaks to the judge: it holds a grade or an instruction. The metrics"
         " text/injection_... count the kinds.",
         _flag("injection"),
+        ("injection",),
         "injection",
     ),
-    Pick("largest_advantage", "The largest advantage of a step first.", _largest_advantage),
-    Pick("longest", "The most tokens first.", _length),
-    Pick("single_step", "One step alone: the step rule cut nothing.", _single_step),
+    Pick(
+        "largest_advantage",
+        "The largest advantage of a step first.",
+        _largest_advantage,
+        ("advantages",),
+    ),
+    Pick("longest", "The most tokens first.", _length, ("length",)),
+    Pick(
+        "single_step",
+        "One step alone: the step rule cut nothing.",
+        _single_step,
+        ("segment_end",),
+    ),
     Pick(
         "overlong",
         "Cut at the length limit (rollout.max_response_tokens).",
         lambda table: _where(_is(table, "finish_reason", "length")),
+        ("finish_reason",),
     ),
-    Pick("blank", "Empty, or its thinking never ends.", _flag("blank"), "blank"),
+    Pick("blank", "Empty, or its thinking never ends.", _flag("blank"), ("blank",), "blank"),
 )
 
 PICKS: dict[str, Pick] = {one.name: one for one in _ALL}
