@@ -210,7 +210,7 @@ pub(crate) enum LedgerAction {
     Show {
         /// The ledger's folder
         dir: PathBuf,
-        /// 64 hex digits, from `ledger export` or from the column ledger_keys of a run's rollouts
+        /// 64 hex digits, from `ledger export` or from the column `ledger_keys` of a run's rollouts
         key: String,
     },
     /// Drop older replies and damaged records. The file is replaced in one step
