@@ -22,7 +22,7 @@ impl LedgerReader {
     /// `folder`: of the ledger.
     #[new]
     fn new(py: Python<'_>, folder: PathBuf) -> Result<Self, Raised> {
-        let reader = py.detach(|| ledger::LedgerReader::open(&folder))?;
+        let reader = py.detach(move || ledger::LedgerReader::open(&folder))?;
         Ok(Self(Held::new("ledger reader", Arc::new(reader))))
     }
 

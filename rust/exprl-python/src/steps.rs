@@ -94,7 +94,7 @@ impl Splitter {
         starts: Vec<usize>,
     ) -> PyResult<Vec<(usize, usize, String)>> {
         let ids = token_ids_of(token_ids)?;
-        tuples(py.detach(|| self.0.split_at(&ids, opened, &starts)))
+        tuples(py.detach(move || self.0.split_at(&ids, opened, &starts)))
     }
 }
 
@@ -110,7 +110,7 @@ pub fn split_text_at(
 ) -> PyResult<Vec<String>> {
     let least = ("min_step_words", min_step_words);
     let settings = settings("line", "", least, max_steps, cut_thinking)?;
-    let ranges = py.detach(|| exprl_steps::split_text_at(text, &starts, &settings));
+    let ranges = py.detach(move || exprl_steps::split_text_at(text, &starts, &settings));
     Ok(ranges
         .into_iter()
         .map(|range| text[range].to_owned())
