@@ -2,7 +2,7 @@
 The Rust core of exprl.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from os import PathLike
 from typing import Final, SupportsFloat, SupportsIndex, final
 
@@ -355,7 +355,7 @@ class Splitter:
         /,
         token_ids: numpy.typing.NDArray[numpy.integer] | list[int],
         opened: bool,
-        starts: Sequence[SupportsIndex],
+        starts: SupportsGetItem[int, SupportsIndex],
     ) -> list[tuple[int, int, str]]:
         """
         The same for steps that somebody else has found: they start at these characters of its text.
@@ -441,7 +441,7 @@ def split_text(
 
 def split_text_at(
     text: str,
-    starts: Sequence[SupportsIndex],
+    starts: SupportsGetItem[int, SupportsIndex],
     min_step_words: SupportsIndex,
     max_steps: SupportsIndex | None,
     cut_thinking: bool,
