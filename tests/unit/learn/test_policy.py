@@ -166,7 +166,10 @@ def test_the_first_mini_batch_is_its_own_policy_from_before_the_step_also_for_ol
     before = [
         one._replace(trainer_logp=given.logp(b)) for one, b in zip(nothing, mini, strict=True)
     ]
-    one, other = without.step([mini], OFF_POLICY)[0], given._update(mini, before, OFF_POLICY)
+    one, other = (
+        without.step([mini], OFF_POLICY)[0],
+        given._update(mini, before, OFF_POLICY, lambda: None),
+    )
     assert other.loss.loss == pytest.approx(one.loss.loss, rel=1e-5)
     assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-5)
     assert other.loss.capped == one.loss.capped
