@@ -95,28 +95,32 @@ def test_keys_walk_through_steps_colours_and_rollouts(
     page: Page, serve: Serve, demo_run: Path
 ) -> None:
     page.goto(f"{serve(demo_run)}rollout?step=2&row=8")
-    keys = page.keyboard
-    keys.press("j")
+
+    def press(key: str) -> None:
+        page.wait_for_load_state()  # the page's script takes keys from then on
+        page.keyboard.press(key)
+
+    press("j")
     expect(page.locator("#s1")).to_be_focused()
-    keys.press("j")
+    press("j")
     expect(page.locator("#s2")).to_be_focused()
     assert page.url.endswith("#s2")
-    keys.press("Enter")
+    press("Enter")
     expect(page.locator("#s2 .judge")).to_be_visible()
     expect(page.locator("#s2")).to_be_focused()
     for key, colour in (("a", "advantage"), ("l", "logp"), ("v", "lag"), ("g", None)):
-        keys.press(key)
+        press(key)
         expect(page.locator(".switch [aria-current]")).to_have_attribute("data-key", key)
         assert (f"colour={colour}" in page.url) if colour else "colour=" not in page.url
-    keys.press("n")
+    press("n")
     expect(page).to_have_url(re.compile("row=9"))
-    keys.press("p")
+    press("p")
     expect(page).to_have_url(re.compile("row=8"))
-    keys.press("u")
+    press("u")
     expect(page).to_have_url(re.compile("/group\\?"))
-    keys.press("?")
+    press("?")
     expect(page.locator("dialog")).to_contain_text("next problem")
-    keys.press("Escape")
+    press("Escape")
     expect(page.locator("dialog")).to_be_hidden()
 
 
