@@ -6,6 +6,7 @@ in and comes out are numbers only, so that it can cross a pipe as JSON.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import warnings
@@ -191,6 +192,10 @@ def _start(model: config.Model, rollout: config.Rollout, weights: str, *, sleeps
         from vllm import EngineArgs, LLMEngine
     except ImportError as error:
         raise EngineError(NO_VLLM) from error
+    # vLLM's process groups belong to the process, and an engine that is collected ends them. An
+    # earlier engine of this process, which vLLM has frozen, goes now and not under the new one.
+    gc.unfreeze()
+    gc.collect()
     try:
         return LLMEngine.from_engine_args(
             EngineArgs(
