@@ -162,6 +162,13 @@ def assert_each_token_matches_its_version(rollouts, policies):
     assert any(len(set(r.versions.tolist())) > 1 for r in rollouts)
 
 
+def tells_versions_apart(rollouts):
+    """Whether updates met enough rollouts, and each policy sampled enough tokens to be known by."""
+    mixed = sum(len(set(one.versions.tolist())) > 1 for one in rollouts)
+    tokens = np.bincount(np.concatenate([one.versions for one in rollouts]) % 3, minlength=3)
+    return mixed >= 8 and tokens.min() >= 200
+
+
 def test_an_update_in_flight_is_exact_for_every_token(child, prompts, policies):
     """Two threads sample without end, until updates have met enough of what they sample."""
     child.load_weights(policies[0].weights(), 0)
@@ -176,7 +183,7 @@ def test_an_update_in_flight_is_exact_for_every_token(child, prompts, policies):
         one.start()
     version = 0
     try:
-        while version < 3 or sum(len(set(r.versions.tolist())) > 1 for r in rollouts) < 8:
+        while version < 3 or not tells_versions_apart(rollouts):
             came = len(rollouts)
             assert eventually(lambda came=came: len(rollouts) > came + 8)
             version += 1
