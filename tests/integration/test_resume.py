@@ -91,10 +91,10 @@ def recorded_rollouts(file):
     return table.schema.metadata, table.drop_columns("ledger_keys").to_pylist(), known
 
 
-def test_a_run_killed_while_sampling_and_saving_equals_an_uninterrupted_one(repo, tmp_path):
+def test_a_run_killed_while_sampling_judging_and_saving_equals_an_uninterrupted_one(repo, tmp_path):
     through = start(repo, tmp_path / "through")
     assert ended(through)[0] == 0
-    for place, step in (("sample", 2), ("save", 3)):
+    for place, step in (("sample", 2), ("judge", 3), ("save", 3)):
         code, output = ended(start(repo, tmp_path / "killed", place, step))
         assert code == -signal.SIGKILL, output
     code, output = ended(start(repo, tmp_path / "killed"))

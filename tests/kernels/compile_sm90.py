@@ -30,8 +30,12 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuob
 FEATURES: list[dict] = [
     {},
     {"clip_low": None, "clip_high": None},
+    {"dual_clip": 3.0},
+    {"initial": True, "kl_coef": 0.1},
     {"entropy_coef": 0.01},
-    {"initial": True, "kl_coef": 0.1, "per_token_temperature": True},
+    {"generator": True, "importance_cap": 2.0},
+    {"per_token_temperature": True},
+    {"softcap": 30.0, "logit_scale": 0.5},
     {
         "dual_clip": 3.0,
         "initial": True,
