@@ -67,8 +67,9 @@ def setting(default: Any, meaning: str = "", *, may_change: bool = False, **limi
 def _with_help(settings: type[C]) -> type[C]:
     """Give each field its help, which Rust has, and list the fields in the docstring."""
     lines = []
-    for name, text in _core.judge_settings():
-        own = getattr(settings, name)
+    texts = dict(_core.judge_settings())
+    for name in settings.__annotations__:
+        text, own = texts[name], getattr(settings, name)
         own.metadata = {**own.metadata, "description": text.removesuffix(".")}
         lines.append(textwrap.fill(f"{' ' * 8}{name}: {text}", 100, subsequent_indent=" " * 12))
     settings.__doc__ = f"{settings.__doc__}\n\n    Attributes:\n" + "\n".join(lines)
