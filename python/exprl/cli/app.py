@@ -12,6 +12,7 @@ import typer
 import exprl
 from exprl.cli import (
     config,
+    doctor,
     evaluate,
     judge,
     push,
@@ -62,7 +63,7 @@ START, TRAIN, STUDY, JUDGE = "Start", "Train", "Measure and study", "The judge a
 app.command(rich_help_panel=START, context_settings=TAKES_OVERRIDES)(start.demo)
 app.command(rich_help_panel=START)(start.examples)
 app.command(rich_help_panel=START)(start.init)
-app.command(rich_help_panel=START)(start.doctor)
+app.add_typer(doctor.commands, name="doctor", rich_help_panel=START)
 app.command(rich_help_panel=START)(start.pins)
 app.command(rich_help_panel=TRAIN, context_settings=TAKES_OVERRIDES)(train.train)
 app.command(rich_help_panel=TRAIN, context_settings=TAKES_OVERRIDES)(serve.serve)

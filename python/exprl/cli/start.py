@@ -1,4 +1,4 @@
-"""`exprl demo`, `examples`, `init`, `doctor` and `pins`: the first commands on a machine."""
+"""`exprl demo`, `examples`, `init` and `pins`: the first commands on a machine."""
 
 from __future__ import annotations
 
@@ -81,13 +81,6 @@ def init(
     source = config.Source(path=data, split=split, subset=subset)
     asked = Asked(problem, reference, answer)
     write_config(source, out, model, endpoint or (), judge, asked)
-
-
-def doctor() -> None:
-    """Show what is installed, what is missing, and what would run here."""
-    from exprl.cli import doctor
-
-    doctor.report()
 
 
 def pins() -> None:
