@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -129,8 +129,10 @@ class Source(Section):
 class MixedSource(Source):
     """One of several datasets. What it leaves open is as in [data] itself."""
 
-    weight: float = Field(
-        1.0, gt=0.0, description="share of a step's problems, relative to the other sources"
+    weight: Annotated[float, Field(gt=0.0)] | Literal["rows"] = Field(
+        1.0,
+        description="share of a step's problems, relative to the other sources; rows = as many as"
+        " it has problems, so that sources which all say so are mixed as one file would be",
     )
 
 

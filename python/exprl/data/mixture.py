@@ -6,12 +6,14 @@ Everything is a pure function of (seed, step), so a resumed run needs no state.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from exprl import config
 from exprl.types import Problem
 
 P = TypeVar("P", bound=Problem)
@@ -42,6 +44,20 @@ def draw_problems(
         due = (((count(step) + i + 0.5) / weight, source) for i in range(len(indices)))
         chosen += [(when, own[index]) for when, index in zip(due, indices, strict=True)]
     return [problem for _, problem in sorted(chosen, key=lambda pair: pair[0])]
+
+
+def source_weights(parts: Sequence[config.MixedSource], problems: Sequence[Problem]) -> list[float]:
+    """The weight of each source; "rows" is the number of its problems.
+
+    Args:
+        parts: the sources, in their order.
+        problems: all that the run may draw, of all sources.
+    """
+    rows = Counter(problem.source for problem in problems)
+    return [
+        float(rows[source]) if part.weight == "rows" else part.weight
+        for source, part in enumerate(parts)
+    ]
 
 
 def draw_further(

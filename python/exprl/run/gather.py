@@ -53,7 +53,7 @@ def gather_examples(cfg: config.Config, parts: Parts, sampler: StepSampler, show
     # same problems again, and needs no saved generator.
     problems = mixture.draw_problems(
         parts.problems,
-        [source.weight for source in cfg.data.parts],
+        mixture.source_weights(cfg.data.parts, parts.problems),
         cfg.rollout.problems_per_step,
         cfg.seed,
         sampler.step,

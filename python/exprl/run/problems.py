@@ -146,7 +146,13 @@ def _check_domains(cfg: config.Config, problems: Sequence[Problem]) -> None:
 def _check_shares(cfg: config.Config, problems: Sequence[Problem]) -> None:
     """No source may have to give more problems to a step than it has."""
     parts, per_step = cfg.data.parts, cfg.rollout.problems_per_step
-    weights = [source.weight for source in parts]
+    weights = mixture.source_weights(parts, problems)
+    if 0.0 in weights:
+        i = weights.index(0.0)
+        raise ConfigError(
+            f"data.sources.{i}: none of the problems of {parts[i].path} fits, so that there is"
+            " nothing to draw from it; leave it out"
+        )
     counts = [mixture.split_count(step * per_step, weights) for step in range(cfg.train.steps + 1)]
     for i, source in enumerate(parts):
         most = max(after[i] - before[i] for before, after in pairwise(counts))

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exprl import config
 from exprl.data import mixture
 from exprl.types import Problem, Prompt
 
@@ -29,6 +30,22 @@ def test_one_source_is_the_plain_row_of_epochs():
         assert ids(found) == [
             f"0/{i}" for i in mixture.draw_from_epochs(7, lambda steps: 3 * steps, 4, step)
         ]
+
+
+def test_sources_that_weigh_as_much_as_their_rows_are_mixed_as_one_file():
+    own = problems(30, 6, 12)
+    parts = [config.MixedSource(path="x", weight=weight) for weight in ("rows", "rows", 12.0)]
+    weights = mixture.source_weights(parts, own)
+    assert weights == [30.0, 6.0, 12.0]
+    # One epoch of all rows takes every problem once.
+    epoch = [p for step in range(6) for p in mixture.draw_problems(own, weights, 8, 0, step)]
+    assert sorted(ids(epoch)) == sorted(ids(own))
+
+
+def test_a_source_weighs_its_rows_or_a_positive_number():
+    for wrong in (0.0, -1.0, "row"):
+        with pytest.raises(ValueError, match="weight"):
+            config.MixedSource(path="x", weight=wrong)
 
 
 def test_further_problems_are_new_of_the_same_source_and_the_same_every_time():
