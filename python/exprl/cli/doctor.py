@@ -86,12 +86,40 @@ def data(
     Exit codes: 0, 2 for input or settings that cannot be used, 3 for --max-faulty.
     """
     from exprl import config
-    from exprl.cli.source import find_config, parse_columns
+    from exprl.cli.source import find_config, find_tests, parse_columns
     from exprl.study.doctor import command
 
     named = parse_columns(column or ())
     source = config.Source(path=path, split=split, subset=subset)
     cfg = find_config(source, config_file, named, overrides or ())
-    request = command.Request(cfg, tuple(test or ()), patch, as_json)
+    request = command.Request(cfg, find_tests(cfg, test or ()), patch, as_json)
     if command.examine(request) > max_faulty:
         raise typer.Exit(FAULTY)
+
+
+@commands.command()
+def apply(
+    patch: Annotated[
+        Path, typer.Argument(help="what `exprl doctor data --patch` wrote", show_default=False)
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", help="the new file: .jsonl, .csv, or .parquet if the data is parquet"
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="the data, if it is not where the patch says"),
+    ] = None,
+) -> None:
+    """Write a data file anew without the rows that a patch drops, and with the answers it replaces.
+
+    Review the patch first: each line is one finding, and its `proposal` is keep, drop or replace.
+    The old file stays as it is. A row that has changed since is an error.
+
+    Example: exprl doctor apply train.patch.jsonl --out train.clean.jsonl
+    """
+    from exprl.study.doctor import command
+
+    typer.echo(command.apply(patch, out, data))

@@ -9,6 +9,9 @@ from pathlib import Path
 from exprl import config
 from exprl.cli.guess import Asked, guess
 from exprl.cli.init import LOOKED_AT, nest
+from exprl.cli.table import Table
+from exprl.config.placeholders import find_names
+from exprl.data.columns import find_column, join_names, list_columns
 from exprl.data.files import read_rows
 from exprl.errors import ConfigError, DataError
 
@@ -55,6 +58,40 @@ def find_config(
     tree["data"] |= {"path": data.path, "split": data.split, "subset": data.subset or "none"}
     tree |= {"model": {"path": "-"}, "judge": {"kind": "rules"}, "method": "sparse-grpo"}
     return config.build(config.override(tree, list(overrides)))
+
+
+def find_tests(cfg: config.Config, paths: Sequence[str]) -> tuple[config.Source, ...]:
+    """Test files with the columns of the config's evaluation or of its data, else guessed.
+
+    Raises:
+        DataError: a file cannot be read, or nothing says which column is the problem.
+    """
+    return tuple(_find_test(cfg, path) for path in paths)
+
+
+def _find_test(cfg: config.Config, path: str) -> config.Source:
+    like = cfg.eval.data.parts[0] if cfg.eval.data else cfg.data.parts[0]
+    rows = list(itertools.islice(read_rows(config.Source(path=path)), LOOKED_AT))
+    if not rows:
+        raise DataError(f"{path}: holds no rows")
+    there, columns = list_columns(rows), like.columns
+    asked = find_names(columns.problem) or [columns.problem]
+    if all(find_column(rows, name) for name in asked):
+        has_answer = columns.answer is not None and find_column(rows, columns.answer)
+        update = {"reference": None, "id": None, "domain": None}
+        update |= {} if has_answer else {"answer": None}
+        own = {"path": path, "columns": columns.model_copy(update=update)}
+        return config.Source(**like.model_dump(exclude={"weight", "sources"}) | own)
+    table = Table(path, rows)
+    found = next(table.named("problem"), None)
+    if found is None:
+        raise DataError(
+            f"{path}: no column {columns.problem!r}, and none is called like a problem; its columns"
+            f" are {join_names(there)}"
+        )
+    return config.Source(
+        path=path, columns=config.Columns(problem=found, reference=None, answer=None)
+    )
 
 
 def _read_named(named: Mapping[str, str]) -> dict[str, str | None]:

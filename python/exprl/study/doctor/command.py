@@ -1,4 +1,4 @@
-"""`exprl doctor data`: look at every row, then say what was found."""
+"""`exprl doctor data` and `exprl doctor apply`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exprl import config
-from exprl.functions.pool import Functions
+from exprl.errors import ConfigError
 from exprl.study.doctor import page
 from exprl.study.doctor.examination import examine_rows
-from exprl.verify.verifiers import Verifiers
+from exprl.study.doctor.patch import apply_patch, write_patch
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +17,12 @@ class Request:
     """What to examine.
 
     cfg: its [data] names the file and the columns; its domains name the verifiers.
-    tests: files whose problems must not be in the data.
+    tests: sources whose problems must not be in the data.
     patch: JSONL file for the findings; None writes none.
     """
 
     cfg: config.Config
-    tests: tuple[str, ...] = ()
+    tests: tuple[config.Source, ...] = ()
     patch: Path | None = None
     as_json: bool = False
 
@@ -37,11 +37,20 @@ def examine(request: Request) -> float:
         ConfigError: the config or an option cannot be used.
         DataError: a file cannot be used.
     """
-    cfg = request.cfg
-    verifiers = Verifiers(cfg.treatment, None, Functions(cfg.functions))
-    try:
-        examination = examine_rows(cfg.data.parts[0], verifiers)
-    finally:
-        verifiers.close()
-    page.show(examination, as_json=request.as_json)
-    return examination.faulty_share
+    if request.patch is not None and request.patch.exists():
+        raise ConfigError(f"{request.patch} exists and is not replaced; choose another --patch")
+    found = examine_rows(request.cfg, request.tests)
+    if request.patch is not None:
+        write_patch(request.patch, found)
+    page.show(found, request.patch, as_json=request.as_json)
+    return found.changed / found.rows
+
+
+def apply(patch: Path, out: Path, data: str | None) -> str:
+    """Write the data after the patch; one line for the user."""
+    done = apply_patch(patch, out, data)
+    kept = done.read - done.dropped
+    return (
+        f"wrote {out}: {kept} of {done.read} rows, {done.dropped} dropped,"
+        f" {done.replaced} answers replaced"
+    )

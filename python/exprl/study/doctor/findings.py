@@ -59,3 +59,18 @@ class Finding:
     reason: str
     proposal: Proposal = "keep"
     value: str | None = None
+
+
+def suspect(row: int, problem_id: str, fault: Fault, reason: str, *, sure: bool) -> Finding:
+    """A finding that proposes to drop the row where it is sure."""
+    return Finding(row, problem_id, fault, sure, reason, "drop" if sure else "keep")
+
+
+SHOWN = 60
+"""Characters of a text that a reason shows."""
+
+
+def shorten(text: str) -> str:
+    """The text in quotes on one line, not longer than a reason can bear."""
+    plain = " ".join(text.split())
+    return repr(plain if len(plain) <= SHOWN else plain[:SHOWN] + "...")
