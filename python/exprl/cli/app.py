@@ -15,6 +15,7 @@ from exprl.cli import (
     doctor,
     evaluate,
     judge,
+    prove,
     push,
     report,
     serve,
@@ -75,6 +76,7 @@ app.command("eval", rich_help_panel=STUDY)(evaluate.evaluate)
 app.command(rich_help_panel=STUDY)(evaluate.compare)
 app.command(rich_help_panel=STUDY)(evaluate.verify)
 app.command(rich_help_panel=STUDY)(whatif.whatif)
+app.command(rich_help_panel=STUDY)(prove.prove)
 app.command(rich_help_panel=STUDY)(study.calibrate)
 app.command(rich_help_panel=STUDY)(study.behaviors)
 app.command(rich_help_panel=STUDY)(push.push)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tomli_w
+import typer
 from rich.console import Console
 
 from exprl import config
@@ -41,6 +43,37 @@ def write_config(
     """
     if out.exists():
         raise ConfigError(f"{out} exists and is not replaced; choose another file with --out")
+    looked = look_at(source, out, model, endpoints, judge, asked)
+    text = _render(looked.config, looked.settled, source, looked.rows)
+    out.write_text(text, encoding="utf-8")
+    report_guesses(source, looked)
+    typer.echo(f"wrote {out}; next: exprl train {out} --dry-run")
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A config for a data file, with what it was guessed from.
+
+    settled: the settings that were chosen.   rows: how many were looked at.
+    """
+
+    config: config.Config
+    found: Guesses
+    settled: list[Guess]
+    rows: int
+
+
+def look_at(
+    source: config.Source, out: Path, model: str, endpoints: Sequence[str], judge: str, asked: Asked
+) -> Looked:
+    """Look at the first rows, and choose the settings.
+
+    Args:
+        out: the config's file, after which the run is named.
+
+    Raises:
+        DataError: the data cannot be read, or has no problems.
+    """
     rows = list(itertools.islice(read_rows(source), LOOKED_AT))
     if not rows:
         raise DataError(f"{source.path}: holds no rows")
@@ -49,8 +82,7 @@ def write_config(
     settled += _choose_judge(found, endpoints, judge)
     cfg = config.build(nest(settled), source=str(out))
     found.open += _try_rows(cfg)
-    out.write_text(_render(cfg, settled, source, len(rows)), encoding="utf-8")
-    _report(source, len(rows), found, out)
+    return Looked(cfg, found, settled, len(rows))
 
 
 def _take_over(source: config.Source, out: Path, model: str) -> Iterator[Guess]:
@@ -135,12 +167,12 @@ def _wrap_comment(text: str) -> list[str]:
     )
 
 
-def _report(source: config.Source, rows: int, found: Guesses, out: Path) -> None:
+def report_guesses(source: config.Source, looked: Looked) -> None:
+    """Print what was guessed and why, and what is to be checked."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    console.print(f"{source.path}: looked at {rows} rows")
-    for one in found.settled:
+    console.print(f"{source.path}: looked at {looked.rows} rows")
+    for one in looked.found.settled:
         section = one.key.rpartition(".")[0]
         console.print(f"  {section + '.' if section else ''}{_format_setting(one)}    ({one.why})")
-    for text in found.open:
+    for text in looked.found.open:
         console.print(f"to check: {text}")
-    console.print(f"wrote {out}; next: exprl train {out} --dry-run")

@@ -198,6 +198,12 @@ class Reward(Section):
         " \\boxed{}, after #### or by a sentence such as `The answer is 5.` (strict); or also one"
         " that is found near its end, for base models (lenient)",
     )
+    shuffle: bool = Field(
+        False,
+        description="control of an experiment: deal the scores of a problem's rollouts anew at"
+        " random among them and their steps, so that they say nothing about the text. What a run"
+        " gains even so, it does not owe to the grades; `exprl prove` trains such an arm",
+    )
 
 
 class Advantage(Section):

@@ -17,6 +17,7 @@ from exprl.data import mixture
 from exprl.learn.advantages import segment_advantages, silent_groups
 from exprl.learn.batch import rollout_examples, solution_examples
 from exprl.reward.scorer import Scorer
+from exprl.reward.shuffle import shuffle_scores
 from exprl.rollout.ahead import StepSampler
 from exprl.rollout.engine import step_seed
 from exprl.run.open import Parts
@@ -149,7 +150,8 @@ def sample(
                 scorer.push(rollout)
                 show(sampler.step, "sample", done, total)
         with sampler.timed("judge"):
-            return scorer.finish(lambda done, of: show(sampler.step, "judge", done, of))
+            scored = scorer.finish(lambda done, of: show(sampler.step, "judge", done, of))
+        return shuffle_scores(scored, cfg.seed, sampler.step) if cfg.reward.shuffle else scored
     except BaseException:
         scorer.cancel()
         raise

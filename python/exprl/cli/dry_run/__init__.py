@@ -235,6 +235,8 @@ def warnings(cfg: config.Config) -> Iterator[str]:
     if cfg.judge.readout == "expected" and cfg.judge.kind == "rules":
         yield 'judge.readout = "expected" needs log-probs, which the rule judge may not give'
     yield from stalling.warnings(cfg)
+    if cfg.reward.shuffle:
+        yield "reward.shuffle = true is a control: scores are dealt at random, and mislead"
     if cfg.judge.condition != "right" and cfg.asks_judge:
         yield f"judge.condition = {cfg.judge.condition!r} is for calibration: rewards mislead"
 

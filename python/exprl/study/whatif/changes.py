@@ -19,6 +19,7 @@ LIVE = ("advantage", "reward", "judge", "domains", "sandbox", "functions", "data
 DEAD = {
     "judge.max_missing_rate": "no run is stopped here; the missing grades are counted",
     "data.limit": "choose rollouts with --steps and --sample",
+    "reward.shuffle": "scores are dealt anew while a run trains, not afterwards",
 }
 CUTS = (
     *("reward.steps", "reward.delimiter", "reward.min_step_tokens", "reward.max_steps"),
