@@ -43,6 +43,7 @@ def config_of(view="prefix", judge=None, **reward):
         ({"steps": "paragraph"}, None, False),
         ({"steps": "line"}, None, False),
         ({"steps": "line"}, "Begin each step with ###.", True),
+        ({"steps": "line"}, "End with #### and the answer.", False),
         ({"steps": "line", "max_steps": 1}, None, True),
     ],
 )

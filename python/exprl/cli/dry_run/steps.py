@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
@@ -14,6 +15,8 @@ from exprl.types import Problem
 
 ASKED_FOR_BY = {"heading": ("###", "heading", "Heading")}
 """Words of a prompt that ask for the steps of a rule; other rules find what models write anyway."""
+HEADING = re.compile("(?<!#)###(?!#)")
+"""The mark of a step; four of them mark a final answer, as GSM8K's `#### 7` does."""
 
 
 def warn_of_prompts(cfg: config.Config, problems: Sequence[Problem]) -> Iterator[str]:
@@ -28,7 +31,7 @@ def warn_of_prompts(cfg: config.Config, problems: Sequence[Problem]) -> Iterator
     if isinstance(rule, config.FunctionName):
         return
     if marks is None:
-        asked = [p for p in process if _mentions(p, ("###",))]
+        asked = [p for p in process if any(HEADING.search(m.content) for m in p.prompt.messages)]
         if len(asked) > len(process) / 2:
             yield (
                 f"the prompts speak of '###', and reward.steps = '{rule}' does not cut there; set"
