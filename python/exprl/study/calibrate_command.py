@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from exprl import config, files
@@ -26,6 +27,7 @@ from exprl.steps import StepRule
 from exprl.study import calibrate, plots, solutions, targets
 from exprl.study.calibrate import Agreement, Calibration
 from exprl.study.continuations import Continued
+from exprl.study.findings import find
 from exprl.study.grade import CONDITIONS
 from exprl.study.overrides import refuse_dead
 from exprl.study.solutions import Solution
@@ -160,7 +162,11 @@ def show(measured: Measured, console: Console | None = None) -> None:
     table.add_row("wrong, by grade", *(" ".join(map(str, r.wrong)) for r in results))
     table.add_row("right, no grade", *(str(r.right_missing) for r in results))
     table.add_row("wrong, no grade", *(str(r.wrong_missing) for r in results))
+    table.add_row("by a re-ask only", *(str(r.statuses.get("repaired", 0)) for r in results))
     console.print(table)
+    for finding in find(results):
+        color = "green" if finding.good else "yellow"
+        console.print(f"[{color}]judge[/]  {escape(finding.message)}", soft_wrap=True)
     if again := measured.agreement:
         console.print(
             f"{again.repeats} grades of each solution: {_format(again.exact, '.1%')} of pairs equal"
@@ -315,6 +321,7 @@ def _make_result(request: Request, measured: Measured) -> dict[str, Any]:
         "seed": request.seed,
         **asdict(measured.counts),
         "conditions": {r.condition: r for r in measured.conditions},
+        "findings": find(measured.conditions),
         "agreement": measured.agreement,
         "beginnings": measured.continued,
     }

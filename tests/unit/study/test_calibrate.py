@@ -133,6 +133,8 @@ def test_a_file_is_calibrated_under_all_conditions_and_the_ledger_answers_the_se
     assert tree["beginnings"] is None
     out = capsys.readouterr().out
     assert "misplacement" in out and "temperature 0" in out
+    assert "It tells right from wrong: AUC 1.00 [1.00, 1.00] with the right reference" in out
+    assert [finding["name"] for finding in tree["findings"]] == ["usable"]
     assert json.loads((tmp_path / "out/calibration.json").read_text()) == tree
     assert (tmp_path / "out/calibration.png").read_bytes().startswith(b"\x89PNG")
     size = sum(p.stat().st_size for p in (tmp_path / "out/ledger").rglob("*"))
