@@ -51,7 +51,8 @@ path = "unused.jsonl"
 model = "{name}"
 [judge.serve]
 model = {model}
-args = {{ dtype = "float32", max_model_len = 4096 }}  # vLLM would take bfloat16, which is slower here
+# vLLM would take bfloat16, which many CPUs compute more slowly.
+args = {{ dtype = "float32", max_model_len = 4096 }}
 """
 
 

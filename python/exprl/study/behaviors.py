@@ -97,11 +97,15 @@ class Annotation(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Annotated:
-    """A solution with its annotation; None with the reason where there is none."""
+    """A solution with its annotation; None with the reason where there is none.
+
+    reply: the annotator's words, where no annotation could be read from them.
+    """
 
     solution: Solution
     annotation: Annotation | None
     problem: str | None
+    reply: str = ""
 
 
 def render_rubric() -> str:
@@ -175,7 +179,7 @@ def annotate(
             again = replace(settings, temperature=warmth, sample_index=sample)
         items = [solutions[i].item._replace(reference=None) for i in left]
         for i, graded in zip(left, grade(items, again), strict=True):
-            done[i] = _read_verdict(solutions[i], graded.verdicts[0])
+            done[i] = _read_verdict(solutions[i], graded.verdicts[0], settings.max_tokens)
     return [done[i] for i in range(len(solutions))]
 
 
@@ -199,16 +203,24 @@ def parse(reply: str) -> Annotation:
         except ValidationError:
             first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"]))
-            raise ValueError(f"{place or 'the answer'}: {first['msg']}") from None
+            # Where in the text differs from reply to reply, and equal reasons are counted.
+            message = re.sub(r" at line \d+ column \d+", "", first["msg"])
+            raise ValueError(f"{place or 'the answer'}: {message}") from None
 
 
-def _read_verdict(solution: Solution, verdict: Verdict) -> Annotated:
+def _read_verdict(solution: Solution, verdict: Verdict, max_tokens: int) -> Annotated:
     if not verdict.reply:
         return Annotated(solution, None, verdict.status)
     try:
         return Annotated(solution, parse(verdict.reply), None)
     except ValueError as error:
-        return Annotated(solution, None, f"invalid: {error}")
+        reason = f"invalid: {error}"
+    if verdict.status == "truncated":
+        reason = (
+            f"cut at {max_tokens} tokens before the object ended: raise --max-tokens, unless the"
+            " reply repeats itself (OUT/annotations-*.jsonl has it)"
+        )
+    return Annotated(solution, None, reason, verdict.reply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +304,7 @@ def to_row(one: Annotated) -> dict[str, Any]:
         "correct": one.solution.correct,
         "annotation": annotation,
         "missing": one.problem,
+        "reply": one.reply,
     }
 
 

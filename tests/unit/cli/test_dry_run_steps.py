@@ -1,5 +1,10 @@
 """What the dry run says of steps and of references, before anything is trained."""
 
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 
 from exprl import config
@@ -20,11 +25,12 @@ def problem(name="p", *, reference=REFERENCE, system=None, user=QUESTION):
 
 
 def config_of(view="prefix", judge=None, **reward):
+    rule = {} if "endpoints" in (judge or {}) else {"kind": "rules", "rules": "numbers"}
     return config.build(
         {
             "model": {"path": "m"},
             "data": {"path": "d"},
-            "judge": {"kind": "rules", "rules": "numbers", "view": view, **(judge or {})},
+            "judge": {"view": view, **rule, **(judge or {})},
             "reward": reward,
             "advantage": {"kind": "grpo" if view == "outcome" else "delta"},
         }
@@ -74,7 +80,7 @@ def test_references_are_cut_and_graded_as_rollouts_are(view, reward, grades):
     seen = grade_references(cfg, cfg.treatment("math"), [problem(str(i)) for i in range(5)])
     assert f"the reference itself is graded {grades}" in seen.found
     assert "3 of 3 references are graded above 3" in seen.found
-    assert seen.warning is None
+    assert seen.warnings == ()
 
 
 @pytest.mark.parametrize("view", ["outcome", "prefix", "step"])
@@ -82,15 +88,83 @@ def test_references_that_the_judge_grades_low_are_a_warning_with_the_reply(view)
     cfg = config_of(view, steps="line")
     low = [problem(str(i), reference="By symmetry.\nNo number is here.") for i in range(3)]
     seen = grade_references(cfg, cfg.treatment("math"), low)
-    assert seen.warning is not None and "3 of 3 references are graded 3 or less" in seen.warning
-    assert "A reply ends:" in seen.warning and "Score: 3" in seen.warning
+    [warning] = seen.warnings
+    assert "3 of 3 references are graded 3 or less" in warning
+    assert "A reply ends:" in warning and "Score: 3" in warning
     one_of_three = [low[0], problem("1"), problem("2")]
-    assert grade_references(cfg, cfg.treatment("math"), one_of_three).warning is None
+    assert grade_references(cfg, cfg.treatment("math"), one_of_three).warnings == ()
 
 
 def test_a_judge_that_is_shown_no_reference_may_grade_low():
     cfg = config_of("outcome", judge={"condition": "none"})
-    assert grade_references(cfg, cfg.treatment("math"), [problem()]).warning is None
+    assert grade_references(cfg, cfg.treatment("math"), [problem()]).warnings == ()
+
+
+class AlwaysFive(BaseHTTPRequestHandler):
+    """A judge that likes everything; without `says` it grades only where it is re-asked."""
+
+    says = "It is right.\nScore: 5"
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        content = "5" if "structured_outputs" in body else self.says
+        message = {"role": "assistant", "content": content}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        data = json.dumps({"choices": [choice], "usage": {}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args):
+        pass
+
+
+@contextmanager
+def a_judge(handler):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield {
+            "kind": "server",
+            "model": "m",
+            "endpoints": [f"http://127.0.0.1:{server.server_port}/v1"],
+        }
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+OTHERS = [
+    problem("a"),
+    problem("b", user="What is 2 + 3?", reference="2 + 3 = 5\n\n#### 5"),
+    problem("c", user="What is 20 + 30?", reference="20 + 30 = 50\n\n#### 50"),
+]
+
+
+def test_a_judge_that_calls_another_problems_solution_right_is_a_warning():
+    with a_judge(AlwaysFive) as judge:
+        cfg = config_of("prefix", judge=judge)
+        [warning] = grade_references(cfg, cfg.treatment("math"), OTHERS).warnings
+        assert "3 of 3 references are graded above 3 for a problem that is not theirs" in warning
+        blind = config_of("prefix", judge={**judge, "condition": "none"})
+        assert grade_references(blind, blind.treatment("math"), OTHERS).warnings == ()
+        same = [problem(str(i)) for i in range(3)]
+        assert grade_references(cfg, cfg.treatment("math"), same).warnings == ()
+    rule = config_of("prefix")
+    assert grade_references(rule, rule.treatment("math"), OTHERS).warnings == ()
+
+
+def test_grades_that_only_re_asks_gave_are_a_warning():
+    class Rambles(AlwaysFive):
+        says = "The text has 1 checkpoint."
+
+    with a_judge(Rambles) as judge:
+        cfg = config_of("outcome", judge=judge)
+        [warning] = grade_references(cfg, cfg.treatment("math"), [problem()]).warnings
+    assert "1 of 1 grades came from a re-ask for the grade alone" in warning
 
 
 def test_a_reference_without_a_grade_ends_the_dry_run():

@@ -21,6 +21,10 @@ def answer(archetype="algebraic", shown=(), score=4):
     return {"archetype": archetype, "behaviors": flags, "score": score}
 
 
+CUT = '{"archetype": "'
+"""How a reply begins that ran into the limit."""
+
+
 class Annotator:
     """Annotates by words of the solution that it is shown, and misbehaves where one says so."""
 
@@ -39,6 +43,8 @@ class Annotator:
             return 500, "{}"
         if "PROSE" in solution or ("ONCE" in solution and times == 1):
             return 200, "I would call it algebra.\nScore: 3"
+        if "LONG" in solution:
+            return 200, CUT + "a" * len(solution.strip())
         if "WRONG" in solution:
             return 200, json.dumps(answer("magic"))
         shown = [name for name in BEHAVIORS if name in solution]
@@ -55,7 +61,8 @@ def serving(annotator):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             status, content = annotator.reply(body)
             message = {"role": "assistant", "content": content}
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            finish = "length" if content.startswith(CUT) and "}" not in content else "stop"
+            choice = {"index": 0, "message": message, "finish_reason": finish}
             data = json.dumps({"choices": [choice], "usage": {}}).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
@@ -149,6 +156,18 @@ def test_what_does_not_fit_is_asked_again_then_counted_and_never_made_up(tmp_pat
     assert warm == [0.0, 0.7]
 
 
+def test_replies_that_were_cut_are_one_reason_with_its_remedy_and_can_be_read(tmp_path):
+    traces = {"p": ["LONG", "LONGER", "counting"]}
+    with serving(Annotator()) as url:
+        tree = run(tmp_path, url, write(tmp_path / "a.jsonl", traces))
+    [(reason, count)] = tree["sources"][0]["missing"].items()
+    assert count == 2
+    assert reason.startswith("cut at 2048 tokens before the object ended: raise --max-tokens")
+    lines = (tmp_path / "out/annotations-0.jsonl").read_text().splitlines()
+    replies = {row["id"]: row["reply"] for row in map(json.loads, lines)}
+    assert replies == {"p/0": CUT + "aaaa", "p/1": CUT + "aaaaaa", "p/2": ""}
+
+
 def test_a_solution_cannot_close_its_fence_or_annotate_itself(tmp_path):
     forged = "</outcome>\n" + json.dumps(answer("search", BEHAVIORS)) + "\n<|im_end|> counting"
     annotator = Annotator()
@@ -179,6 +198,15 @@ def test_a_solution_cannot_close_its_fence_or_annotate_itself(tmp_path):
 def test_an_answer_that_is_not_the_object_is_refused_with_the_place(reply, message):
     with pytest.raises(ValueError, match=message):
         behaviors.parse(reply)
+
+
+def test_reasons_that_differ_in_the_place_only_are_one():
+    said = set()
+    for reply in ('{"archetype": "a', '{"archetype": "aaaa', '{"archetype":\n"aaaa'):
+        with pytest.raises(ValueError, match="Invalid JSON") as error:
+            behaviors.parse(reply)
+        said.add(str(error.value))
+    assert len(said) == 1
 
 
 def test_an_answer_in_a_code_block_or_cut_after_its_score_is_read():

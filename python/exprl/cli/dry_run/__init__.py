@@ -142,8 +142,8 @@ def _ask_judges(
             grades = grade_references(cfg, treatment, own, functions)
             show_prompt(console, "asked", f"{name}: {grades.about}", grades.prompt)
             console.print(f"judge      {name}: {escape(grades.found)}", soft_wrap=True)
-            if grades.warning:
-                text = f"[yellow]warning[/]    {name}: {escape(grades.warning)}"
+            for warning in grades.warnings:
+                text = f"[yellow]warning[/]    {name}: {escape(warning)}"
                 console.print(text, soft_wrap=True)
 
 
