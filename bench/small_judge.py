@@ -1,12 +1,13 @@
 """How far a language model of 135 M parameters can be believed as a judge.
 
     python bench/small_judge.py MODEL GSM8K/example_model_solutions.jsonl [--problems 24]
-    python bench/small_judge.py MODEL samples.jsonl --name words
+    python bench/small_judge.py MODEL runs/words-process --name words
 
 Serves MODEL by `exprl serve --role judge`, and asks it about a right and a wrong solution of each
 problem, with the right reference, with none, and with another problem's. MODEL is a folder such as
-examples/words/make_model.py makes. A second source is a file of solutions with the field `correct`
-(docs/guides/judge.md). `--parts rubric,behaviors` has the same model write checklists and annotate.
+examples/words/make_model.py makes. Another source is a run folder, or a file of solutions with the
+field `correct` (docs/guides/judge.md). `--parts rubric,behaviors` has the same model write
+checklists and annotate.
 
 The replies are kept in DIR, so the same command again asks for what is missing only; then the
 seconds are not those of all requests, and the row says how many were new.
@@ -94,13 +95,12 @@ def serve(model: Path) -> Iterator[Server]:
 
 
 def read_pairs(source: Path, problems: int, folder: Path) -> list[Solution]:
-    """A right and a wrong solution of each of the first problems of the file that have both."""
-    if "ground_truth" in json.loads(source.open(encoding="utf-8").readline()):
+    """A right and a wrong solution of each of the first problems of the source that have both."""
+    label = "correct"
+    if source.is_file() and "ground_truth" in source.open(encoding="utf-8").readline():
         lines = [json.dumps(x | {"problem_id": x["id"].split("/")[0]}) for x in items(source)]
         source, label = folder / "gsm8k.jsonl", "is_correct"
         source.write_text("\n".join(lines))
-    else:
-        label = "correct"
     every = [s for s in solutions.read(source, label=label) if s.finish_reason == "stop"]
     found: dict[str, dict[bool, Solution]] = {}
     for solution in every:
