@@ -372,6 +372,7 @@ def advantages(
     std_floor: SupportsFloat | SupportsIndex = 0.05,
     outcome_weight: SupportsFloat | SupportsIndex = 1.0,
     overlong: numpy.typing.NDArray[numpy.bool_] | None = None,
+    bounds: tuple[float, float] | None = None,
 ) -> numpy.typing.NDArray[numpy.float64]:
     """
     One advantage per score; see `exprl.advantage.advantages`.

@@ -1,6 +1,6 @@
 //! Judge scores to advantages: every kind of `ExpRL`, GRPO, RLOO, Dr. GRPO.
 //!
-//! Scores lie in `[0, 1]`, one per segment; NaN is a missing score. A rollout with a missing score
+//! Scores lie in `[0, 1]` unless other bounds are given, one per segment; NaN is a missing score. A rollout with a missing score
 //! (or without segments) is out: its advantages are NaN and no statistic sees it. The others are
 //! the valid rollouts. Equation numbers are those of arXiv 2606.17024.
 
@@ -24,14 +24,23 @@ pub enum Error {
         /// What it can be.
         allowed: String,
     },
-    /// A score is infinite or outside `[0, 1]`.
-    #[error("scores[{index}] is {value}; a score is in [0, 1], or NaN where it is missing")]
+    /// A score is infinite or outside the bounds, which are `[0, 1]` by default.
+    #[error(
+        "scores[{index}] is {value}; a score is in [{}, {}], or NaN where it is missing",
+        .bounds[0],
+        .bounds[1]
+    )]
     Score {
         /// Index into the scores.
         index: usize,
         /// The score as given.
         value: f64,
+        /// Lowest and highest score.
+        bounds: [f64; 2],
     },
+    /// Bounds that are no range.
+    #[error("bounds are [{}, {}]; they are two finite numbers, the lower one first", .0[0], .0[1])]
+    Bounds([f64; 2]),
     /// Offsets do not start at 0, decrease, or do not end at the number of what they divide.
     #[error("{name}[{index}] is {value}; offsets start at 0, never decrease and end at {end}")]
     Offsets {
@@ -180,7 +189,12 @@ pub struct Settings {
     pub std_floor: f64,
     /// For `step+outcome` only: the weight of its outcome part.
     pub outcome_weight: f64,
+    /// Lowest and highest score that there can be: a score outside is an error.
+    pub bounds: [f64; 2],
 }
+
+/// The bounds of scores that nobody corrected.
+pub const BOUNDS: [f64; 2] = [0.0, 1.0];
 
 /// A batch of R rollouts in groups, each rollout in segments.
 #[derive(Clone, Copy, Debug)]
@@ -197,8 +211,8 @@ pub struct Batch<'a> {
 
 /// One advantage per score, `[S]`; NaN for every segment of a rollout that is out.
 pub fn advantages(batch: Batch<'_>, settings: Settings) -> Result<Vec<f64>, Error> {
-    batch.check()?;
     settings.check()?;
+    batch.check(settings.bounds)?;
     let mut advantages = vec![f64::NAN; batch.scores.len()];
     match settings.kind {
         kind @ (Kind::Grpo | Kind::DrGrpo | Kind::Rloo | Kind::Reinforce) => {
@@ -225,6 +239,10 @@ impl Settings {
                 return Err(Error::Number { name, value });
             }
         }
+        let [low, high] = self.bounds;
+        if !(low.is_finite() && high.is_finite() && low < high) {
+            return Err(Error::Bounds(self.bounds));
+        }
         Ok(())
     }
 
@@ -237,12 +255,13 @@ impl Settings {
 }
 
 impl Batch<'_> {
-    fn check(&self) -> Result<(), Error> {
-        let outside = |score: &f64| !score.is_nan() && !(0.0..=1.0).contains(score);
+    fn check(&self, bounds: [f64; 2]) -> Result<(), Error> {
+        let outside = |score: &f64| !score.is_nan() && !(bounds[0]..=bounds[1]).contains(score);
         if let Some(index) = self.scores.iter().position(outside) {
             return Err(Error::Score {
                 index,
                 value: self.scores[index],
+                bounds,
             });
         }
         check_offsets("seg_off", self.seg_off, self.scores.len())?;

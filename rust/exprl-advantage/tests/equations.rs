@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use exprl_advantage::{Batch, Error, Kind, Published, Settings, SingleSegment, advantages};
+use exprl_advantage::{BOUNDS, Batch, Error, Kind, Published, Settings, SingleSegment, advantages};
 use proptest::prelude::*;
 
 const OUTCOME_KINDS: [Kind; 4] = [Kind::Grpo, Kind::DrGrpo, Kind::Rloo, Kind::Reinforce];
@@ -30,6 +30,7 @@ fn settings(kind: Kind) -> Settings {
         published: None,
         std_floor: 0.05,
         outcome_weight: 1.0,
+        bounds: BOUNDS,
     }
 }
 
@@ -468,6 +469,21 @@ fn published_divides_the_group_baseline_by_the_width_and_scores_single_segments(
 }
 
 #[test]
+fn scores_outside_0_and_1_count_as_they_are_where_the_bounds_allow_them() {
+    let wide = |kind| Settings {
+        bounds: [-0.5, 1.5],
+        ..settings(kind)
+    };
+    let groups = [vec![vec![-0.25, 1.25], vec![1.5, -0.5]]];
+    let delta = run(&groups, wide(Kind::Delta)).unwrap();
+    assert_close(&delta, &[vec![vec![-1.5, 1.5], vec![2.0, -2.0]]]);
+    let end = run(&groups, wide(Kind::End)).unwrap();
+    assert_close(&end, &[vec![vec![-1.5, 1.25], vec![2.0, -0.5]]]);
+    let group = run(&groups, wide(Kind::Group)).unwrap();
+    assert_close(&group, &[vec![vec![-0.75, 0.75], vec![1.0, -1.0]]]);
+}
+
+#[test]
 fn errors_name_the_place_and_the_value() {
     let message = |scores: &[f64], seg_off: &[usize], group_off: &[usize], kind| {
         let batch = Batch {
@@ -514,6 +530,20 @@ fn errors_name_the_place_and_the_value() {
             Settings {
                 outcome_weight: f64::NAN,
                 ..settings(Kind::StepOutcome)
+            },
+        ),
+        (
+            "bounds are [1, 0]; they are two finite numbers",
+            Settings {
+                bounds: [1.0, 0.0],
+                ..settings(Kind::Delta)
+            },
+        ),
+        (
+            "scores[0] is 0.5; a score is in [0.6, 2]",
+            Settings {
+                bounds: [0.6, 2.0],
+                ..settings(Kind::Delta)
             },
         ),
     ] {

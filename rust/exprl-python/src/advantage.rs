@@ -1,6 +1,6 @@
 //! `advantages`: exprl-advantage for Python.
 
-use exprl_advantage::{Batch, Published, Settings};
+use exprl_advantage::{BOUNDS, Batch, Published, Settings};
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -18,6 +18,7 @@ use pyo3::prelude::*;
     std_floor = 0.05,
     outcome_weight = 1.0,
     overlong: "numpy.typing.NDArray[numpy.bool_] | None" = None,
+    bounds: "tuple[float, float] | None" = None,
 ) -> "numpy.typing.NDArray[numpy.float64]")]
 #[expect(clippy::too_many_arguments, reason = "Python names them")]
 #[expect(
@@ -36,6 +37,7 @@ pub fn advantages<'py>(
     std_floor: f64,
     outcome_weight: f64,
     overlong: Option<PyReadonlyArray1<'py, bool>>,
+    bounds: Option<(f64, f64)>,
 ) -> PyResult<Bound<'py, PyArray1<f64>>> {
     let settings = Settings {
         kind: kind.parse().map_err(|error| value_error(&error))?,
@@ -45,6 +47,7 @@ pub fn advantages<'py>(
         published: published(compat, response_width)?,
         std_floor,
         outcome_weight,
+        bounds: bounds.map_or(BOUNDS, |(low, high)| [low, high]),
     };
     let scores = scores.as_array().to_vec();
     let seg_off = offsets("seg_off", &seg_off)?;
