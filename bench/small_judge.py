@@ -122,7 +122,7 @@ def calibrate(
         for condition in CONDITIONS:
             begin, cpu = time.perf_counter(), server.cpu_seconds()
             try:
-                verdicts = ask(chosen, replace(settings, readout=readout), condition)
+                verdicts = ask(chosen, replace(settings, readout=readout), condition).verdicts
             except JudgeError as error:
                 yield Row(f"{name}, {readout}, {condition}", [], note=str(error))
                 continue
@@ -155,7 +155,7 @@ def make_row(
     cost: dict[str, float],
 ) -> Row:
     """The measures of `exprl calibrate`, in the form of a benchmark's row."""
-    result = summarize(chosen, verdicts, condition, by_score=readout != "text")
+    result = summarize(chosen, verdicts, condition, readout)
     moved = sum(
         v.grade is not None and v.score is not None and v.score != (v.grade - 1) / 4
         for v in verdicts

@@ -39,6 +39,13 @@ ViewOption = Annotated[
     str | None,
     typer.Option(help="what the judge sees: outcome, prefix or step (default: outcome)"),
 ]
+ReadoutOption = Annotated[
+    str | None,
+    typer.Option(
+        help="how scores are read: text, expected or direct; several with commas between them are"
+        " compared (default: the judge's)"
+    ),
+]
 Temperature = Annotated[
     float | None,
     typer.Option(min=0.0, help="temperature of the judge (default: 0, or the config's)"),
@@ -65,6 +72,7 @@ def calibrate(
     overrides: Settings = None,
     condition: Conditions = None,
     view: ViewOption = None,
+    readout: ReadoutOption = None,
     label: Annotated[str, typer.Option(help="field of the file that holds the truth")] = "correct",
     step_rule: StepRuleOption = "delimiter",
     delimiter: Annotated[
@@ -95,12 +103,17 @@ def calibrate(
     Example: exprl calibrate runs/demo --steps 9-16 --continuations 8
 
     Example: exprl calibrate out.jsonl --endpoint http://127.0.0.1:8001/v1 --model Qwen/Qwen3-4B
+
+    With --readout text,direct the written grade stands beside the grade without reasons, each with
+    its misplacement, tokens and seconds.
     """
-    from exprl.judge import SOLUTION_VIEW, JudgeSettings, View
+    from exprl.judge import SOLUTION_VIEW, JudgeSettings, Readout, View
     from exprl.steps import StepRule
     from exprl.study import calibrate_command, grade
 
     conditions = [one_of("--condition", c, grade.CONDITIONS) for c in condition or ()]
+    names = readout.split(",") if readout else ()
+    readouts = [one_of("--readout", name.strip(), get_args(Readout)) for name in names]
     calibrate_command.command(
         calibrate_command.Request(
             source=source,
@@ -113,6 +126,7 @@ def calibrate(
             overrides=overrides or (),
             conditions=conditions or grade.CONDITIONS,
             view=one_of("--view", view or SOLUTION_VIEW, get_args(View)),
+            readouts=readouts,
             label=label,
             step_rule=one_of("--step-rule", step_rule, get_args(StepRule)),
             delimiter=delimiter,

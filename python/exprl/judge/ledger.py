@@ -24,7 +24,8 @@ class Reply(NamedTuple):
         answer: its words when it was asked again for the grade alone; None if it was not, or if an
             earlier exprl wrote the reply.
         error: why there is no grade.
-        probabilities: of the tokens 1..5 at the grade (readout "expected"); None without them.
+        probabilities: of the tokens 1..5 at the grade (readout "expected") or at the first token
+            ("direct"); None without them.
         prompt_tokens, completion_tokens, cached_tokens: as the server counted, the second request
             included.
     """

@@ -18,7 +18,7 @@ from exprl import _core
 from exprl.errors import ConfigError
 
 View = Literal["outcome", "prefix", "step"]
-Readout = Literal["text", "expected"]
+Readout = Literal["text", "expected", "direct"]
 ScoreMap = Literal["linear", "binary", "extremes", "extremes_soft"]
 SOLUTION_VIEW: View = "outcome"
 """Where whole solutions are graded, as in `exprl calibrate` and `exprl judge score`."""

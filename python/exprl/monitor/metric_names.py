@@ -60,7 +60,7 @@ METRICS: dict[str, str] = {
     "judge/reasks": "requests that asked again for the grade alone",
     "judge/repaired_rate": "share of the grades that only such a re-ask gave",
     "judge/truncated": "replies that were cut at judge.max_tokens, repaired or not",
-    "judge/readout_fallbacks": 'grades taken from the text although readout = "expected"',
+    "judge/readout_fallbacks": "scores of the grade alone, as its probabilities could not be used",
     "judge/prompt_tokens": "prompt tokens, as the judge's servers count them",
     "judge/completion_tokens": "tokens of the replies, as the judge's servers count them",
     "policy/loss": "mean loss of the optimizer steps",

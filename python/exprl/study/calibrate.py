@@ -21,8 +21,8 @@ import numpy as np
 from exprl.config import Condition
 from exprl.evaluate import estimates
 from exprl.evaluate.estimates import Rate, percentiles, resampled_counts
-from exprl.judge import JudgeSettings, Verdict
-from exprl.study.grade import ask
+from exprl.judge import JudgeSettings, Readout, Verdict
+from exprl.study.grade import Spent, ask
 from exprl.study.solutions import Solution
 from exprl.types import Float64Array, Int64Array
 
@@ -35,12 +35,15 @@ CORRECT_FROM = 4
 class Calibration:
     """One condition: what the judge was shown as the reference.
 
+    readout: how its scores were read.
     right, wrong: [5] solutions by grade 1..5, apart by the truth.
     right_missing, wrong_missing: solutions without a grade.
     statuses: judge verdicts by status, which say why grades are missing.
+    spent: what the verdicts cost; None where nobody counted.
     """
 
     condition: Condition
+    readout: Readout
     right: tuple[int, ...]
     wrong: tuple[int, ...]
     right_missing: int
@@ -50,6 +53,7 @@ class Calibration:
     false_positive: Rate
     false_negative: Rate
     auc: Rate
+    spent: Spent | None = None
 
     @property
     def missing_rate(self) -> float:
@@ -92,9 +96,9 @@ def calibrate(
         DataError: the condition cannot be shown: no references, or those of one problem only.
         JudgeError: not one solution got a grade.
     """
-    verdicts = ask(solutions, settings, condition, seed)
-    by_score = settings.readout == "expected"
-    return summarize(solutions, verdicts, condition, by_score=by_score), list_grades(verdicts)
+    verdicts, spent = ask(solutions, settings, condition, seed)
+    result = summarize(solutions, verdicts, condition, settings.readout)
+    return replace(result, spent=spent), list_grades(verdicts)
 
 
 def list_grades(verdicts: Sequence[Verdict]) -> Float64Array:
@@ -106,19 +110,18 @@ def summarize(
     solutions: Sequence[Solution],
     verdicts: Sequence[Verdict],
     condition: Condition,
-    *,
-    by_score: bool = False,
+    readout: Readout = "text",
 ) -> Calibration:
     """Rates and histograms from verdicts.
 
     Args:
-        by_score: take the AUC over scores (the expected readout) instead of grades.
+        readout: whose scores these are; the AUC is over grades for "text", else over scores.
     """
     truth = np.array([bool(solution.correct) for solution in solutions])
     grades = list_grades(verdicts)
     problems = _number([solution.problem for solution in solutions])
     scores = np.array([np.nan if v.score is None else v.score for v in verdicts], np.float64)
-    levels = scores if by_score else grades
+    levels = grades if readout == "text" else scores
     by_grade = _tables(problems, truth, grades, np.arange(1, GRADES + 1, dtype=np.float64))
     by_level = _tables(
         problems, truth, levels, np.unique(levels[~np.isnan(levels)]).astype(np.float64)
@@ -130,6 +133,7 @@ def summarize(
     absent = np.isnan(grades)
     return Calibration(
         condition=condition,
+        readout=readout,
         right=tuple(map(int, histograms[1])),
         wrong=tuple(map(int, histograms[0])),
         right_missing=int((absent & truth).sum()),
@@ -154,7 +158,7 @@ def measure_agreement(
     columns = [first]
     for index in range(1, repeats):
         again = replace(settings, sample_index=settings.sample_index + index)
-        columns.append(list_grades(ask(solutions, again, "right")))
+        columns.append(list_grades(ask(solutions, again, "right").verdicts))
     return summarize_agreement(np.stack(columns, axis=1))
 
 

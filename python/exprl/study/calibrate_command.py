@@ -5,8 +5,7 @@ The folder keeps the judge's ledger too, so the same command again asks only for
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -14,18 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from exprl import config, files
 from exprl.config import Condition
-from exprl.errors import ConfigError, DataError
-from exprl.evaluate.estimates import Rate
-from exprl.judge import SOLUTION_VIEW, JudgeSettings, RuleJudge, View
+from exprl.errors import ConfigError, DataError, JudgeError
+from exprl.judge import SOLUTION_VIEW, JudgeSettings, Readout, RuleJudge, View
 from exprl.reward.judges import serve_rules
 from exprl.steps import StepRule
-from exprl.study import calibrate, plots, solutions, targets
+from exprl.study import calibrate, calibration_table, plots, solutions, targets
 from exprl.study.calibrate import Agreement, Calibration
+from exprl.study.calibration_table import Counts, Measured
 from exprl.study.continuations import Continued
 from exprl.study.findings import find
 from exprl.study.grade import CONDITIONS
@@ -46,6 +43,7 @@ class Request:
     judge: named by hand; without endpoints and rules, the config says it.
     rules: a rule judge instead, for rehearsals.
     config_file, overrides: the config that names the judge; None takes the run's.
+    readouts: ways to read the scores that are compared; none takes the judge's own.
     domain: take its solutions only, under its rubric; None takes all, if they share one.
     repeats: grades asked for each solution; 1 measures no agreement.
     temperature: of the judge; None leaves 0, or what the config says.
@@ -61,6 +59,7 @@ class Request:
     overrides: Sequence[str] = ()
     conditions: Sequence[Condition] = CONDITIONS
     view: View = SOLUTION_VIEW
+    readouts: Sequence[Readout] = ()
     label: str = "correct"
     step_rule: StepRule = "delimiter"
     delimiter: str = "###"
@@ -73,28 +72,6 @@ class Request:
     continuations: int = 0
     beginnings: int = 200
     policy: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """The solutions that were graded, and those of the source that were left out."""
-
-    solutions: int
-    right: int
-    problems: int
-    unknown_truth: int
-    overlong: int
-    judge_temperature: float
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What the command shows and writes; None for what was not asked for."""
-
-    counts: Counts
-    conditions: Sequence[Calibration]
-    agreement: Agreement | None
-    continued: Continued | None
 
 
 def choose_out(source: Path) -> Path:
@@ -136,56 +113,9 @@ def command(request: Request) -> dict[str, Any]:
     result = _make_result(request, measured)
     files.write_json(request.out / RESULT, result)
     plots.plot_calibration(measured.conditions, measured.continued, request.out / PICTURE)
-    show(measured)
+    calibration_table.show(measured)
     Console(stderr=True).print(f"written: {request.out / RESULT}, {PICTURE}", highlight=False)
     return result
-
-
-def show(measured: Measured, console: Console | None = None) -> None:
-    """Print the table of conditions, and a line for each further measure."""
-    console = console or Console(highlight=False)
-    counts, results = measured.counts, measured.conditions
-    console.print(
-        f"{counts.solutions} solutions ({counts.right} right) of {counts.problems}"
-        f" problems; left out: {counts.overlong} cut by length, {counts.unknown_truth} of"
-        " unknown truth"
-    )
-    table = Table("reference", *(r.condition for r in results), title="The judge, 95 % intervals")
-    for title, rates, form in (
-        ("misplacement", [r.misplacement for r in results], ".1%"),
-        ("  wrong, but >= 4", [r.false_positive for r in results], ".1%"),
-        ("  right, but < 4", [r.false_negative for r in results], ".1%"),
-        ("AUC", [r.auc for r in results], ".3f"),
-    ):
-        table.add_row(title, *(_format_rate(rate, form, "\n") for rate in rates))
-    table.add_row("right, by grade", *(" ".join(map(str, r.right)) for r in results))
-    table.add_row("wrong, by grade", *(" ".join(map(str, r.wrong)) for r in results))
-    table.add_row("right, no grade", *(str(r.right_missing) for r in results))
-    table.add_row("wrong, no grade", *(str(r.wrong_missing) for r in results))
-    table.add_row("by a re-ask only", *(str(r.statuses.get("repaired", 0)) for r in results))
-    console.print(table)
-    for finding in find(results):
-        color = "green" if finding.good else "yellow"
-        console.print(f"[{color}]judge[/]  {escape(finding.message)}", soft_wrap=True)
-    if again := measured.agreement:
-        console.print(
-            f"{again.repeats} grades of each solution: {_format(again.exact, '.1%')} of pairs equal"
-            f" ({_format(again.chance, '.1%')} by chance), Krippendorff's alpha"
-            f" {_format(again.alpha, '.3f')}, {again.missing} missing"
-        )
-        if counts.judge_temperature == 0.0:
-            console.print(
-                "(At temperature 0 this shows only what the servers do not repeat; set"
-                " --temperature to see the judge's own spread.)"
-            )
-    if continued := measured.continued:
-        means = " ".join(_format(x, ".2f") for x in continued.success_by_grade)
-        console.print(
-            f"{len(continued.beginnings)} beginnings, {continued.continuations} continuations each,"
-            f" {continued.missing} without grade or continuation: rank correlation of score and"
-            f" success {_format_rate(continued.spearman, '.3f')}, Pearson"
-            f" {_format_rate(continued.pearson, '.3f')}; success by grade 1..5: {means}"
-        )
 
 
 def _measure(
@@ -195,16 +125,23 @@ def _measure(
     settings: JudgeSettings,
 ) -> Measured:
     """Grade the chosen ones of all solutions, and whatever else was asked for."""
-    if request.repeats > 1 and "right" not in request.conditions:
-        raise ConfigError("--repeats measures with the right reference: add --condition right")
-    results, agreement, continued = [], None, None
-    for condition in request.conditions:
-        result, grades = calibrate.calibrate(chosen, settings, condition, request.seed)
-        results.append(result)
-        if condition == "right" and request.repeats > 1:
-            agreement = calibrate.measure_agreement(chosen, settings, grades, request.repeats)
+    readouts = request.readouts or (settings.readout,)
+    _refuse_mixed(request, readouts)
+    agreement, continued = None, None
+    results: dict[Readout, list[Calibration]] = {}
+    failed: dict[Readout, str] = {}
+    for readout in readouts:
+        own = replace(settings, readout=readout)
+        try:
+            results[readout], agreement = _calibrate(request, chosen, own)
+        except JudgeError as error:
+            if len(readouts) == 1:
+                raise
+            failed[readout] = str(error)
+    if not results:
+        raise JudgeError("\n".join(f"{name}: {why}" for name, why in failed.items()))
     if request.continuations:
-        continued = _continue(request, chosen, settings)
+        continued = _continue(request, chosen, replace(settings, readout=readouts[0]))
     counts = Counts(
         solutions=len(chosen),
         right=sum(s.correct is True for s in chosen),
@@ -213,7 +150,33 @@ def _measure(
         overlong=sum(s.finish_reason == "length" for s in every),
         judge_temperature=settings.temperature,
     )
-    return Measured(counts, results, agreement, continued)
+    return Measured(counts, results, failed, agreement, continued)
+
+
+def _refuse_mixed(request: Request, readouts: Sequence[Readout]) -> None:
+    """Refuse what would not say which readout, or which condition, it measured."""
+    if request.repeats > 1 and "right" not in request.conditions:
+        raise ConfigError("--repeats measures with the right reference: add --condition right")
+    if len(set(readouts)) < len(readouts):
+        raise ConfigError(f"--readout {','.join(readouts)}: name each readout once")
+    if len(readouts) > 1 and (request.repeats > 1 or request.continuations):
+        raise ConfigError(
+            f"--readout {','.join(readouts)} compares readouts; --repeats and --continuations"
+            " measure one: name one there"
+        )
+
+
+def _calibrate(
+    request: Request, chosen: Sequence[Solution], settings: JudgeSettings
+) -> tuple[list[Calibration], Agreement | None]:
+    """Each condition under one readout; the agreement if it was asked for."""
+    results, agreement = [], None
+    for condition in request.conditions:
+        result, grades = calibrate.calibrate(chosen, settings, condition, request.seed)
+        results.append(result)
+        if condition == "right" and request.repeats > 1:
+            agreement = calibrate.measure_agreement(chosen, settings, grades, request.repeats)
+    return results, agreement
 
 
 @contextmanager
@@ -314,13 +277,15 @@ def _continue(request: Request, chosen: Sequence[Solution], settings: JudgeSetti
 
 
 def _make_result(request: Request, measured: Measured) -> dict[str, Any]:
-    """What calibration.json holds."""
+    """What calibration.json holds; `conditions` are those of the first readout."""
     result = {
         "source": str(request.source),
         "view": request.view,
         "seed": request.seed,
         **asdict(measured.counts),
-        "conditions": {r.condition: r for r in measured.conditions},
+        "conditions": _by_condition(measured.conditions),
+        "readouts": {name: _by_condition(own) for name, own in measured.readouts.items()},
+        "failed": measured.failed,
         "findings": find(measured.conditions),
         "agreement": measured.agreement,
         "beginnings": measured.continued,
@@ -328,11 +293,5 @@ def _make_result(request: Request, measured: Measured) -> dict[str, Any]:
     return dict(calibrate.to_json(result))
 
 
-def _format_rate(rate: Rate, form: str, between: str = " ") -> str:
-    if math.isnan(rate.value):
-        return "-"
-    return f"{rate.value:{form}}{between}[{rate.low:{form}}, {rate.high:{form}}]"
-
-
-def _format(value: float, form: str) -> str:
-    return "-" if math.isnan(value) else format(value, form)
+def _by_condition(results: Sequence[Calibration]) -> Mapping[str, Calibration]:
+    return {result.condition: result for result in results}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
-from typing import get_args
+from dataclasses import dataclass
+from typing import NamedTuple, get_args
 
 from exprl.config import Condition
 from exprl.data.problems import draw_wrong_references
@@ -12,6 +14,30 @@ from exprl.judge import Graded, Judge, JudgeItem, JudgeSettings, Verdict
 from exprl.study.solutions import Solution
 
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What the verdicts of all steps cost, equal requests once; tokens as the servers counted.
+
+    from_ledger: requests that the ledger answered. Their tokens are those of the first time.
+    cached_tokens: prompt tokens that a server had in its prefix cache.
+    seconds: from the first request to the last verdict; None if the ledger answered any.
+    """
+
+    requests: int
+    from_ledger: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    seconds: float | None
+
+
+class Asked(NamedTuple):
+    """One verdict per solution, in their order, and what they cost."""
+
+    verdicts: list[Verdict]
+    spent: Spent
 
 
 def grade(items: Sequence[JudgeItem], settings: JudgeSettings) -> Iterator[Graded]:
@@ -28,8 +54,8 @@ def grade(items: Sequence[JudgeItem], settings: JudgeSettings) -> Iterator[Grade
 
 def ask(
     solutions: Sequence[Solution], settings: JudgeSettings, condition: Condition, seed: int = 0
-) -> list[Verdict]:
-    """One verdict per solution, in their order; of several steps the last one's counts.
+) -> Asked:
+    """One verdict per solution; of several steps the last one's counts.
 
     Args:
         condition: whether the judge sees the right reference, none, or another problem's.
@@ -40,14 +66,31 @@ def ask(
         JudgeError: not one solution got a grade; says why the first did not.
     """
     items = make_items(solutions, condition, seed)
-    verdicts = [graded.verdicts[-1] for graded in grade(items, settings)]
+    started = time.perf_counter()
+    every = [graded.verdicts for graded in grade(items, settings)]
+    spent = _add_up([v for verdicts in every for v in verdicts], time.perf_counter() - started)
+    verdicts = [verdicts[-1] for verdicts in every]
     if verdicts and all(verdict.grade is None for verdict in verdicts):
         first = verdicts[0]
         raise JudgeError(
             f"the judge graded none of the {len(verdicts)} solutions with the reference"
             f" {condition!r}; the first: {first.status}: {first.error or first.reply[-300:]!r}"
         )
-    return verdicts
+    return Asked(verdicts, spent)
+
+
+def _add_up(verdicts: Sequence[Verdict], seconds: float) -> Spent:
+    sent = {v.key or str(i): v for i, v in enumerate(verdicts) if not v.from_cache}
+    stored = {str(v.key): v for v in verdicts if v.from_cache and v.key not in sent}
+    every = [*sent.values(), *stored.values()]
+    return Spent(
+        requests=len(every),
+        from_ledger=len(stored),
+        prompt_tokens=sum(v.prompt_tokens for v in every),
+        cached_tokens=sum(v.cached_tokens for v in every),
+        completion_tokens=sum(v.completion_tokens for v in every),
+        seconds=None if stored else seconds,
+    )
 
 
 def make_items(

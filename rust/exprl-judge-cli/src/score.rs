@@ -284,7 +284,7 @@ fn summary(stats: &Stats, tally: &Tally, kept: u64, started: Instant) {
     }
     if stats.readout_fallbacks > 0 {
         say!(
-            "{} scores are those of the grade in the text: their replies had no usable probabilities",
+            "{} scores are those of the grade alone: their replies had no usable probabilities",
             stats.readout_fallbacks
         );
     }

@@ -31,7 +31,7 @@ macro_rules! counters {
             rate_limit_pauses: counter,
                 "Pauses of a server after a 429, a 503 with Retry-After, or a limit that is used up.";
             readout_fallbacks: counter,
-                "Grades for which the expected readout had no usable probabilities.";
+                "Grades whose probabilities could not be used: the score is that of the grade alone.";
             prompt_tokens: counter, "Tokens of prompts, as the servers counted them.";
             completion_tokens: counter, "Tokens of replies, as the servers counted them.";
             cached_tokens: counter, "Tokens of prompts that were found in a server's prefix cache.";

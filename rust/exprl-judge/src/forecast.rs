@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Deref;
 
-use exprl_rubric::{FenceKey, View};
+use exprl_rubric::{FenceKey, Readout, View};
 
 use crate::error::Error;
 use crate::ledger::{self, Key, Ledger};
@@ -32,7 +32,7 @@ pub struct Forecast {
     pub cached_tokens: u64,
     /// Tokens of the replies, if they are of the usual length.
     pub completion_tokens: u64,
-    /// Tokens of the replies, if each is as long as `max_tokens` allows.
+    /// Tokens of the replies, if each is as long as `max_tokens` allows; one each with `readout = "direct"`.
     pub most_completion_tokens: u64,
 }
 
@@ -54,6 +54,7 @@ pub struct Forecaster {
     seen: HashSet<Key>,
     /// Heads that an earlier request had, by their hash.
     heads: HashSet<Key>,
+    readout: Readout,
     max_tokens: u64,
     bytes: u64,
     cached_bytes: u64,
@@ -74,7 +75,8 @@ impl Forecaster {
             ledger: kept.map(Ledger::read).transpose()?,
             seen: HashSet::new(),
             heads: HashSet::new(),
-            max_tokens: u64::from(settings.max_tokens),
+            readout: settings.readout,
+            max_tokens: u64::from(settings.reply_tokens()),
             bytes: 0,
             cached_bytes: 0,
             sums: Forecast::default(),
@@ -93,8 +95,8 @@ impl Forecaster {
                 .ledger
                 .as_ref()
                 .and_then(|ledger| ledger.get(&request.key));
-            let task = self.composer.task();
-            if stored.is_some_and(|stored| Reply::read_stored(&stored, task).is_some()) {
+            let (task, readout) = (self.composer.task(), self.readout);
+            if stored.is_some_and(|stored| Reply::read_stored(&stored, task, readout).is_some()) {
                 self.sums.from_ledger += 1;
                 continue;
             }
@@ -174,6 +176,16 @@ mod tests {
         assert!((1000..2500).contains(&one.cached_tokens), "{one:?}");
         prefixes.add(&item("p", &[&segment, &segment])).unwrap();
         assert_eq!(prefixes.forecast().repeated, 2);
+
+        let direct = Settings {
+            readout: Readout::Direct,
+            ..settings(View::Prefix)
+        };
+        let mut direct = Forecaster::new(&direct).unwrap();
+        direct.add(&item("p", &[&segment, &segment])).unwrap();
+        let direct = direct.forecast();
+        let replies = (direct.completion_tokens, direct.most_completion_tokens);
+        assert_eq!((direct.requests, replies), (2, (2, 2)));
 
         let mut outcomes = Forecaster::new(&settings(View::Outcome)).unwrap();
         outcomes.add(&item("p", &["a"])).unwrap();

@@ -139,7 +139,8 @@ impl Complaint {
                 "; set judge.temperature (--temperature) to what the model takes; many that think take 1 only"
             }
             Self::Field => {
-                "; the server refuses a field of the request: check model, readout and extra"
+                "; the server refuses a field of the request: check model, readout and extra \
+                 (readout = \"direct\" needs structured_outputs, which vLLM takes)"
             }
             Self::Key => "; check the API key and what it may use",
             Self::Proxy => "; check the user and the password in the environment's proxy URL",

@@ -11,7 +11,7 @@ use crate::policy::Fault;
 use crate::settings::Task;
 use crate::types::Status;
 
-/// Below this probability mass on 1..5 the expected readout is not believed.
+/// Below this probability mass on 1..5 the probabilities are not believed.
 const LEAST_MASS: f64 = 0.9;
 /// No request uses more tokens; a server that says so has miscounted.
 const MOST_TOKENS: f64 = 1e9;
@@ -22,7 +22,8 @@ pub(crate) struct Reply {
     pub(crate) status: Status,
     pub(crate) grade: Option<u8>,
     pub(crate) text: String,
-    /// Probabilities of the tokens 1..5 at the grade, as the server gave them.
+    /// Probabilities of the tokens 1..5 at the grade, as the server gave them; at the first token of a
+    /// reply that should be one digit.
     pub(crate) probabilities: Option<[f64; 5]>,
     /// A re-ask has been tried.
     pub(crate) reasked: bool,
@@ -69,12 +70,25 @@ impl Reply {
     pub(crate) fn read(body: &[u8], readout: Readout) -> Result<Self, Fault> {
         let (choice, usage) = parse(body)?;
         let said = choice.message.into_said();
+        let tokens = choice.logprobs.and_then(|logprobs| logprobs.content);
+        let first = tokens.as_ref().and_then(|tokens| tokens.first());
+        // The limit is one token there, and each reply reaches it.
+        let at_first = first.filter(|_| readout == Readout::Direct).map(on_grades);
         let finish = choice.finish_reason.as_deref().unwrap_or_default();
         let (status, grade, error) = if !said.refusal.is_empty() {
-            (Status::Refused, None, Some(said.refusal))
+            (Status::Refused, None, Some(said.refusal.clone()))
         } else if finish == "content_filter" {
             let why = "stopped by a content filter";
             (Status::Refused, None, Some(why.into()))
+        } else if readout == Readout::Direct {
+            match digit_alone(&said.text, at_first.as_ref()) {
+                Some(grade) => (Status::Ok, Some(grade), None),
+                None => (
+                    Status::Unparseable,
+                    None,
+                    Some(why_no_digit(&said, at_first)),
+                ),
+            }
         } else if finish == "length" {
             (Status::Truncated, None, Some(why_cut(&said)))
         } else {
@@ -84,14 +98,14 @@ impl Reply {
             }
         };
         let text = said.text;
-        let probabilities = grade
+        let at_grade = grade
             .filter(|_| readout == Readout::Expected)
-            .and_then(|_| probabilities(&text, grade_place(&text)?, &choice.logprobs?.content?));
+            .and_then(|_| probabilities(&text, grade_place(&text)?, tokens.as_ref()?));
         Ok(Self {
             status,
             grade,
             text,
-            probabilities,
+            probabilities: at_first.or(at_grade),
             reasked: false,
             error,
             usage,
@@ -102,14 +116,21 @@ impl Reply {
 
     /// A reply of the ledger, read by today's rules; `None` if they find in it nothing that can be used,
     /// so that the judge is asked again.
-    pub(crate) fn read_stored(stored: &[u8], task: Task) -> Option<Self> {
+    pub(crate) fn read_stored(stored: &[u8], task: Task, readout: Readout) -> Option<Self> {
         let reply: Self = serde_json::from_slice(stored).ok()?;
-        match task {
-            Task::Checklist => {
+        match (task, readout) {
+            (Task::Checklist, _) => {
                 Some(reply.into_checklist()).filter(|reply| reply.status == Status::Ok)
             }
-            Task::Grade => reply.graded_again(),
+            (Task::Grade, Readout::Direct) => reply.read_digit_again(),
+            (Task::Grade, Readout::Text | Readout::Expected) => reply.graded_again(),
         }
+    }
+
+    fn read_digit_again(mut self) -> Option<Self> {
+        let grade = digit_alone(&self.text, self.probabilities.as_ref())?;
+        (self.status, self.grade, self.error) = (Status::Ok, Some(grade), None);
+        Some(self)
     }
 
     fn graded_again(mut self) -> Option<Self> {
@@ -170,8 +191,8 @@ impl Reply {
         !self.reasked && matches!(self.status, Status::Unparseable | Status::Truncated)
     }
 
-    /// The score under a map, and whether it had to come from the grade alone although the expected
-    /// readout was asked for.
+    /// The score under a map, and whether it had to come from the grade alone although the readout is by
+    /// probabilities.
     pub(crate) fn score(&self, map: ScoreMap, readout: Readout) -> (Option<f64>, bool) {
         let Some(grade) = self.grade else {
             return (None, false);
@@ -181,8 +202,8 @@ impl Reply {
             .filter(|p| p.iter().sum::<f64>() >= LEAST_MASS);
         match (readout, believed) {
             (Readout::Text, _) => (map.score(grade), false),
-            (Readout::Expected, Some(probabilities)) => (map.expected(&probabilities), false),
-            (Readout::Expected, None) => (map.score(grade), true),
+            (_, Some(probabilities)) => (map.expected(&probabilities), false),
+            (_, None) => (map.score(grade), true),
         }
     }
 }
@@ -199,6 +220,45 @@ fn grade_in(text: &str) -> Option<u8> {
 fn grade_in_answer(answer: &str) -> Option<u8> {
     let value = answer.rsplit("Score:").next().unwrap_or_default();
     grade_in(&format!("Score: {}", value.trim()))
+}
+
+/// The grade of a reply that should be one digit: the likeliest, or the one written where the listed
+/// tokens leave too much open. Without probabilities there is none: that readout is made of them.
+fn digit_alone(text: &str, probabilities: Option<&[f64; 5]>) -> Option<u8> {
+    let probabilities = probabilities?;
+    if probabilities.iter().sum::<f64>() < LEAST_MASS {
+        return text
+            .trim()
+            .parse()
+            .ok()
+            .filter(|grade| (1..=5).contains(grade));
+    }
+    let likeliest = |best: (u8, f64), next: (u8, f64)| if next.1 > best.1 { next } else { best };
+    let grades = (1..=5).zip(probabilities.iter().copied());
+    grades.reduce(likeliest).map(|(grade, _)| grade)
+}
+
+fn why_no_digit(said: &Said, at_first: Option<[f64; 5]>) -> String {
+    let instead = "or take judge.readout = \"text\" (--readout text)";
+    if said.thinks || open_thinking(&said.text).is_some() {
+        return format!(
+            "the reply begins to think, and judge.readout = \"direct\" takes its first token: switch \
+             thinking off with judge.extra.chat_template_kwargs = {{enable_thinking = false}}, {instead}"
+        );
+    }
+    let Some(at_first) = at_first else {
+        return format!(
+            "the server sent no log-probabilities, and judge.readout = \"direct\" reads the grade from \
+             them: use a server that sends them, such as vLLM, {instead}"
+        );
+    };
+    format!(
+        "the reply begins with {:?}, and the grades 1 to 5 have {:.2} of the probability there: \
+         judge.readout = \"direct\" needs a server that keeps to a choice (structured_outputs), such as \
+         vLLM; use one, {instead}",
+        said.text,
+        at_first.iter().sum::<f64>()
+    )
 }
 
 fn why_cut(said: &Said) -> String {
@@ -346,13 +406,18 @@ fn probabilities(text: &str, place: usize, tokens: &[TokenLogprob]) -> Option<[f
         end += piece.len();
         start + place < end
     })?;
+    Some(on_grades(&tokens[index]))
+}
+
+/// Probabilities of 1..5 at a token, as far as they were listed.
+fn on_grades(token: &TokenLogprob) -> [f64; 5] {
     let mut found = [0.0; 5];
-    for top in &tokens[index].top_logprobs {
+    for top in &token.top_logprobs {
         if let Ok(grade @ 1..=5) = top.token.trim().parse::<usize>() {
             found[grade - 1] += top.logprob.exp();
         }
     }
-    Some(found)
+    found
 }
 
 #[cfg(test)]
@@ -477,7 +542,7 @@ mod tests {
     }
 
     fn served(stored: &Value) -> Option<(Status, u8, Option<[f64; 5]>)> {
-        let reply = Reply::read_stored(stored.to_string().as_bytes(), Task::Grade)?;
+        let reply = Reply::read_stored(stored.to_string().as_bytes(), Task::Grade, Readout::Text)?;
         assert!(reply.error.is_none());
         Some((reply.status, reply.grade.unwrap(), reply.probabilities))
     }
@@ -715,6 +780,75 @@ mod tests {
                 (score.unwrap() - 0.875).abs() < 1e-9 && !fell_back,
                 "{pieces:?}"
             );
+        }
+    }
+
+    fn direct(text: &str, top: &[(&str, f64)]) -> Reply {
+        let top: Vec<Value> = top
+            .iter()
+            .map(|(token, p)| json!({"token": token, "logprob": p.ln()}))
+            .collect();
+        let tokens = [json!({"token": text, "logprob": -0.1, "top_logprobs": top})];
+        let body = json!({"choices": [{
+            "message": {"content": text}, "finish_reason": "length", "logprobs": {"content": tokens},
+        }]});
+        let reply = Reply::read(body.to_string().as_bytes(), Readout::Direct).unwrap();
+        assert!(!reply.cut);
+        reply
+    }
+
+    #[test]
+    fn the_direct_readout_is_the_mean_at_the_first_token_and_the_likeliest_grade() {
+        let likely = [
+            ("4", 0.3),
+            (" 4", 0.1),
+            ("5", 0.35),
+            ("1", 0.2),
+            ("x", 0.05),
+        ];
+        // Sampled is one digit, likeliest another.
+        let reply = direct("5", &likely);
+        assert_eq!((reply.status, reply.grade), (Status::Ok, Some(4)));
+        let (score, fell_back) = reply.score(ScoreMap::Linear, Readout::Direct);
+        let expected = (0.4 * 0.75 + 0.35) / 0.95;
+        assert!((score.unwrap() - expected).abs() < 1e-12 && !fell_back);
+        let stored = serde_json::to_vec(&reply).unwrap();
+        let again = Reply::read_stored(&stored, Task::Grade, Readout::Direct);
+        assert_eq!(again, Some(reply));
+    }
+
+    #[test]
+    fn a_direct_reply_with_little_mass_on_the_digits_has_the_digit_that_it_writes_or_none() {
+        let reply = direct("2", &[("2", 0.5), ("The", 0.5)]);
+        assert_eq!((reply.status, reply.grade), (Status::Ok, Some(2)));
+        let score = reply.score(ScoreMap::Linear, Readout::Direct);
+        assert_eq!(score, (Some(0.25), true));
+
+        let reply = direct("The", &[("The", 0.9), ("4", 0.04)]);
+        assert_eq!((reply.status, reply.grade), (Status::Unparseable, None));
+        let why = reply.error.as_deref().unwrap();
+        let parts = ["\"The\"", "0.04", "structured_outputs", "\"text\""];
+        assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+        let stored = serde_json::to_vec(&reply).unwrap();
+        let again = Reply::read_stored(&stored, Task::Grade, Readout::Direct);
+        assert_eq!(again, None, "another run asks again");
+    }
+
+    #[test]
+    fn a_direct_reply_that_thinks_or_lacks_log_probabilities_says_what_to_change() {
+        for (message, words) in [
+            (json!({"content": "4"}), "log-probabilities"),
+            (json!({"content": "<think>"}), "enable_thinking"),
+            (
+                json!({"content": null, "reasoning": "Let"}),
+                "enable_thinking",
+            ),
+        ] {
+            let body = completion(&message, "length");
+            let reply = Reply::read(&body, Readout::Direct).unwrap();
+            assert_eq!((reply.status, reply.grade), (Status::Unparseable, None));
+            let why = reply.error.unwrap();
+            assert!(why.contains(words) && why.contains("direct"), "{why}");
         }
     }
 

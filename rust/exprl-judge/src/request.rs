@@ -358,6 +358,35 @@ mod tests {
     }
 
     #[test]
+    fn a_direct_request_asks_for_one_digit_after_the_same_trace() {
+        let settings = Settings {
+            readout: exprl_rubric::Readout::Direct,
+            ..Settings::new(vec!["http://h/v1".into()], "a \"judge\"")
+        };
+        let direct = Composer::new(&settings, FenceKey::new([1; 32])).unwrap();
+        let written = composer(View::Prefix);
+        let [direct, written] = [&direct, &written].map(|composer| {
+            let rollout = composer.render(&item(&SEGMENTS)).unwrap();
+            rollout.requests.into_iter().next_back().unwrap()
+        });
+        assert_ne!(direct.key, written.key);
+        let [direct, written] = [direct, written]
+            .map(|request| serde_json::from_str::<Value>(&request.body.text()).unwrap());
+        assert_eq!(direct["max_tokens"], 1);
+        assert_eq!(direct["logprobs"], true);
+        assert_eq!(direct["top_logprobs"], 20);
+        let grades = json!({"choice": ["1", "2", "3", "4", "5"]});
+        assert_eq!(direct["structured_outputs"], grades);
+        let [direct, written] = [direct, written].map(|body| {
+            let message = body["messages"][0]["content"].as_str().unwrap();
+            let (shared, instruction) = message.rsplit_once("\n\n").unwrap();
+            (shared.to_owned(), instruction.to_owned())
+        });
+        assert_eq!(direct.0, written.0, "all before the instruction");
+        assert!(direct.1.contains("one digit") && !direct.1.contains("Score"));
+    }
+
+    #[test]
     fn the_limit_of_a_reply_has_another_name_where_a_server_wants_it() {
         let composer = composer(View::Outcome);
         let body = &composer.render(&item(&["trace"])).unwrap().requests[0].body;

@@ -89,8 +89,11 @@ settings! {
     /// What the judge sees in one request: the whole rollout once (`outcome`), every prefix of its steps
     /// (`prefix`), or each step alone (`step`).
     view: View = View::Prefix;
-    /// How a score is taken from a reply: the grade in its text (`text`), or the mean under the
-    /// probabilities of the grades (`expected`), for which the server must send log-probabilities.
+    /// How a score is taken from a reply: the grade in its text (`text`), the mean under the
+    /// probabilities of the grades there (`expected`), or that mean at the first token of a reply which
+    /// is one digit and nothing else (`direct`). `direct` costs one token of reply instead of hundreds,
+    /// and the judge does not reason. `expected` and `direct` need a server that sends log-probabilities;
+    /// `direct` needs one that keeps to a choice too, as vLLM does (`structured_outputs`).
     readout: Readout = Readout::Text;
     /// How a grade g of 1..5 becomes a score: (g - 1) / 4 (`linear`), 1 from grade 4 on and else 0
     /// (`binary`), 0 for 1 and 1 for 5 and else missing (`extremes`), or that with 0.8 for 4
@@ -106,7 +109,7 @@ settings! {
     show_thinking: bool = false;
     /// Sampling temperature of the judge.
     temperature: f64 = 0.0;
-    /// Tokens of a reply, at most.
+    /// Tokens of a reply, at most. With `readout = "direct"` a reply has one, whatever this says.
     max_tokens: u32 = 2048;
     /// Further fields of the request beside the message, such as `{"reasoning_effort": "low"}` or
     /// `{"chat_template_kwargs": {"enable_thinking": false}}`.
@@ -131,7 +134,7 @@ settings! {
     attempts: u32 = 4;
     /// Share of all requests that may be retries, beside a reserve for the start.
     retry_budget: f64 = 0.1;
-    /// Ask once more, after `Score:`, if a reply holds no grade.
+    /// Ask once more, after `Score:`, if a reply holds no grade. `readout = "direct"` never asks again.
     reask: bool = true;
     /// Stream the replies, and leave a reply when the line of its grade is complete. This saves what a
     /// judge writes after the grade, and tells a slow server from a dead one. It is not for a judge that
@@ -190,6 +193,20 @@ impl Settings {
             field: error.path().to_string().into(),
             reason: error.into_inner().to_string(),
         })
+    }
+
+    /// Whether the judge is asked for a digit and nothing else.
+    pub(crate) fn asks_digit_alone(&self) -> bool {
+        self.readout == Readout::Direct && self.task == Task::Grade
+    }
+
+    /// Tokens of a reply, at most.
+    pub(crate) fn reply_tokens(&self) -> u32 {
+        if self.asks_digit_alone() {
+            1
+        } else {
+            self.max_tokens
+        }
     }
 
     /// The rubric of every domain, read from its file.

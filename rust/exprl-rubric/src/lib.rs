@@ -69,15 +69,17 @@ impl View {
 /// A rubric that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The rubric file is not TOML with exactly the fields `head` and `instruction`.
-    #[error("rubric file: {0}\na rubric file has two strings, `head` and `instruction`")]
+    /// The rubric file is not TOML with the fields `head` and `instruction`.
+    #[error(
+        "rubric file: {0}\na rubric file has two strings, `head` and `instruction`, and may have a third, `direct_instruction`"
+    )]
     File(#[from] toml::de::Error),
     /// A template does not parse, or names a variable that does not exist.
     #[error(
         "rubric field `{field}`: {message}\nvariables are `has_reference` and `has_checklist` (bool) and `view` (`outcome`, `prefix`, `step`)"
     )]
     Template {
-        /// `head` or `instruction`.
+        /// `head`, `instruction` or `direct_instruction`.
         field: &'static str,
         /// What the template engine says, with the line.
         message: String,
@@ -88,7 +90,7 @@ pub enum Error {
     /// The head holds a tag that fences the parts of a request.
     #[error("rubric field `{field}` must not contain {tag:?}: the layout writes this tag itself")]
     ReservedTag {
-        /// `head` or `instruction`.
+        /// `head`, `instruction` or `direct_instruction`.
         field: &'static str,
         /// The tag found.
         tag: &'static str,

@@ -34,6 +34,7 @@ struct Texts {
     /// With the empty line after it.
     head: Arc<str>,
     instruction: Arc<str>,
+    direct_instruction: Arc<str>,
 }
 
 /// A rubric file.
@@ -42,6 +43,15 @@ struct Texts {
 struct File {
     head: String,
     instruction: String,
+    /// In place of `instruction` for a grade without reasons; left out, the shipped one.
+    direct_instruction: Option<String>,
+}
+
+/// The templates of a rubric.
+struct Templates<'a> {
+    head: &'a str,
+    instruction: &'a str,
+    direct_instruction: &'a str,
 }
 
 /// The rubrics that are shipped.
@@ -50,6 +60,7 @@ struct File {
 struct Builtin {
     head: String,
     instruction: String,
+    direct_instruction: String,
     checklist: String,
     checklist_instruction: String,
     domains: HashMap<String, HashMap<String, Words>>,
@@ -65,6 +76,14 @@ enum Words {
 impl Builtin {
     fn read() -> Result<Self, Error> {
         Ok(toml::from_str(BUILTIN)?)
+    }
+
+    fn templates(&self) -> Templates<'_> {
+        Templates {
+            head: &self.head,
+            instruction: &self.instruction,
+            direct_instruction: &self.direct_instruction,
+        }
     }
 
     /// The words of a domain, or the general ones.
@@ -93,29 +112,40 @@ impl Rubric {
     pub fn builtin(domain: &str, view: View) -> Result<Self, Error> {
         let builtin = Builtin::read()?;
         let words = builtin.words(domain);
-        Self::render(&builtin.head, &builtin.instruction, view, &words)
+        Self::render(&builtin.templates(), view, &words)
     }
 
-    /// A rubric file: TOML with the minijinja templates `head` and `instruction`.
+    /// A rubric file: TOML with the minijinja templates `head` and `instruction`, and
+    /// `direct_instruction` for a grade without reasons if the shipped one does not suit.
     ///
     /// Variables are `has_reference` and `has_checklist` (bool) and `view` (string); an unknown one is an error.
     pub fn from_toml_str(text: &str, view: View) -> Result<Self, Error> {
         let file: File = toml::from_str(text)?;
-        Self::render(&file.head, &file.instruction, view, &Value::UNDEFINED)
+        let builtin = Builtin::read()?;
+        let direct_instruction = file.direct_instruction.as_ref();
+        let templates = Templates {
+            head: &file.head,
+            instruction: &file.instruction,
+            direct_instruction: direct_instruction.unwrap_or(&builtin.direct_instruction),
+        };
+        Self::render(&templates, view, &Value::UNDEFINED)
     }
 
-    fn render(head: &str, instruction: &str, view: View, words: &Value) -> Result<Self, Error> {
+    fn render(templates: &Templates<'_>, view: View, words: &Value) -> Result<Self, Error> {
         let texts = |has_reference: bool, has_checklist: bool| {
             let variables =
                 context! { view => view.name(), has_reference, has_checklist, d => words.clone() };
-            let instruction = render("instruction", instruction, &variables)?;
+            let instruction = render("instruction", templates.instruction, &variables)?;
             if !instruction.contains("Score: n") {
                 return Err(Error::NoScoreLine(instruction));
             }
-            let head = render("head", head, &variables)? + "\n\n";
+            let direct = templates.direct_instruction;
+            let direct = render("direct_instruction", direct, &variables)?;
+            let head = render("head", templates.head, &variables)? + "\n\n";
             Ok(Texts {
                 head: head.into(),
                 instruction: instruction.into(),
+                direct_instruction: direct.into(),
             })
         };
         Ok(Self {
@@ -138,8 +168,14 @@ impl Rubric {
     /// What the requests of all problems begin and end with.
     #[must_use]
     pub fn texts(&self, has_reference: bool, has_checklist: bool) -> [&str; 2] {
-        let Texts { head, instruction } = self.find(has_reference, has_checklist);
-        [head, instruction]
+        let texts = self.find(has_reference, has_checklist);
+        [&texts.head, &texts.instruction]
+    }
+
+    /// What they end with instead where the grade alone is asked for, without reasons.
+    #[must_use]
+    pub fn direct_instruction(&self, has_reference: bool, has_checklist: bool) -> &str {
+        &self.find(has_reference, has_checklist).direct_instruction
     }
 
     fn find(&self, has_reference: bool, has_checklist: bool) -> &Texts {
@@ -167,12 +203,12 @@ impl Rubric {
         reference: Option<&str>,
         checklist: Option<&Checklist>,
     ) -> Head {
-        let Texts { head, instruction } = self.find(reference.is_some(), checklist.is_some());
+        let texts = self.find(reference.is_some(), checklist.is_some());
         let checklist = checklist.map(ToString::to_string);
         Head::new(
             self.view,
-            head,
-            instruction,
+            &texts.head,
+            &texts.instruction,
             key,
             (problem, reference),
             checklist.as_deref(),

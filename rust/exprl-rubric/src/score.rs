@@ -25,6 +25,8 @@ pub enum Readout {
     Text,
     /// The mean of the score map under the judge's probabilities of the tokens 1..5.
     Expected,
+    /// The same at the first token of a reply that is the grade alone: the judge writes no reasons.
+    Direct,
 }
 
 /// How a grade becomes a score (docs/concepts/method.md, "Grades and scores").

@@ -260,6 +260,22 @@ fn a_rubric_file_is_used_as_written() {
 }
 
 #[test]
+fn a_grade_without_reasons_has_an_instruction_of_its_own() {
+    let text = "head = 'h'\ninstruction = 'End with `Score: n`.'";
+    let shipped = Rubric::builtin("math", View::Step).unwrap();
+    let shipped = shipped.direct_instruction(true, false);
+    assert!(shipped.contains("`step` tags") && shipped.contains("one digit"));
+    let file = |text: &str| Rubric::from_toml_str(text, View::Step).unwrap();
+    assert_eq!(file(text).direct_instruction(true, false), shipped);
+    let own = file(&format!(
+        "{text}\ndirect_instruction = '{{% if has_reference %}}With{{% endif %}} a digit.'"
+    ));
+    assert_eq!(own.direct_instruction(true, false), "With a digit.");
+    assert_eq!(own.direct_instruction(false, false), "a digit.");
+    assert_eq!(own.texts(true, false)[1], "End with `Score: n`.");
+}
+
+#[test]
 fn a_bad_rubric_file_is_refused_and_the_error_names_the_cause() {
     let refuse = |head: &str, instruction: &str| {
         let text = format!("head = '{head}'\ninstruction = '{instruction}'");

@@ -1,10 +1,13 @@
 """The judge from Python, against the rule judge: what goes in, what comes out, what is refused."""
 
 import asyncio
+import json
 import pickle
 import signal
+import threading
 import time
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -296,6 +299,55 @@ def test_a_server_that_is_not_there_ends_as_http_error():
         verdict = judge.submit([item()]).result()[0].verdicts[0]
     assert (verdict.status, verdict.score) == ("http_error", None)
     assert "connect" in verdict.error
+
+
+class Silent(BaseHTTPRequestHandler):
+    """A server that writes a digit, and no log-probabilities."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        choice = {"message": {"content": "4"}, "finish_reason": "length"}
+        answer = json.dumps({"choices": [choice]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_without_log_probabilities_a_direct_readout_gives_no_grade_and_says_why():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/v1"
+            with Judge(JudgeSettings((url,), "m", readout="direct")) as judge:
+                verdicts = judge.submit([item()]).result()[0].verdicts
+                sent = judge.stats().requests_sent
+        finally:
+            server.shutdown()
+    assert {(v.status, v.grade, v.score) for v in verdicts} == {("unparseable", None, None)}
+    assert "log-probabilities" in verdicts[0].error
+    assert sent == len(verdicts), "nobody is asked again"
+
+
+def test_a_direct_readout_is_one_digit_and_the_mean_under_its_probabilities():
+    rows = [item("right"), item("wrong", WRONG_AT_2)]
+    with (
+        RuleJudge("division", doubt=0.25) as server,
+        Judge(settings(server, readout="direct")) as judge,
+    ):
+        right, wrong = judge.submit(rows).result()
+        stats = judge.stats()
+    assert [(v.status, v.grade, v.reply) for v in right.verdicts] == [("ok", 5, "5")] * 7
+    # 5 with 0.75 and 4 with 0.25; 1 with 0.75 and 2 with 0.25.
+    assert [v.score for v in right.verdicts] == pytest.approx([0.9375] * 7)
+    assert [v.score for v in wrong.verdicts] == pytest.approx([0.9375] * 2 + [0.0625] * 5)
+    # The first two beginnings are the same.
+    assert (stats.completion_tokens, stats.shared, stats.readout_fallbacks) == (12, 2, 0)
 
 
 @pytest.mark.parametrize(

@@ -138,8 +138,53 @@ def test_a_file_is_calibrated_under_all_conditions_and_the_ledger_answers_the_se
     assert json.loads((tmp_path / "out/calibration.json").read_text()) == tree
     assert (tmp_path / "out/calibration.png").read_bytes().startswith(b"\x89PNG")
     size = sum(p.stat().st_size for p in (tmp_path / "out/ledger").rglob("*"))
-    assert calibrate_command.command(request) == tree
+    again = calibrate_command.command(request)
+    assert forget_ledger(again) == forget_ledger(tree)
+    spent = [read["spent"] for read in (right, again["conditions"]["right"])]
+    assert [s["from_ledger"] for s in spent] == [0, 6]
+    assert spent[0]["seconds"] > 0 and spent[1]["seconds"] is None
     assert sum(p.stat().st_size for p in (tmp_path / "out/ledger").rglob("*")) == size
+
+
+def forget_ledger(tree):
+    """A result without what another run finds in the ledger."""
+    gone = ("from_ledger", "seconds")
+    match tree:
+        case dict():
+            return {key: forget_ledger(below) for key, below in tree.items() if key not in gone}
+        case list():
+            return [forget_ledger(below) for below in tree]
+        case _:
+            return tree
+
+
+def test_readouts_are_compared_side_by_side_with_what_they_cost(tmp_path, capsys):
+    source = write(tmp_path / "in.jsonl", ROWS)
+    request = Request(
+        source,
+        tmp_path / "out",
+        NOBODY,
+        rules="numbers",
+        view="prefix",
+        conditions=("right", "none"),
+        readouts=("text", "expected", "direct"),
+    )
+    tree = calibrate_command.command(request)
+    readouts = tree["readouts"]
+    assert list(readouts) == ["text", "expected", "direct"] and tree["failed"] == {}
+    assert tree["conditions"] == readouts["text"]
+    for name, conditions in readouts.items():
+        assert conditions["right"]["readout"] == name
+        assert conditions["right"]["misplacement"]["value"] == 0.0
+        assert conditions["none"]["auc"]["value"] == 0.5
+    text, direct = (readouts[name]["right"]["spent"] for name in ("text", "direct"))
+    # Two steps each.
+    assert text["requests"] == direct["requests"] == direct["completion_tokens"] == 12
+    assert text["completion_tokens"] > 10 * direct["completion_tokens"]
+    assert direct["prompt_tokens"] < text["prompt_tokens"], "its instruction is shorter"
+    assert "Readouts side by side" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="measure one"):
+        calibrate_command.command(replace(request, repeats=2))
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,14 @@ def _unread_of_ahead(cfg: config.Config) -> Iterator[tuple[str, str]]:
         yield "rollout.max_lag", why
 
 
+def _unread_by_judge(cfg: config.Config) -> Iterator[tuple[str, str]]:
+    """Settings of the judge that change nothing, and why."""
+    if cfg.asks_judge and cfg.judge.readout == "direct":
+        why = 'judge.readout = "direct" asks once, for one token'
+        yield "judge.max_tokens", why
+        yield "judge.reask", why
+
+
 def warnings(cfg: config.Config) -> Iterator[str]:
     """Settings that have no effect, or that speak against each other."""
     changed = _changed(cfg)
@@ -217,7 +225,7 @@ def warnings(cfg: config.Config) -> Iterator[str]:
         yield from ignored("judge.fault_", 'judge.kind = "server"')
     if cfg.advantage.kind != "delta":
         yield from ignored("advantage.single_segment", 'only advantage.kind = "delta" looks at it')
-    for key, why in (*_unread_of_ahead(cfg), *unread_settings(cfg)):
+    for key, why in (*_unread_of_ahead(cfg), *_unread_by_judge(cfg), *unread_settings(cfg)):
         yield from ignored(key, why)
     yield from warn_of_transfer(cfg)
     if cfg.eval.data is None:
@@ -232,8 +240,11 @@ def warnings(cfg: config.Config) -> Iterator[str]:
             f"rollout.group_size = 1 makes every {cfg.advantage.kind} advantage 0: the policy will"
             " not move"
         )
-    if cfg.judge.readout == "expected" and cfg.judge.kind == "rules":
-        yield 'judge.readout = "expected" needs log-probs, which the rule judge may not give'
+    if cfg.judge.readout != "text" and cfg.judge.kind == "rules":
+        yield (
+            f"judge.readout = {cfg.judge.readout!r} changes nothing: a rule judge is certain of its"
+            " grades"
+        )
     yield from stalling.warnings(cfg)
     if cfg.reward.shuffle:
         yield "reward.shuffle = true is a control: scores are dealt at random, and mislead"

@@ -48,13 +48,16 @@ def check_server(endpoint: str, cfg: config.Config) -> Iterator[Line]:
     yield "server", f"{endpoint} serves {cfg.judge.model}, with a context of {context:,} tokens"
     # The judge has a tokenizer of its own, and problem, reference and rubric come on top.
     longest = cfg.rollout.max_response_tokens
-    if longest + cfg.judge.max_tokens > context:
+    reply, named = cfg.judge.max_tokens, f"judge.max_tokens = {cfg.judge.max_tokens:,}"
+    if cfg.judge.readout == "direct":
+        reply, named = 1, "one token"
+    if longest + reply > context:
         yield (
             "warning",
             f"the judge's context of {context:,} tokens may be too short for a rollout of"
-            f" rollout.max_response_tokens = {longest:,} with a reply of judge.max_tokens ="
-            f" {cfg.judge.max_tokens:,}: what does not fit gets no grade. Serve the judge with a"
-            " longer context, or lower one of them",
+            f" rollout.max_response_tokens = {longest:,} with a reply of {named}: what does not fit"
+            " gets no grade. Serve the judge with a longer context, or lower"
+            f" {'it' if reply == 1 else 'one of them'}",
         )
 
 

@@ -76,7 +76,7 @@ class Changes:
 
     def _reads_replies(self, domain: str) -> bool:
         """Whether a score needs more of a reply than its grade, and the file does not have it."""
-        if self.after.judge.readout != "expected":
+        if self.after.judge.readout == "text":
             return False
         run, _ = self.treatments_of(domain)
         is_judges = run.source == "judge" and not (run.per_segment and run.last == "verifier")

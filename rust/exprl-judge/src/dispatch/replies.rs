@@ -24,8 +24,10 @@ impl Replies {
         Ok(Self {
             ledger: settings.ledger.as_deref().map(Ledger::open).transpose()?,
             task: settings.task,
-            // A digit after `Score:` repairs a grade, and nothing else.
-            reask: settings.reask && settings.task == Task::Grade,
+            // A digit after `Score:` repairs a grade in a text, and nothing else.
+            reask: settings.reask
+                && settings.task == Task::Grade
+                && settings.readout != Readout::Direct,
             readout: settings.readout,
             score_map: settings.score_map,
         })
@@ -76,7 +78,7 @@ impl Replies {
     /// The ledger's reply, if it holds what was asked for.
     pub(super) fn find(&self, key: &Key) -> Option<Reply> {
         let stored = self.ledger.as_ref()?.get(key)?;
-        Reply::read_stored(&stored, self.task)
+        Reply::read_stored(&stored, self.task, self.readout)
     }
 
     /// Stores a reply in the ledger. One without a grade is stored too, for who looks into the ledger, but

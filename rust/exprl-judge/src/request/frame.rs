@@ -14,6 +14,10 @@ use crate::settings::{Settings, Task};
 /// read again by today's rules, so no version belongs there; but without these bytes every ledger would
 /// be asked for anew.
 const PARSER_OF_OLD_KEYS: u32 = 2;
+/// The replies that a server is held to where the grade alone is asked for.
+const GRADES: [&str; 5] = ["1", "2", "3", "4", "5"];
+/// Alternatives at a token, at most: the limit of `OpenAI`'s API and of vLLM.
+const TOP_LOGPROBS: u32 = 20;
 
 /// What the requests of all problems begin and end with.
 pub(super) struct Frame {
@@ -57,6 +61,7 @@ pub(super) struct Frames {
     close_of_key: Vec<u8>,
     /// Hash state over all that a key holds beside the frame's texts and the item.
     hasher: blake3::Hasher,
+    digit_alone: bool,
 }
 
 impl Frames {
@@ -77,9 +82,12 @@ impl Frames {
                 json!({"name": "checklist", "strict": true, "schema": Checklist::schema()});
             let format = json!({"type": "json_schema", "json_schema": schema});
             fields.insert("response_format".into(), format);
-        } else if settings.readout == Readout::Expected {
+        } else if settings.readout != Readout::Text {
             fields.insert("logprobs".into(), json!(true));
-            fields.insert("top_logprobs".into(), json!(20));
+            fields.insert("top_logprobs".into(), json!(TOP_LOGPROBS));
+        }
+        if settings.asks_digit_alone() {
+            fields.insert("structured_outputs".into(), json!({"choice": GRADES}));
         }
         let close_of_key = end_of_body(&fields, ReplyLimit::MaxTokens);
         if settings.stream {
@@ -91,6 +99,7 @@ impl Frames {
             close: ReplyLimit::ALL.map(|name| end_of_body(&fields, name)),
             close_of_key,
             hasher,
+            digit_alone: settings.asks_digit_alone(),
         }
     }
 
@@ -122,7 +131,15 @@ impl Frames {
         let frames = [(false, false), (true, false), (false, true), (true, true)];
         let frames = frames.map(|(has_reference, has_checklist)| {
             let [head, instruction] = rubric.texts(has_reference, has_checklist);
-            self.frame(head, instruction)
+            let direct = rubric.direct_instruction(has_reference, has_checklist);
+            self.frame(
+                head,
+                if self.digit_alone {
+                    direct
+                } else {
+                    instruction
+                },
+            )
         });
         Arc::new(Framed { rubric, frames })
     }
@@ -135,17 +152,14 @@ pub(super) fn ask_again(settings: &Settings, name: ReplyLimit) -> Bytes {
     fields.insert("max_tokens".into(), json!(4));
     fields.insert("add_generation_prompt".into(), json!(false));
     fields.insert("continue_final_message".into(), json!(true));
-    fields.insert(
-        "structured_outputs".into(),
-        json!({"choice": ["1", "2", "3", "4", "5"]}),
-    );
+    fields.insert("structured_outputs".into(), json!({"choice": GRADES}));
     end_of_body(&fields, name).into()
 }
 
 fn sampling(settings: &Settings) -> Map<String, Value> {
     let mut fields = settings.extra.clone();
     fields.insert("temperature".into(), json!(settings.temperature));
-    fields.insert("max_tokens".into(), json!(settings.max_tokens));
+    fields.insert("max_tokens".into(), json!(settings.reply_tokens()));
     fields
 }
 
