@@ -1,4 +1,4 @@
-"""Problems that ask the same: the same words but for a few, and the same numbers.
+"""Problems that ask the same: the same words but for a few, and the same numbers in their order.
 
 The numbers are what makes it quick and right. Problems of one template differ in nothing else, so
 word overlap alone calls them duplicates; and only texts with the same numbers have to be compared.
@@ -60,20 +60,33 @@ def find_alike(texts: Texts) -> list[Pair]:
 
 
 def measure_likeness(a: Int32Array, b: Int32Array, numeric: np.ndarray) -> float:
-    """How much two texts ask the same, 0..1; 0 where a number of each is missing in the other."""
+    """How much two texts ask the same, 0..1; 0 where their numbers differ, or their order."""
     if not len(a) or not len(b):
         return 0.0
     if np.array_equal(a, b):
         return 1.0
+    if not _has_same_numbers(a[numeric[a]].tolist(), b[numeric[b]].tolist()):
+        return 0.0
     words, where = np.unique(np.concatenate([a, b]), return_inverse=True)
     here = np.bincount(where[: len(a)], minlength=len(words))
     there = np.bincount(where[len(a) :], minlength=len(words))
-    if np.abs(here - there)[numeric[words]].sum() > 1:
-        return 0.0
     common = int(np.minimum(here, there).sum())
     alike, within = 2 * common / (len(a) + len(b)), common / min(len(a), len(b))
     is_within = within >= WITHIN and min(len(a), len(b)) >= SHORTEST
     return min(max(alike, within if is_within else 0.0), 0.999)  # 1 is for the same order only
+
+
+def _has_same_numbers(a: list[int], b: list[int]) -> bool:
+    """Whether two texts have the same numbers in the same order, but for one that only one has.
+
+    `5 red and 7 blue balls` and `7 red and 5 blue balls` are two problems.
+    """
+    few, many = sorted((a, b), key=len)
+    if len(few) == len(many):
+        return few == many
+    return len(few) + 1 == len(many) and any(
+        few == many[:i] + many[i + 1 :] for i in range(len(many))
+    )
 
 
 def _list_candidates(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,11 +19,21 @@ from exprl.study.doctor.findings import Finding, Proposal, shorten, suspect
 from exprl.study.doctor.references import find_given, is_bare, is_excuse
 from exprl.study.doctor.stated import states
 from exprl.study.doctor.whole import Sketch
-from exprl.study.doctor.words import Texts, Vocabulary, drop_signs, split_words
+from exprl.study.doctor.words import (
+    Texts,
+    Vocabulary,
+    drop_frame,
+    drop_signs,
+    find_frame,
+    split_words,
+)
 from exprl.types import ReferenceProblem
 from exprl.verify.marked import find_marked
 from exprl.verify.sandbox.sandbox import Sandbox
 from exprl.verify.verifiers import Verifiers
+
+HEAD = 1000
+"""Rows in which lines are looked for that frame every problem."""
 
 
 @dataclass(slots=True)
@@ -64,7 +75,10 @@ def examine_rows(cfg: config.Config, tests: Sequence[config.Source] = ()) -> Exa
     verifiers = Verifiers(cache(cfg.treatment), None, Functions(cfg.functions))
     rows = _Rows(verifiers, source)
     try:
-        for case in read_cases(source):
+        cases = read_cases(source)
+        head = list(itertools.islice(cases, HEAD))
+        rows.frame = find_frame([case.problem.question for case in head if case.problem])
+        for case in itertools.chain(head, cases):
             if case.problem and verifiers.kind(case.problem.domain) == "code":
                 verifiers.sandbox = verifiers.sandbox or Sandbox(cfg.sandbox)
             found.fingerprints.append(case.fingerprint)
@@ -88,6 +102,7 @@ class _Rows:
         vocabulary = Vocabulary()
         self.problems, self.references = Texts(vocabulary), Texts(vocabulary)
         self.sketches: list[Sketch] = []
+        self.frame: frozenset[str] = frozenset()
         self._verifiers = verifiers
         self._columns = source.columns
         self._missing_stops = source.missing_reference == "stop"
@@ -107,7 +122,7 @@ class _Rows:
             self.problems.add(())
             self.references.add(())
             return
-        asked = split_words(case.problem.question, signs=True)
+        asked = split_words(drop_frame(case.problem.question, self.frame), signs=True)
         self.problems.add(asked)
         if case.problem.answer is None and self._columns.answer is not None and not case.error:
             yield Finding(case.number, case.id, "gold_missing", True, "nothing can be verified")
@@ -179,7 +194,8 @@ class _Rows:
                 sketch = Sketch(case.number, case.id, test=test.path, answers=answers)
                 sketch.domain = case.problem.domain
                 self.sketches.append(sketch)
-                self.problems.add(split_words(case.problem.question, signs=True))
+                asked = drop_frame(case.problem.question, self.frame)
+                self.problems.add(split_words(asked, signs=True))
 
 
 def _find_syntax_error(program: str) -> str | None:

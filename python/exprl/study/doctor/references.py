@@ -38,9 +38,10 @@ _ALTERNATIVES = re.compile(r"\s*(?:,|/|\bor\b|\band\b|\.\.|-\s*[A-J]\b)", re.IGN
 
 def is_excuse(solution: str) -> bool:
     """Whether a short text only says that there is no solution: `See the book`, `Omitted.`."""
-    if len(solution) > LONGEST_EXCUSE or not _EXCUSE.search(solution):
+    if len(solution) > LONGEST_EXCUSE:
         return False
-    return len(split_words(solution)) <= MOST_OF_AN_EXCUSE
+    words = split_words(solution)
+    return len(words) <= MOST_OF_AN_EXCUSE and (not words or bool(_EXCUSE.search(solution)))
 
 
 def is_bare(solution: str, answers: tuple[str, ...]) -> bool:

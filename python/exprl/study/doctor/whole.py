@@ -14,7 +14,7 @@ from exprl.study.doctor.words import Texts
 from exprl.verify.gold import Gold
 from exprl.verify.verifiers import Verifiers
 
-CUSTOM = 0.95
+CUSTOM = 0.8
 """Share of the references that do something, from which on one that does not is suspicious."""
 ENOUGH = 20
 """References of which a custom can be told."""
@@ -91,9 +91,10 @@ def _find_cut(own: Sequence[Sketch]) -> Iterator[Finding]:
         reason, sure = _judge_ending(one, marks, ends, limited and one.length == longest)
         if reason:
             yield suspect(one.row, one.id, "reference_cut", reason, sure=sure)
-        elif one.stated is False and not one.marked:
-            reason = f"{one.answers[0][:60]!r} stands nowhere in it"
-            yield suspect(one.row, one.id, "answer_absent", reason, sure=says)
+        elif not one.marked and (one.stated is False or (one.stated is None and marks)):
+            answer = one.answers[0][:60] if one.answers else ""
+            reason = f"{answer!r} stands nowhere in it" if answer else "it marks no final answer"
+            yield suspect(one.row, one.id, "answer_absent", reason, sure=marks or says)
 
 
 def _is_custom(having: Sequence[bool | None]) -> bool:
@@ -109,8 +110,8 @@ def _judge_ending(one: Sketch, marks: bool, ends: bool, at_limit: bool) -> tuple
         return f"ends at {one.length} characters, as the longest references all do", True
     if one.sign:
         return one.sign, lost or marks or "not closed" in one.sign or "not whole" in one.sign
-    if marks and (lost or not one.ended):
-        return "marks no final answer, as the other references do", lost
+    if marks and not one.ended:
+        return "ends within a sentence and marks no final answer, as the others do", lost
     if ends and lost and not one.ended:
         return "ends within a sentence, before the answer", True
     return "", False

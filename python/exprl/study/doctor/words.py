@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -13,6 +14,8 @@ import numpy as np
 from exprl.types import Int32Array
 
 _TOKEN = re.compile(r"\\[a-zA-Z]+|[^\W\d_]+(?:['\u2019][^\W\d_]+)?|\d[\d,]*(?:\.\d+)?")
+FRAME, FEWEST = 0.5, 10
+"""Share of the texts that have a line of the frame, and texts from which on one can be told."""
 _SIGNS = frozenset("-+*/^=<>()[]{}|")
 _TOKEN_OR_SIGN = re.compile(_TOKEN.pattern + r"|[-+*/^=<>()\[\]{}|]")
 _SETTING = frozenset(
@@ -50,6 +53,25 @@ def _plain(token: str) -> str:
         whole = token.replace(",", "").lstrip("0")
         return whole if whole[:1].isdigit() else "0" + whole
     return _NUMBERS.get(token, token)
+
+
+def find_frame(texts: Sequence[str]) -> frozenset[str]:
+    """The lines that stand in half of the texts or more: instructions around the problems."""
+    if len(texts) < FEWEST:
+        return frozenset()
+    counts = Counter(line for text in texts for line in set(_split_lines(text)))
+    return frozenset(line for line, count in counts.items() if count >= FRAME * len(texts))
+
+
+def drop_frame(text: str, frame: frozenset[str]) -> str:
+    """The text without the lines of a frame; whole where nothing else would be left."""
+    if not frame:
+        return text
+    return "\n".join(line for line in _split_lines(text) if line not in frame) or text
+
+
+def _split_lines(text: str) -> list[str]:
+    return [line for line in map(str.strip, text.splitlines()) if line]
 
 
 def drop_signs(words: Sequence[str]) -> list[str]:
