@@ -38,6 +38,18 @@ help: ## Show this list
 demo: setup ## Train a small policy with ExpRL on this machine and show what it learned (minutes)
 	@exprl demo $(ARGS)
 
+WORDS_MODEL := examples/words/model/model.safetensors
+
+.PHONY: words
+words: setup $(WORDS_MODEL) ## Train a language model of 135 M parameters on word problems, and write the report (an hour)
+	@exprl train configs/words_process.toml $(ARGS)
+	@echo 'The report: runs/words-process/report.html'
+
+# 93 MB are fetched, 540 MB are written.
+$(WORDS_MODEL): examples/words/make_model.py | setup
+	@python examples/words/make_model.py examples/words/model
+	@touch $@
+
 # Rust's checks and Python's at once: each has long stretches that keep one core busy.
 .PHONY: test
 test: $(PINNED) | toolchain ## Prove that everything works: all checks and tests

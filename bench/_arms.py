@@ -40,6 +40,7 @@ class Run:
     """One arm with one seed.
 
     evaluated: whether the last policy is measured on the held-out problems.
+    config: what the arm's settings change.
     """
 
     arm: str
@@ -47,11 +48,12 @@ class Run:
     overrides: tuple[str, ...]
     folder: Path
     evaluated: bool
+    config: Path = CONFIG
 
     def settings(self) -> config.Config:
-        """The miniature's config with the arm's settings."""
+        """The config, the miniature's if none is named, with the arm's settings."""
         own = (f"seed={self.seed}", f"run_dir={json.dumps(str(self.folder))}")
-        return config.load(CONFIG, [*self.overrides, *own])
+        return config.load(self.config, [*self.overrides, *own])
 
 
 def plan(

@@ -19,7 +19,6 @@ from stories import NAMES, TEST, TRAIN
 from words import Problem, Template, draw_problem
 
 SEED = 20260617
-HIGHEST = 9
 N_TRAIN, N_TEST = 120, 32
 HERE = Path(__file__).parent
 
@@ -38,7 +37,7 @@ def draw(
     drawn: dict[str, Problem] = {}
     while len(drawn) < count:
         template = templates[len(drawn) % len(templates)]
-        problem = draw_problem(rng, template, NAMES, HIGHEST)
+        problem = draw_problem(rng, template, NAMES)
         if problem.givens not in taken:
             drawn[problem.text] = problem
     return list(drawn.values())

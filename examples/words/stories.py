@@ -68,11 +68,11 @@ TRAIN = (
         ),
     ),
     Template(
-        "{name} had {a} {things}, gave away {b}, then {c}. How many are left?",
+        "{name} had {a} {things}, got {b}, then {c}. How many {things} now?",
         DESK,
         (
-            Step("a - b", "After the first gift there are {calculation} {things}."),
-            Step("first - c", "After the second {calculation} are there."),
+            Step("a + b", "After the first gift there are {calculation} {things}."),
+            Step("first + c", "After the second {calculation} are there."),
         ),
     ),
     Template(
@@ -85,12 +85,12 @@ TRAIN = (
         ),
     ),
     Template(
-        "{name} bakes {a} {things}, bakes {b}, eats {c} and sells {d}. How many are left?",
+        "{name} bakes {a} {things}, eats {b}, then bakes {c} and {d}. How many {things} now?",
         ("cakes", "rolls", "pies"),
         (
-            Step("a + b", "In all {name} bakes {calculation} {things}."),
-            Step("first - c", "Not eaten are {calculation} {things}."),
-            Step("second - d", "Not sold are {calculation} {things}."),
+            Step("a - b", "Not eaten are {calculation} {things}."),
+            Step("first + c", "After the second day there are {calculation} {things}."),
+            Step("second + d", "After the third one it is {calculation} {things}."),
         ),
     ),
 )
@@ -129,12 +129,12 @@ TEST = (
         ),
     ),
     Template(
-        "{name} owns {a} {things}, {other} owns {b}. They sell {c} and lose {d}. How many now?",
+        "{name} owns {a} {things}, {other} owns {b}. They sell {c} and win {d}. How many now?",
         TOYS,
         (
             Step("a + b", "Together they own {calculation} {things}."),
             Step("first - c", "After the sale it is {calculation} {things}."),
-            Step("second - d", "After the loss it is {calculation} {things}."),
+            Step("second + d", "With the prize it is {calculation} {things}."),
         ),
     ),
 )

@@ -98,20 +98,20 @@ class Problem:
         return "\n".join([*lines, f"#### {self.answer}"])
 
 
-def draw_problem(
-    rng: random.Random, template: Template, names: tuple[str, ...], highest: int
-) -> Problem:
-    """Fill a template in, with numbers from 2 to `highest`.
+def draw_problem(rng: random.Random, template: Template, names: tuple[str, ...]) -> Problem:
+    """Fill a template in, with numbers of one digit.
 
-    Every result is positive, and none of a problem's numbers occurs in it twice: so a number of a
-    solution says which step it comes from.
+    None of a problem's numbers occurs in it twice: so a number of a solution says which step it
+    comes from. The answer has two digits: one of a single digit is too easily hit by chance.
     """
     name, other = rng.sample(names, 2)
     words = {"name": name, "other": other, "things": rng.choice(template.things)}
     while True:
-        numbers = {place: rng.randint(2, highest) for place in template.givens()}
+        numbers = {place: rng.randint(2, 9) for place in template.givens()}
         for step, result in zip(template.steps, RESULTS, strict=False):
             left, sign, right = step.operands()
             numbers[result] = OPERATIONS[sign](numbers[left], numbers[right])
-        if min(numbers.values()) > 0 and len(set(numbers.values())) == len(numbers):
-            return Problem(template, words, numbers)
+        problem = Problem(template, words, numbers)
+        distinct = len(set(numbers.values())) == len(numbers)
+        if distinct and min(numbers.values()) > 0 and problem.results[-1] >= 10:
+            return problem
