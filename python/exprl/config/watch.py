@@ -135,6 +135,13 @@ class Alarms(Section):
         le=1.0,
         description="share of grades that only a re-ask gave; no reasoning stands behind those",
     )
+    disagreement: float | None = Field(
+        0.7,
+        ge=0.0,
+        le=1.0,
+        description="difference of the mean final score and the share of right rollouts; 0.7 is"
+        " beyond what partial credit explains, since a grade of 3 scores 0.5",
+    )
     logp_gap: float | None = Field(
         0.05, gt=0.0, description="mean |engine - trainer log-prob| per token of a step, in nats"
     )

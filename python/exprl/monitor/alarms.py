@@ -41,6 +41,7 @@ NAMES = (
     "missing_length",
     "over_context",
     "repaired",
+    "disagreement",
     "logp_gap",
 )
 
@@ -122,6 +123,7 @@ def find_alarms(
     yield from _single_step(rows[-1], settings, advantage, steps)
     yield from _delimiters(rows, settings)
     yield from _missing_length(rows, settings)
+    yield from _disagreement(rows[-1], settings)
     for name, metric, limit, message, remedy in (
         (
             "reference_overlap",
@@ -339,6 +341,26 @@ def _missing_length(rows: Sequence[Row], settings: config.Alarms) -> Iterator[Al
             "What is trained on is no fair sample any more. A judge whose context is too short for"
             " long rollouts does this: serve it with a longer one, or lower judge.max_tokens or"
             " rollout.max_response_tokens",
+        )
+
+
+def _disagreement(row: Row, settings: config.Alarms) -> Iterator[Alarm]:
+    """A judge that calls everything right, or wrong; a reward without grades is no judge's."""
+    limit = settings.disagreement
+    if limit is None or math.isnan(_value(row, "reward/hist_5")):
+        return
+    final, right = _value(row, "reward/final"), _value(row, "reward/correct_rate")
+    gap = abs(final - right)
+    if gap > limit:
+        yield Alarm(
+            "disagreement",
+            gap,
+            limit,
+            f"the judge's final score is {final:.2f} in the mean, and {right:.0%} of the rollouts"
+            f" are right (a difference of {gap:.2f}, limit {limit})",
+            "Run `exprl calibrate`: the judge may be too small, or its rubric or the references may"
+            " not fit. If rollouts with a good score are right, look at the answers instead"
+            " (`exprl verify`)",
         )
 
 

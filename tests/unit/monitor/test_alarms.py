@@ -64,6 +64,28 @@ def test_a_value_past_its_limit_raises_its_alarm_with_value_and_remedy(metric, v
         assert names([QUIET | {metric: nothing}]) == []
 
 
+@pytest.mark.parametrize(
+    ("final", "right", "raised"),
+    [
+        (1.0, 0.02, True),  # everything is right to this judge
+        (0.05, 0.9, True),  # and nothing to this one
+        (0.5, 0.0, False),  # most checkpoints reached, no answer right
+        (0.98, 0.95, False),
+        (0.7, 0.0, False),  # at the limit
+        (1.0, math.nan, False),  # no answers in the data
+        (math.nan, 0.0, False),  # no grades in this step
+    ],
+)
+def test_a_judge_that_contradicts_the_verifier_is_told_from_one_that_gives_partial_credit(
+    final, right, raised
+):
+    row = QUIET | {"reward/final": final, "reward/correct_rate": right, "reward/hist_5": 0.9}
+    assert names([row]) == (["disagreement"] if raised else [])
+    assert names([row], disagreement=None) == []
+    del row["reward/hist_5"]
+    assert names([row]) == [], "a reward of the user's own is no judge's"
+
+
 def test_a_gap_to_tokens_of_an_older_policy_is_what_was_learned_since():
     """Sampling ahead with everything right shows 0.03 to 0.05; the probe proves the weights."""
     row = QUIET | {"sync/logp_gap": 0.06}

@@ -79,7 +79,7 @@ SECTIONS = (
                 "Mean score of a step's rollouts, from 0 to 1, and the mean score of their last"
                 " steps.",
                 (Curve("reward/mean", "mean"), Curve("reward/final", "last step")),
-                alarms=("score_without_accuracy", "stalling"),
+                alarms=("score_without_accuracy", "stalling", "disagreement"),
             ),
             Chart(
                 "Right answers",
@@ -87,7 +87,7 @@ SECTIONS = (
                 " reward.",
                 (Curve("reward/correct_rate", "right"),),
                 "share",
-                ("score_without_accuracy", "stalling"),
+                ("score_without_accuracy", "stalling", "disagreement"),
             ),
             PASS_AT_K,
             Chart(
