@@ -69,7 +69,8 @@ def _grades(right: Calibration) -> Iterator[Finding]:
     graded, most = sum(counts), max(counts)
     grade = counts.index(most)
     # Of right and of wrong ones: a good judge of solutions that are nearly all wrong gives 1, too.
-    if all(
+    # Other readouts take the score from probabilities, which still differ.
+    if right.readout == "text" and all(
         sum(kind) and kind[grade] / sum(kind) >= SAME_GRADE for kind in (right.right, right.wrong)
     ):
         yield Finding(

@@ -10,8 +10,8 @@ NONE = Rate(0.5, 0.5, 0.5)
 def calibration(condition, auc, right=(0, 0, 0, 2, 18), wrong=(18, 2, 0, 0, 0), **changes):
     fields = {"right_missing": 0, "wrong_missing": 0, "statuses": {"ok": 40}, **changes}
     return Calibration(
-        condition, right, wrong, fields["right_missing"], fields["wrong_missing"],
-        fields["statuses"], NONE, NONE, NONE, Rate(*auc),
+        condition, fields.get("readout", "text"), right, wrong, fields["right_missing"],
+        fields["wrong_missing"], fields["statuses"], NONE, NONE, NONE, Rate(*auc),
     )  # fmt: skip
 
 
@@ -52,6 +52,10 @@ def test_a_judge_that_gives_one_grade_is_told_which():
     assert same.message.startswith("92% of its grades are 1, for right solutions as for wrong")
     skewed = calibration("right", (1.0, 1.0, 1.0), right=(0, 0, 0, 0, 2), wrong=(98, 0, 0, 0, 0))
     assert names(skewed) == ["usable"], "98 % of the solutions are wrong"
+    direct = calibration(
+        "right", (0.9, 0.8, 1.0), right=(20, 0, 0, 0, 0), wrong=(20, 0, 0, 0, 0), readout="direct"
+    )
+    assert names(direct) == ["usable"], "its scores come from probabilities, and differ"
 
 
 def test_grades_without_reasoning_and_missing_ones_are_told():
