@@ -37,6 +37,7 @@ def advantages(
     outcome_weight: float = 1.0,
     missing: Missing = "drop",
     overlong: npt.ArrayLike | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Float64Array:
     """Advantages of a batch: G groups of R rollouts of S segments.
 
@@ -68,7 +69,7 @@ def advantages(
       there each rubric item is standardised by itself, here all steps of a group are.
 
     Args:
-        scores: [S] float in [0, 1]; NaN = missing.
+        scores: [S] float within `bounds`; NaN = missing.
         seg_off: [R+1] int; rollout r has scores[seg_off[r]:seg_off[r+1]].
         group_off: [G+1] int; group g has the rollouts group_off[g]..group_off[g+1]-1.
         kind: the equation.
@@ -85,13 +86,15 @@ def advantages(
         missing: `drop` takes a rollout with any missing score out, `bridge` joins as said above.
         overlong: [R] bool, the rollouts that were cut by length; read by `end` with compat =
             `published` only, which gives all their tokens 0 - s_T.
+        bounds: lowest and highest score that there can be. Others than 0 and 1 are for scores that
+            were corrected (reward.noise); `first_error` still asks whether a score is below 0.75.
 
     Returns:
         [S] float64. Steps that were joined have the same advantage.
 
     Raises:
-        ValueError: a score is infinite or outside [0, 1] (named with its index), the offsets do not
-            fit, an outcome kind got a rollout without exactly one score, or a name is unknown.
+        ValueError: a score is infinite or outside `bounds` (named with its index), the offsets do
+            not fit, an outcome kind got a rollout without exactly one score, or a name is unknown.
         TypeError: offsets are not integers.
 
     >>> advantages([0.5, float("nan"), 1.0], [0, 3], [0, 1], "delta", missing="bridge").tolist()
@@ -117,6 +120,7 @@ def advantages(
         std_floor,
         outcome_weight,
         None if overlong is None else np.asarray(overlong, dtype=np.bool_),
+        **({} if bounds == (0.0, 1.0) else {"bounds": bounds}),
     )
     return result if source is None else result[source]
 

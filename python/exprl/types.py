@@ -187,7 +187,7 @@ class Scored:
     """A rollout with its steps and what judge and verifier said of it.
 
     grades, scores: one per segment (process views) or a single one (outcome); None = missing.
-        grades are 1..5; scores lie in [0, 1].
+        grades are 1..5; scores lie in [0, 1], and somewhat beyond where reward.noise corrects them.
     correct: the verifier's word, None where no answer is known.
     masked: kept out of the loss by choice (overlong = "mask"), which is not a missing score.
     domain: of its problem.

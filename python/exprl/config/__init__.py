@@ -9,6 +9,7 @@ Imports neither torch nor vllm.
 from exprl.config.data import BOXED, Columns, Data, MixedSource, Source
 from exprl.config.functions import FunctionName, Functions
 from exprl.config.keys import defaults, describe, differences, flatten, leaves
+from exprl.config.noise import Noise
 from exprl.config.policy import (
     Aggregation,
     Lora,
@@ -73,6 +74,7 @@ __all__ = [
     "Loss",
     "MixedSource",
     "Model",
+    "Noise",
     "Objective",
     "Optim",
     "Ranks",

@@ -23,6 +23,7 @@ def check(cfg: Config) -> None:
     _objective_fits_reward(cfg)
     _references_are_there(cfg)
     _domains_fit(cfg)
+    _noise_is_of_a_judge(cfg)
     _answers_are_there(cfg)
     _processes_fit(cfg)
     _servers_are_named(cfg)
@@ -163,6 +164,33 @@ def _domains_fit(cfg: Config) -> None:
                 f"domains.{name}: advantage = {treatment.advantage!r} does not fit source ="
                 f" {treatment.source!r} with view = {treatment.view!r}; use one of"
                 f" {', '.join(kinds)}"
+            )
+
+
+def _noise_is_of_a_judge(cfg: Config) -> None:
+    """The correction is of the judge's scores, in what is linear in them."""
+    for name, own in cfg.domains.items():
+        if own.noise and not cfg.treatment(name).judged:
+            raise ValueError(
+                f"domains.{name}.noise corrects the judge's scores, and source ="
+                f" {cfg.treatment(name).source!r} asks no judge there; leave it out"
+            )
+    treatments = [t for t in cfg.treatments.values() if t.judged and t.noise]
+    if cfg.reward.noise and not any(t.judged for t in cfg.treatments.values()):
+        raise ValueError(
+            f"reward.noise corrects the judge's scores, and reward.source = {cfg.reward.source!r}"
+            " asks no judge; leave it out"
+        )
+    for treatment in treatments:
+        if treatment.source == "max":
+            raise ValueError(
+                "reward.noise does not go with source = 'max': the larger of two scores has no mean"
+                " that a correction of one of them could mend; use 'weighted'"
+            )
+        if treatment.advantage == "first_error":
+            raise ValueError(
+                "reward.noise does not go with advantage 'first_error', which asks whether a grade"
+                " is 4 or more: a corrected score says that no longer; use 'delta'"
             )
 
 

@@ -173,7 +173,8 @@ class Rollout(Section):
 
 
 class Teacher(Section):
-    """The teacher of self-distillation: the frozen initial policy, shown the reference."""
+    """What a policy that is shown the reference reads: in self-distillation, the frozen initial
+    policy; with loss.teacher_weight, the policy as it is."""
 
     prompt: str = Field(
         "{problem}\n\nA correct solution, which you alone can see:\n{reference}\n\n"
@@ -222,6 +223,15 @@ class Loss(Section):
         description="tokens weigh min(trainer / engine probability, this); none = 1. With"
         " rollout.ahead it must be set, and is 2.0 where it is left open",
     )
+    teacher_weight: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="how far the advantage of a token depends on what the reference says of it"
+        " (RLSD, arXiv 2604.03128): 0 = not at all; with 1 it is multiplied by exp(sign(A) gain)"
+        " within 0.8 and 1.2, where gain is how much likelier the token is to a policy that is"
+        " shown the reference (section [teacher]). Costs a forward pass per step",
+    )
     aggregation: Aggregation = Field(
         "token_mean",
         description="how token losses add up: mean over the optimizer step's tokens; mean over"
@@ -238,6 +248,11 @@ class Loss(Section):
             raise ValueError(
                 f"kl_coef = {self.kl_coef} has no place in the {self.objective} objective; set it"
                 " to 0"
+            )
+        if self.teacher_weight > 0 and self.objective != "policy_gradient":
+            raise ValueError(
+                f"teacher_weight = {self.teacher_weight} reweights advantages, and the"
+                f" {self.objective} objective has none; set it to 0"
             )
         return self
 

@@ -24,6 +24,7 @@ from exprl.advantage import (
     SingleSegment,
 )
 from exprl.config.functions import FunctionName, read_name_or_function
+from exprl.config.noise import JudgeNoise, Noise
 from exprl.config.scale import JudgeServe
 from exprl.config.section import STRICT, Section, expand_home, read_none, refuse_truths
 from exprl.errors import ConfigError
@@ -204,6 +205,13 @@ class Reward(Section):
         " random among them and their steps, so that they say nothing about the text. What a run"
         " gains even so, it does not owe to the grades; `exprl prove` trains such an arm",
     )
+    noise: JudgeNoise | None = Field(
+        None,
+        description="correct the judge's scores for how often it is wrong: (score - FPR) / (1 - FPR"
+        " - FNR), arXiv 2510.18924. The rates, as { false_positive = 0.1, false_negative = 0.2 },"
+        " or the calibration.json of `exprl calibrate`, whose rates for judge.condition are taken."
+        " none = no correction. Refused where 1 - FPR - FNR is below 0.2",
+    )
 
 
 class Advantage(Section):
@@ -282,6 +290,11 @@ class Domain(Section):
     rubric: str | None = Field(None, description="judge.rubric of the domain")
     advantage: AdvantageKind | None = Field(None, description="advantage.kind of the domain")
     verify: Verify | None = Field(None, description="reward.verify of the domain")
+    noise: JudgeNoise | None = Field(
+        None,
+        description="reward.noise of the domain, whose judge may be wrong more or less often than"
+        " those of others; [0, 0] corrects nothing",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +310,7 @@ class Treatment:
     last: LastScore = "judge"
     compat: Compat | None = None
     verify: Verify = "strict"
+    noise: Noise | None = None
 
     @property
     def judged(self) -> bool:

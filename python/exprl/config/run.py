@@ -69,9 +69,11 @@ class Config(Section):
             last=self.advantage.last,
             compat=self.advantage.compat,
             verify=self.reward.verify,
+            noise=self.reward.noise,
         )
         own = self.domains.get(domain, Domain())
-        return replace(run, **own.model_dump(exclude_none=True))
+        named = {name: getattr(own, name) for name in Domain.model_fields}
+        return replace(run, **{key: value for key, value in named.items() if value is not None})
 
     @property
     def treatments(self) -> dict[str, Treatment]:
@@ -102,7 +104,7 @@ class Config(Section):
 
     def looks_at_references(self, part: Source) -> bool:
         """Whether they look at those of one dataset."""
-        if self.loss.objective != "policy_gradient":
+        if self.loss.objective != "policy_gradient" or self.needs_teacher:
             return True
         if part.columns.domain is None:
             judged = self.treatment(part.domain).judged
@@ -116,14 +118,19 @@ class Config(Section):
         return self.loss.objective == "cross_entropy"
 
     @property
-    def needs_teacher(self) -> bool:
-        """Whether a teacher reads the references (self-distillation)."""
+    def distills(self) -> bool:
+        """Whether the frozen initial policy is the teacher (self-distillation)."""
         return self.loss.objective in ("reverse_kl", "sampled_reverse_kl")
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a teacher reads the references: in self-distillation and RLSD."""
+        return self.distills or self.loss.teacher_weight > 0
 
     @property
     def needs_initial_policy(self) -> bool:
         """Whether a frozen copy of the initial policy is kept: for the KL term, or as teacher."""
-        return self.loss.kl_coef > 0 or self.needs_teacher
+        return self.loss.kl_coef > 0 or self.distills
 
     @property
     def needs_engine(self) -> bool:

@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from exprl.config import mistakes, presets
+from exprl.config.noise import with_rates
 from exprl.config.reward import Judge
 from exprl.config.run import Config
 from exprl.config.section import Section, lay_over
@@ -89,9 +90,14 @@ def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def build(tree: dict[str, Any], source: str = "config") -> Config:
-    """Lay a tree of plain values over its presets and validate the result."""
+    """Lay a tree of plain values over its presets and validate the result.
+
+    Raises:
+        ConfigError: a value is wrong, or a file that reward.noise names.
+    """
+    whole = with_rates(lay_over(_preset_of(tree), tree))
     try:
-        return Config.model_validate(lay_over(_preset_of(tree), tree))
+        return Config.model_validate(whole)
     except ValidationError as error:
         raise ConfigError(mistakes.explain_errors(error, source)) from None
 

@@ -48,10 +48,16 @@ def segment_advantages(
             outcome_weight=settings.outcome_weight,
             missing="bridge" if own[0].bridge else "drop",
             overlong=[s.overlong for s in own],
+            bounds=score_bounds(treatment(domain).noise),
         )
         for i, value in zip(members, np.split(flat, seg_off[1:-1]), strict=True):
             values[i] = value
     return values
+
+
+def score_bounds(noise: config.Noise | None) -> tuple[float, float]:
+    """The lowest and the highest score that there can be: beyond 0 and 1 with reward.noise."""
+    return (0.0, 1.0) if noise is None else (noise.correct(0.0), noise.correct(1.0))
 
 
 def silent_groups(scored: Sequence[Scored], advantages: Sequence[Float64Array]) -> list[list[int]]:

@@ -119,4 +119,5 @@ def _sums(loss: Tensor, token_weight: Tensor, entropy: Tensor, logp_gap: Tensor)
         logp_gap=logp_gap,
         ratio_max=zero,
         bad_rows=zero,
+        teacher_gap=torch.full_like(loss, math.nan),
     )

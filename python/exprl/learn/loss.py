@@ -54,6 +54,7 @@ class LossInputs(NamedTuple):
     generator_logp: Tensor  # [N], by the engine
     trainer_logp: Tensor | None  # [N], before the update; None = this forward is on-policy
     initial_logp: Tensor | None  # [N], by the frozen initial policy
+    teacher_logp: Tensor | None = None  # [N], after a prompt that shows the reference
 
 
 class LossSums(NamedTuple):
@@ -68,9 +69,10 @@ class LossSums(NamedTuple):
     logp_gap: Tensor
     ratio_max: Tensor
     bad_rows: Tensor
+    teacher_gap: Tensor
 
     def stacked(self) -> Tensor:
-        """[9] fp64, in the order of LossStats."""
+        """[10] fp64, in the order of LossStats."""
         return torch.stack([value.detach().double() for value in self])
 
 
@@ -79,6 +81,7 @@ class LossStats:
     """Sums over the tokens that weigh something in the loss; `tokens` turns them into means.
 
     capped: tokens whose importance weight loss.importance_cap held back; NaN without a cap.
+    teacher_gap: of |teacher - trainer log-prob|; NaN without a teacher.
     """
 
     tokens: int = 0
@@ -90,13 +93,15 @@ class LossStats:
     logp_gap: float = 0.0
     ratio_max: float = 0.0
     bad_rows: int = 0
+    teacher_gap: float = 0.0
 
     @classmethod
     def from_numbers(cls, row: Sequence[float]) -> LossStats:
         """All fields in their order, as a tensor carries them."""
-        tokens, loss, kl, entropy, clipped, capped, gap, ratio_max, bad_rows = row
+        tokens, loss, kl, entropy, clipped, capped, gap, ratio_max, bad_rows, teacher = row
         counts = int(tokens), int(clipped), int(bad_rows)
-        return cls(counts[0], loss, kl, entropy, counts[1], capped, gap, ratio_max, counts[2])
+        first = (counts[0], loss, kl, entropy, counts[1], capped, gap, ratio_max)
+        return cls(*first, counts[2], teacher)
 
     def add(self, other: LossStats) -> None:
         """Take in the sums of another micro-batch."""
@@ -109,6 +114,7 @@ class LossStats:
         self.logp_gap += other.logp_gap
         self.ratio_max = max(self.ratio_max, other.ratio_max)
         self.bad_rows += other.bad_rows
+        self.teacher_gap += other.teacher_gap
 
 
 def read(parts: Sequence[LossSums], norm: Tensor) -> tuple[LossStats, float]:
@@ -116,7 +122,7 @@ def read(parts: Sequence[LossSums], norm: Tensor) -> tuple[LossStats, float]:
     rows = [part.stacked() for part in parts]
     *values, norm_value = torch.cat([*rows, norm.double().reshape(1)]).tolist()
     stats = LossStats()
-    for row in zip(*[iter(values)] * 9, strict=True):
+    for row in zip(*[iter(values)] * len(LossSums._fields), strict=True):
         stats.add(LossStats.from_numbers(row))
     return stats, norm_value
 
@@ -151,6 +157,9 @@ def policy_loss(
     before = out.logp if inputs.trainer_logp is None else inputs.trainer_logp
     weighed = inputs.token_weight != 0
     gap = torch.where(weighed, before - inputs.generator_logp, 0.0)
+    teacher = gap.new_full((), math.nan)
+    if inputs.teacher_logp is not None:
+        teacher = torch.where(weighed, inputs.teacher_logp - before, 0.0).abs().sum()
     cap = settings.importance_cap
     return out.loss, LossSums(
         tokens=weighed.sum(),
@@ -162,6 +171,7 @@ def policy_loss(
         logp_gap=gap.abs().sum(),
         ratio_max=out.ratio.nan_to_num(nan=0.0).max(),
         bad_rows=out.bad_rows,
+        teacher_gap=teacher,
     )
 
 

@@ -38,6 +38,7 @@ from exprl.learn.model import (
 )
 from exprl.learn.offload import HostMemory, InitialPolicy
 from exprl.learn.optimizer import Optimizer
+from exprl.learn.reweighting import reweight
 from exprl.learn.sharding import Replicas, Sharding, Shards, release, tied_names, whole
 from exprl.types import Packed, TrainBatch
 
@@ -56,7 +57,8 @@ class EarlierLogp(NamedTuple):
     """Log-probs [N] of a micro-batch from before the step's first update; None = not needed.
 
     trainer_logp: by the policy.   initial_logp: by the frozen initial policy.
-    teacher_logp: by the initial policy after the teacher's prompts.
+    teacher_logp: after the teacher's prompts, by the initial policy (self-distillation) or by the
+        policy (loss.teacher_weight).
     """
 
     trainer_logp: Tensor | None
@@ -199,6 +201,7 @@ class Policy:
     ) -> list[list[EarlierLogp]]:
         """Per micro-batch; the initial policy is asked everything in one visit to the device."""
         sampled = loss.objective == "sampled_reverse_kl"
+        reweighs = loss.teacher_weight > 0
         compares = loss.objective != "cross_entropy"
         initial: list[list[Tensor | None]] = [[None for _ in mini] for mini in batches]
         teacher = initial
@@ -207,18 +210,24 @@ class Policy:
                 if loss.kl_coef > 0:
                     initial = [[self._logp(model, b) for b in mini] for mini in batches]
                 if sampled:
-                    teacher = [
-                        [self._logp(model, b.teacher) for b in mini if b.teacher]
-                        for mini in batches
-                    ]
+                    teacher = self._teacher_logp(model, batches)
+        if reweighs:  # the policy of before the step is its own teacher, once it sees the reference
+            teacher = self._teacher_logp(self.model, batches)
+        first = sampled or reweighs
         trainer = [
-            [self._logp(self.model, b) if sampled or (i and compares) else None for b in mini]
+            [self._logp(self.model, b) if first or (i and compares) else None for b in mini]
             for i, mini in enumerate(batches)
         ]
         return [
             [EarlierLogp(*logps) for logps in zip(*of_mini, strict=True)]
             for of_mini in zip(trainer, initial, teacher, strict=True)
         ]
+
+    def _teacher_logp(
+        self, model: Any, batches: Sequence[Sequence[TrainBatch]]
+    ) -> list[list[Tensor | None]]:
+        """Log-probs of each micro-batch's tokens after the teacher's prompts."""
+        return [[self._logp(model, b.teacher) for b in mini if b.teacher] for mini in batches]
 
     def _update(
         self,
@@ -361,6 +370,11 @@ class Policy:
                 assert before.teacher_logp is not None and before.trainer_logp is not None
                 seg_adv = before.teacher_logp - before.trainer_logp
                 seg_id = torch.arange(len(targets), dtype=torch.int32, device=self.device)
+            case "policy_gradient" if loss.teacher_weight > 0:
+                assert before.teacher_logp is not None and before.trainer_logp is not None
+                gain = before.teacher_logp - before.trainer_logp
+                seg_adv = reweight(seg_adv[seg_id.long()], gain, loss.teacher_weight)
+                seg_id = torch.arange(len(targets), dtype=torch.int32, device=self.device)
             case "policy_gradient":
                 pass
         inputs = LossInputs(
@@ -371,6 +385,7 @@ class Policy:
             generator_logp=generator_logp,
             trainer_logp=before.trainer_logp,
             initial_logp=before.initial_logp,
+            teacher_logp=before.teacher_logp,
         )
         hidden = hidden_states(self.model, batch)
         return policy_loss(hidden, head(self.model), inputs, loss, self.temperature)

@@ -10,7 +10,8 @@ import re
 METRICS: dict[str, str] = {
     "step": "number of the training step, from 1",
     "time_s": "when the row was written, in seconds since 1970",
-    "reward/mean": "mean reward; a rollout's reward is the mean of its scores, in [0, 1]",
+    "reward/mean": "mean reward; a rollout's reward is the mean of its scores, in [0, 1], and"
+    " beyond with reward.noise",
     "reward/std": "standard deviation of the rewards",
     "reward/final": "mean score of the last step of a rollout, in [0, 1]",
     "reward/correct_rate": "share of the rollouts that the verifier calls right",
@@ -68,6 +69,8 @@ METRICS: dict[str, str] = {
     "policy/entropy": "entropy of the policy, nats per token",
     "policy/clip_fraction": "share of the tokens that the clip held back",
     "policy/capped": "share of the tokens whose importance weight loss.importance_cap held back",
+    "policy/teacher_gap": "mean |log-prob with the reference - without it| of the tokens, in nats"
+    " (loss.teacher_weight, sampled_reverse_kl)",
     "policy/ratio_max": "largest probability ratio",
     "policy/bad_rows": "tokens left out because a value was not finite",
     "policy/updates": "optimizer steps",

@@ -201,6 +201,7 @@ def _updates(updates: Sequence[UpdateStats]) -> dict[str, float]:
         "policy/entropy": total.entropy / tokens,
         "policy/clip_fraction": total.clipped / tokens,
         "policy/capped": total.capped / tokens,
+        "policy/teacher_gap": total.teacher_gap / tokens,
         "policy/ratio_max": total.ratio_max or float("nan"),
         "policy/bad_rows": total.bad_rows,
         "policy/updates": len(updates),

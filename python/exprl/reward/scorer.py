@@ -267,7 +267,8 @@ class Scorer:
         else:
             verdicts = graded.verdicts if graded else ()
             grades = tuple(v.grade for v in verdicts)
-            scores = combine_scores(treatment, tuple(v.score for v in verdicts), correct)
+            judged = correct_noise(treatment.noise, [v.score for v in verdicts])
+            scores = combine_scores(treatment, judged, correct)
             reasons = tuple(v.error or v.status for v in verdicts if v.grade is None)
         if verified and correct is None and treatment.verified and None in scores:
             reasons = (*reasons, verified.reason)
@@ -295,6 +296,18 @@ def _done(value: T) -> Future[T]:
     future: Future[T] = Future()
     future.set_result(value)
     return future
+
+
+def correct_noise(
+    noise: config.Noise | None, scores: Sequence[float | None]
+) -> tuple[float | None, ...]:
+    """The judge's scores, corrected for how often it is wrong (reward.noise).
+
+    Not for scores that are no judgement: 0 for a rollout that is too long, or that shows nothing.
+    """
+    if noise is None:
+        return tuple(scores)
+    return tuple(None if score is None else noise.correct(score) for score in scores)
 
 
 def combine_scores(

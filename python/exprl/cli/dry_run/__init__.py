@@ -102,6 +102,7 @@ def report(cfg: config.Config, sample: int = 0) -> int:
         )
     elif cfg.asks_judge:
         _ask_judges(cfg, problems, console, functions)
+    _show_noise(cfg, console)
     tried: list[str] = []
     verifiers = open_verifiers(cfg, [*problems, *held_out], functions, tried.append)
     for line in (*tried, *try_functions(cfg, functions, problems)):
@@ -147,6 +148,20 @@ def _ask_judges(
                 console.print(text, soft_wrap=True)
 
 
+def _show_noise(cfg: config.Config, console: Console) -> None:
+    """Print what reward.noise makes of the judge's lowest and highest score."""
+    for name, treatment in cfg.treatments.items():
+        if treatment.judged and treatment.noise:
+            noise = treatment.noise
+            console.print(
+                f"noise      {name}: FPR {noise.false_positive:.3f}, FNR"
+                f" {noise.false_negative:.3f}: a score of 0 counts {noise.correct(0.0):+.3f}, one"
+                f" of 1 {noise.correct(1.0):+.3f}",
+                markup=False,
+                soft_wrap=True,
+            )
+
+
 def _check_run_dir(cfg: config.Config) -> None:
     """The folder, or the nearest one above it that there is, must take files."""
     path = Path(cfg.run_dir).absolute()
@@ -184,6 +199,18 @@ def _check_programs(
             f"these do not: {', '.join(failed)}; are data.columns.setup and entry_point right, and"
             " are the references programs?"
         )
+
+
+def _noise_without_effect(cfg: config.Config) -> Iterator[str]:
+    """An affine map of all scores of a group is nothing to what divides by their spread."""
+    for name, own in cfg.treatments.items():
+        alike = own.source == "judge" and cfg.reward.overlong != "zero"
+        if own.judged and own.noise and alike and own.advantage == "grpo":
+            yield (
+                f"reward.noise changes next to nothing in domain {name!r}: grpo divides by the"
+                " spread of a group, whose scores are all corrected alike; it matters for dr_grpo,"
+                " rloo, end and raw, with overlong = 'zero', and with source = 'weighted'"
+            )
 
 
 def _unread_of_ahead(cfg: config.Config) -> Iterator[tuple[str, str]]:
@@ -245,6 +272,7 @@ def warnings(cfg: config.Config) -> Iterator[str]:
             f"judge.readout = {cfg.judge.readout!r} changes nothing: a rule judge is certain of its"
             " grades"
         )
+    yield from _noise_without_effect(cfg)
     yield from stalling.warnings(cfg)
     if cfg.reward.shuffle:
         yield "reward.shuffle = true is a control: scores are dealt at random, and mislead"

@@ -10,6 +10,8 @@ import numpy as np
 
 from exprl import config
 from exprl.advantage import AdvantageKind, ProcessKind, advantages
+from exprl.learn.advantages import score_bounds
+from exprl.reward.scorer import correct_noise
 
 STALLER = (3, 3, 3)
 """Grades of a rollout that restates the problem up to the length limit: it does no work."""
@@ -54,8 +56,12 @@ def mean_advantages(
         steps: of a staller.
     """
     kept = {"zero": 0.0, "mask": np.nan}.get(cfg.reward.overlong)
-    staller = [(grade - 1) / 4 if kept is None else kept for grade in STALLER[:steps]]
-    attempt = [(grade - 1) / 4 for grade in ATTEMPT]
+    staller, attempt = (
+        np.array(correct_noise(treatment.noise, [(grade - 1) / 4 for grade in grades]))
+        for grades in (STALLER[:steps], ATTEMPT)
+    )
+    if kept is not None:
+        staller[:] = kept
     if treatment.last == "verifier":  # neither of them reaches the answer
         staller[-1] = attempt[-1] = 0.0
     rollouts = [staller, staller, attempt, attempt]
@@ -70,6 +76,7 @@ def mean_advantages(
         std_floor=cfg.advantage.std_floor,
         outcome_weight=cfg.advantage.outcome_weight,
         overlong=[cfg.reward.overlong == "zero"] * 2 + [False] * 2,
+        bounds=score_bounds(treatment.noise),
     )
     stalling, trying = values[: 2 * steps].mean(), values[2 * steps :].mean()
     return float(np.nan_to_num(stalling)), float(trying)
@@ -81,12 +88,15 @@ def _message(
     kinds: tuple[AdvantageKind, ...] = get_args(ProcessKind)
     every = {kind: replace(treatment, advantage=kind) for kind in kinds}
     free = [k for k, t in every.items() if mean_advantages(cfg, t, len(STALLER))[0] <= PAID]
+    remedy = "Set reward.overlong = 'zero'"
+    if cfg.reward.overlong == "zero":  # they have 0, and reward.noise takes the others below it
+        remedy = "Leave reward.noise out"
     return (
         f"advantage.kind = {treatment.advantage!r} with reward.overlong = {cfg.reward.overlong!r}"
         " pays for standing still: in a group of two rollouts that restate the problem up to the"
         f" length limit (grades {_shown(STALLER)}) and two whose first step is right"
         f" ({_shown(ATTEMPT)}), the former get {staller:+.2f} in the mean and the latter"
-        f" {attempt:+.2f}. Set reward.overlong = 'zero', or advantage.kind to one of"
+        f" {attempt:+.2f}. {remedy}, or set advantage.kind to one of"
         f" {', '.join(free)}"
     )
 

@@ -200,6 +200,13 @@ SECTIONS = (
                 ),
                 "share",
             ),
+            Chart(
+                "What the reference tells the policy",
+                "How far the log-prob of a token changes when the policy is shown the reference,"
+                " in nats, mean over the tokens. Near 0, the teacher tells tokens apart no better"
+                " than the policy.",
+                (Curve("policy/teacher_gap", "gap"),),
+            ),
             Chart("Loss", "Mean loss of the optimizer steps.", (Curve("policy/loss", "loss"),)),
             Chart(
                 "Learning rate",

@@ -20,6 +20,8 @@ DEAD = {
     "judge.max_missing_rate": "no run is stopped here; the missing grades are counted",
     "data.limit": "choose rollouts with --steps and --sample",
     "reward.shuffle": "scores are dealt anew while a run trains, not afterwards",
+    "loss.teacher_weight": "it takes the policy of that step to weigh tokens, which no file holds;"
+    " what is compared here are advantages before that",
 }
 CUTS = (
     *("reward.steps", "reward.delimiter", "reward.min_step_tokens", "reward.max_steps"),
@@ -79,6 +81,8 @@ class Changes:
         if self.after.judge.readout == "text":
             return False
         run, _ = self.treatments_of(domain)
+        if run.noise is not None:  # the file has the corrected score
+            return True
         is_judges = run.source == "judge" and not (run.per_segment and run.last == "verifier")
         return not is_judges or self.before.judge.score_map != self.after.judge.score_map
 
@@ -173,6 +177,7 @@ SHADOWED = {
     "source": "reward.source",
     "verifier_weight": "reward.verifier_weight",
     "verify": "reward.verify",
+    "noise": "reward.noise",
     "view": "judge.view",
     "rubric": "judge.rubric",
 }
