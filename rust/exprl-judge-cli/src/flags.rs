@@ -7,8 +7,9 @@ use serde_json::{Map, Value};
 use crate::Error;
 
 /// What is about grades alone: `rubric` asks for none.
-const OF_GRADES: [&str; 8] = [
+const OF_GRADES: [&str; 9] = [
     "view",
+    "layout",
     "show_thinking",
     "readout",
     "score_map",

@@ -72,7 +72,7 @@ pub use blocking::BlockingJob;
 pub use counters::Stats;
 pub use error::Error;
 pub use exprl_rubric::{
-    Checklist, Checklists, Checkpoint, Entry as ChecklistEntry, Readout, ScoreMap, View,
+    Checklist, Checklists, Checkpoint, Entry as ChecklistEntry, Layout, Readout, ScoreMap, View,
 };
 pub use forecast::{Forecast, Forecaster};
 pub use job::Job;

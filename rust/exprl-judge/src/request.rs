@@ -8,7 +8,9 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use exprl_rubric::{CONTEXT, Checklist, Checklists, FenceKey, Head, Rubric, View, drop_thinking};
+use exprl_rubric::{
+    CONTEXT, Checklist, Checklists, FenceKey, Head, Layout, Rubric, View, drop_thinking,
+};
 pub(crate) use frame::ReplyLimit;
 use frame::{Frame, Framed, Frames, ask_again};
 
@@ -38,6 +40,7 @@ pub(crate) struct Composer {
     task: Task,
     checklists: Option<Checklists>,
     view: View,
+    layout: Layout,
     fence: FenceKey,
     /// A rubric for all domains; otherwise the built-in ones, made when first met.
     rubric: Option<Arc<Framed>>,
@@ -55,6 +58,7 @@ impl Composer {
             task: settings.task,
             checklists: settings.read_checklists()?,
             view: settings.view,
+            layout: settings.layout,
             fence,
             rubric: settings.read_rubric()?.map(|rubric| frames.around(rubric)),
             builtin: Mutex::default(),
@@ -226,7 +230,8 @@ impl Composer {
         if let Some(rubric) = known.get(domain) {
             return Ok(rubric.clone());
         }
-        let rubric = self.frames.around(Rubric::builtin(domain, self.view)?);
+        let rubric = Rubric::builtin(domain, self.view)?.with_layout(self.layout);
+        let rubric = self.frames.around(rubric);
         known.insert(domain.to_owned(), rubric.clone());
         Ok(rubric)
     }
@@ -330,6 +335,26 @@ mod tests {
             first[0],
             other.render(&item(&["a"])).unwrap().requests[0].key
         );
+    }
+
+    #[test]
+    fn the_layout_moves_the_reference_and_changes_the_key() {
+        let settings = |layout| Settings {
+            layout,
+            ..Settings::new(vec!["http://h/v1".into()], "a \"judge\"")
+        };
+        let [first, last] = [Layout::ReferenceFirst, Layout::ReferenceLast].map(|layout| {
+            let composer = Composer::new(&settings(layout), FenceKey::new([1; 32])).unwrap();
+            let mut requests = composer.render(&item(&["a", "b"])).unwrap().requests;
+            requests.pop().unwrap()
+        });
+        assert_ne!(first.key, last.key);
+        let texts = [&first, &last].map(|request| content(&request.body));
+        let places = texts.map(|text| (text.find("<reference-"), text.find("<prefix-")));
+        assert!(places[0].0 < places[0].1 && places[1].0 > places[1].1);
+        // A longer prefix begins with all that stands before the closing fence.
+        assert!(last.body.shareable() < last.body.sizes().0 - "4".len());
+        assert!(last.body.shareable() < first.body.shareable());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use exprl_rubric::{Checklists, Readout, Rubric, ScoreMap, View};
+use exprl_rubric::{Checklists, Layout, Readout, Rubric, ScoreMap, View};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -169,6 +169,10 @@ settings! {
     /// PEM file of certificates that https servers are checked with, instead of the system's. It may hold
     /// a server's own certificate, such as one that it has signed itself.
     ca_file: Option<PathBuf> = None;
+    /// Where the reference stands in a request: before the judged text, so that a server's prefix cache
+    /// holds it once for all requests of a problem (`reference_first`); or after it, as in the paper's
+    /// published prompts, where each request computes it anew (`reference_last`).
+    layout: Layout = Layout::ReferenceFirst;
 }
 
 /// A time of the settings; `check` has refused what is none.
@@ -215,7 +219,8 @@ impl Settings {
             return Ok(None);
         };
         let text = read("rubric", path)?;
-        Ok(Some(Rubric::from_toml_str(&text, self.view)?))
+        let rubric = Rubric::from_toml_str(&text, self.view)?;
+        Ok(Some(rubric.with_layout(self.layout)))
     }
 
     /// The rubrics of the problems, read from their file.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use exprl_advantage::{Kind, SingleSegment};
-use exprl_judge::{Readout, ScoreMap, Settings, Status, View};
+use exprl_judge::{Layout, Readout, ScoreMap, Settings, Status, View};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use strum::VariantArray;
@@ -34,6 +34,7 @@ pub fn judge_defaults() -> PyResult<String> {
 pub fn judge_choices() -> BTreeMap<&'static str, Vec<&'static str>> {
     BTreeMap::from([
         ("View", names::<View>()),
+        ("Layout", names::<Layout>()),
         ("Readout", names::<Readout>()),
         ("ScoreMap", names::<ScoreMap>()),
         ("Status", names::<Status>()),

@@ -18,14 +18,43 @@
 //!
 //! {instruction}
 //! ```
+//!
+//! With [`Layout::ReferenceLast`] the reference stands after the trace, between it and the instruction.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
+
 use crate::View;
 use crate::fence::{Fence, FenceKey};
 use crate::neutralize::neutralize_after;
+
+/// Where the reference stands in a request.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    IntoStaticStr,
+    VariantArray,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Layout {
+    /// Before the trace: all requests of a problem share it, and a prefix cache holds it once.
+    #[default]
+    ReferenceFirst,
+    /// After the trace, as in the paper's published prompts: each request computes it anew.
+    ReferenceLast,
+}
 
 /// Version of the layout below and of what `neutralize` does, part of a ledger key: raise it when any
 /// request's bytes change.
@@ -52,7 +81,7 @@ pub struct Head {
 
 impl Head {
     pub(crate) fn new(
-        view: View,
+        (view, layout): (View, Layout),
         rubric: &Arc<str>,
         instruction: &Arc<str>,
         key: &FenceKey,
@@ -60,43 +89,50 @@ impl Head {
         checklist: Option<&str>,
     ) -> Self {
         let fence = key.fence(problem, reference);
+        let (first, last) = match layout {
+            Layout::ReferenceFirst => (reference, None),
+            Layout::ReferenceLast => (None, reference),
+        };
         let parts = [
             ("problem", Some(problem)),
-            ("reference", reference),
+            ("reference", first),
             ("checklist", checklist),
         ];
         let tag = view.name();
+        let after = blocks(&[("reference", last)], fence.digits());
         let mut blocks = blocks(&parts, fence.digits());
         // Writing to a string cannot fail.
         let _ = writeln!(blocks, "<{tag}-{}>", fence.digits());
         Self {
             rubric: rubric.clone(),
             blocks,
-            close: format!("\n</{tag}-{}>\n\n", fence.digits()),
+            close: format!("\n</{tag}-{}>\n{after}\n", fence.digits()),
             instruction: instruction.clone(),
             fence,
         }
     }
 
-    /// Everything before the trace: rubric, problem, reference, opening fence. Byte-identical for a problem.
+    /// Everything before the trace: rubric, problem, reference (unless it comes last), opening fence.
+    /// Byte-identical for a problem.
     #[must_use]
     pub fn text(&self) -> String {
         [&*self.rubric, &self.blocks].concat()
     }
 
-    /// Everything after the trace: closing fence and instruction.
+    /// Everything after the trace: closing fence, a reference that comes last, and instruction.
     #[must_use]
     pub fn tail(&self) -> String {
         [&*self.close, &self.instruction].concat()
     }
 
-    /// The part of the text that is of this problem: problem, reference, checklist, opening fence.
+    /// The part of the text that is of this problem: problem, reference (unless it comes last),
+    /// checklist, opening fence.
     #[must_use]
     pub fn blocks(&self) -> &str {
         &self.blocks
     }
 
-    /// The part of the tail that is of this problem: the closing fence.
+    /// The part of the tail that is of this problem: the closing fence, and a reference that comes last.
     #[must_use]
     pub fn close(&self) -> &str {
         &self.close
@@ -185,14 +221,15 @@ pub fn parse_request(message: &str) -> Option<ParsedRequest<'_>> {
     View::ALL.iter().find_map(|view| {
         let tag = view.name();
         let body = rest.strip_prefix(&format!("<{tag}-{fence}>\n"))?;
-        let (trace, instruction) = body.split_once(&format!("\n</{tag}-{fence}>\n\n"))?;
+        let (trace, rest) = body.split_once(&format!("\n</{tag}-{fence}>\n"))?;
+        let (last, rest) = parse_block("reference", fence, rest);
         Some(ParsedRequest {
             view: *view,
             problem,
-            reference,
+            reference: reference.or(last),
             checklist,
             trace,
-            instruction,
+            instruction: rest.strip_prefix('\n')?,
         })
     })
 }

@@ -6,6 +6,8 @@
 //! [rubric, problem, reference, checklist: byte-identical per problem][trace, append-only][instruction]
 //! ```
 //!
+//! [`Layout::ReferenceLast`] puts the reference after the trace, as the paper's published prompts do.
+//!
 //! ```
 //! use exprl_rubric::{FenceKey, Reading, Rubric, View, read_grade};
 //!
@@ -29,7 +31,9 @@ mod score;
 pub use checklist::{Checklist, Checklists, Checkpoint, Entry};
 pub use exprl_texts::{drop_thinking, open_thinking, outside_thinking};
 pub use fence::FenceKey;
-pub use head::{Head, LAYOUT_VERSION, ParsedRequest, parse_checklist_request, parse_request};
+pub use head::{
+    Head, LAYOUT_VERSION, Layout, ParsedRequest, parse_checklist_request, parse_request,
+};
 pub use neutralize::CONTEXT;
 pub use reading::{Reading, grade_place, is_complete, read_grade};
 pub use rubric::Rubric;

@@ -7,7 +7,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 use serde::Deserialize;
 
-use crate::{Checklist, Error, FenceKey, Head, View};
+use crate::{Checklist, Error, FenceKey, Head, Layout, View};
 
 const BUILTIN: &str = include_str!("../rubrics/builtin.toml");
 
@@ -25,6 +25,7 @@ const RESERVED: [&str; 6] = [
 #[derive(Debug, Clone)]
 pub struct Rubric {
     view: View,
+    layout: Layout,
     /// By `has_reference + 2 * has_checklist`.
     texts: [Texts; 4],
 }
@@ -150,6 +151,7 @@ impl Rubric {
         };
         Ok(Self {
             view,
+            layout: Layout::default(),
             texts: [
                 texts(false, false)?,
                 texts(true, false)?,
@@ -157,6 +159,12 @@ impl Rubric {
                 texts(true, true)?,
             ],
         })
+    }
+
+    /// The same rubric with the reference in another place of its requests.
+    #[must_use]
+    pub fn with_layout(self, layout: Layout) -> Self {
+        Self { layout, ..self }
     }
 
     /// The view that this rubric is for.
@@ -206,7 +214,7 @@ impl Rubric {
         let texts = self.find(reference.is_some(), checklist.is_some());
         let checklist = checklist.map(ToString::to_string);
         Head::new(
-            self.view,
+            (self.view, self.layout),
             &texts.head,
             &texts.instruction,
             key,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use exprl_rubric::{Checklist, LAYOUT_VERSION, Readout, Rubric};
+use exprl_rubric::{Checklist, LAYOUT_VERSION, Layout, Readout, Rubric};
 use serde_json::{Map, Value, json};
 
 use crate::escape::{escape, escape_into};
@@ -76,6 +76,10 @@ impl Frames {
         hasher.update(&settings.sample_index.to_le_bytes());
         hasher.update(&(settings.revision.len() as u64).to_le_bytes());
         hasher.update(settings.revision.as_bytes());
+        // Only what differs from the default is part of a key: ledgers from before there was a choice stay.
+        if settings.layout != Layout::default() {
+            hasher.update(<&str>::from(settings.layout).as_bytes());
+        }
         let mut fields = sampling(settings);
         if settings.task == Task::Checklist {
             let schema =
