@@ -201,6 +201,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="the model's folder, if it lies elsewhere")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--threads", type=int, help="of torch; default: what the configs say")
     parser.add_argument("--report-only", action="store_true", help="rows of what is done")
     return parser.parse_args()
 
@@ -209,6 +210,8 @@ def main() -> None:
     options = parsed()
     out = options.out.resolve()
     common = (f"model.path={json.dumps(str(options.model.resolve()))}",) if options.model else ()
+    if options.threads:
+        common = (*common, f"train.torch_threads={options.threads}")
     os.chdir(_arms.REPOSITORY)
     runs = plan(options.arms, options.seeds, common, out)
     if not options.report_only:

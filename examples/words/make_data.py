@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ HERE = Path(__file__).parent
 
 SYSTEM = "Do sums."
 EXAMPLE = (
-    "Kim has 3 nuts, finds 4 and eats 2. How many are left?",
-    "3 + 4 = 7 nuts\n7 - 2 = 5 nuts\n#### 5",
+    "Kim has 13 nuts, finds 4 and eats 2. How many are left?",
+    "13 + 4 = 17 nuts\n17 - 2 = 15 nuts\n#### 15",
 )
 """Without it the model writes prose and hardly ever marks an answer (README.md, difficulty)."""
 
@@ -33,12 +34,17 @@ EXAMPLE = (
 def draw(
     rng: random.Random, templates: Sequence[Template], count: int, taken: set[tuple[int, ...]]
 ) -> list[Problem]:
-    """Draw problems of all templates in turn, all different, without the numbers in `taken`."""
+    """Draw problems of all templates in turn, all different, without the numbers in `taken`.
+
+    No answer is that of more than a twentieth of them: guessing the commonest must not pay.
+    """
     drawn: dict[str, Problem] = {}
+    answers: Counter[str] = Counter()
     while len(drawn) < count:
         template = templates[len(drawn) % len(templates)]
         problem = draw_problem(rng, template, NAMES)
-        if problem.givens not in taken:
+        if problem.givens not in taken and answers[problem.answer] < -(-count // 20):
+            answers[problem.answer] += problem.text not in drawn
             drawn[problem.text] = problem
     return list(drawn.values())
 

@@ -99,15 +99,16 @@ class Problem:
 
 
 def draw_problem(rng: random.Random, template: Template, names: tuple[str, ...]) -> Problem:
-    """Fill a template in, with numbers of one digit.
+    """Fill a template in: numbers from 2 to 9, and up to 19 for the first of a sum.
 
     None of a problem's numbers occurs in it twice: so a number of a solution says which step it
     comes from. The answer has two digits: one of a single digit is too easily hit by chance.
     """
+    highest = {"a": 9 if "*" in template.steps[0].formula else 19}
     name, other = rng.sample(names, 2)
     words = {"name": name, "other": other, "things": rng.choice(template.things)}
     while True:
-        numbers = {place: rng.randint(2, 9) for place in template.givens()}
+        numbers = {place: rng.randint(2, highest.get(place, 9)) for place in template.givens()}
         for step, result in zip(template.steps, RESULTS, strict=False):
             left, sign, right = step.operands()
             numbers[result] = OPERATIONS[sign](numbers[left], numbers[right])

@@ -6,6 +6,7 @@ import re
 import runpy
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,12 @@ def test_the_committed_files_are_those_that_the_generator_writes():
     for name, problems in DATA["split"]().items():
         assert read(name) == [DATA["row"](name, i, one) for i, one in enumerate(problems)]
     assert [len(read(name)) for name in FILES] == [120, 32, 32]
+
+
+def test_no_answer_is_so_common_that_guessing_it_pays():
+    for rows in map(read, FILES):
+        (_, commonest), *_ = Counter(row["answer"] for row in rows).most_common()
+        assert commonest / len(rows) <= 1 / 16
 
 
 def test_no_test_problem_has_the_numbers_of_a_training_problem_and_half_have_other_stories():
