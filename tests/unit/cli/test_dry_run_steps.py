@@ -13,6 +13,7 @@ from exprl.cli.dry_run.steps import sample_steps, warn_of_prompts
 from exprl.data.problems import load_problems
 from exprl.data.tokenizer import load_tokenizer
 from exprl.errors import JudgeError
+from exprl.judge import RuleJudge
 from exprl.types import Message, Prompt, ReferenceProblem
 
 QUESTION = "A hall has 7 rows of 9 chairs. 4 chairs break. How many are whole?"
@@ -153,8 +154,13 @@ def test_a_judge_that_calls_another_problems_solution_right_is_a_warning():
         assert grade_references(blind, blind.treatment("math"), OTHERS).warnings == ()
         same = [problem(str(i)) for i in range(3)]
         assert grade_references(cfg, cfg.treatment("math"), same).warnings == ()
-    rule = config_of("prefix")
-    assert grade_references(rule, rule.treatment("math"), OTHERS).warnings == ()
+
+
+def test_a_judge_that_tells_problems_apart_is_not_warned_of():
+    with RuleJudge("numbers") as rule:
+        judge = {"kind": "server", "model": rule.model, "endpoints": [rule.url]}
+        cfg = config_of("prefix", judge=judge)
+        assert grade_references(cfg, cfg.treatment("math"), OTHERS).warnings == ()
 
 
 def test_grades_that_only_re_asks_gave_are_a_warning():
