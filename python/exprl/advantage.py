@@ -120,7 +120,7 @@ def advantages(
         std_floor,
         outcome_weight,
         None if overlong is None else np.asarray(overlong, dtype=np.bool_),
-        **({} if bounds == (0.0, 1.0) else {"bounds": bounds}),
+        bounds,
     )
     return result if source is None else result[source]
 

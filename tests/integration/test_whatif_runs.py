@@ -111,6 +111,8 @@ def assert_equal(run, other, found):
         *(((), (f"judge.score_map={name}",)) for name in ("binary", "extremes", "extremes_soft")),
         ((), ("reward.missing=drop",)),
         ((), ("reward.overlong=mask",)),
+        ((), ("reward.noise=[0.2, 0.1]",)),
+        (("reward.noise=[0.2, 0.1]",), ("reward.noise=none", "advantage.kind=end")),
         (("reward.max_steps=1",), ("advantage.single_segment=score",)),
         (("reward.max_steps=1",), ("advantage.single_segment=group",)),
         *((OUTCOME, (f"advantage.kind={kind}",)) for kind in ("dr_grpo", "rloo", "reinforce")),

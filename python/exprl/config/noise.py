@@ -86,37 +86,37 @@ def with_rates(tree: dict[str, Any]) -> dict[str, Any]:
         ConfigError: a file cannot be read, or holds no such rates.
     """
     judge = tree.get("judge")
-    condition = judge.get("condition", "right") if isinstance(judge, dict) else "right"
+    judge = judge if isinstance(judge, dict) else {}
+    asked = judge.get("readout", "text"), judge.get("condition", "right")
     reward, domains = tree.get("reward"), tree.get("domains")
     if isinstance(reward, dict):
-        tree = {**tree, "reward": _read_file(reward, "reward.noise", condition)}
+        tree = {**tree, "reward": _read_file(reward, "reward.noise", asked)}
     if isinstance(domains, dict):
         named = {
-            name: _read_file(own, f"domains.{name}.noise", condition)
-            for name, own in domains.items()
+            name: _read_file(own, f"domains.{name}.noise", asked) for name, own in domains.items()
         }
         tree = {**tree, "domains": named}
     return tree
 
 
-def _read_file(section: Any, key: str, condition: Any) -> Any:
+def _read_file(section: Any, key: str, asked: tuple[str, str]) -> Any:
     path = section.get("noise") if isinstance(section, dict) else None
     if not isinstance(path, str) or path == "none":
         return section
-    return {**section, "noise": read_rates(Path(path).expanduser(), key, condition)}
+    where = f"{key} = {path!r}"
+    return {**section, "noise": read_rates(Path(path).expanduser(), where, *asked)}
 
 
-def read_rates(path: Path, key: str, condition: str) -> list[float]:
+def read_rates(path: Path, where: str, readout: str, condition: str) -> list[float]:
     """[FPR, FNR] of calibration.json.
 
     Args:
-        key: the setting that names the file, for messages.
-        condition: the judge's: with the right reference, none, or a wrong one.
+        where: the setting that names the file, for messages.
+        readout, condition: the judge's; each of them has rates of its own.
 
     Raises:
         ConfigError: the file cannot be read, or does not have them.
     """
-    where = f"{key} = {str(path)!r}"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -127,15 +127,13 @@ def read_rates(path: Path, key: str, condition: str) -> list[float]:
         ) from None
     except ValueError as error:
         raise ConfigError(f"{where}: is not JSON: {error}") from None
-    conditions = result.get("conditions") if isinstance(result, dict) else None
-    if not isinstance(conditions, dict):
-        raise ConfigError(f"{where}: is not a result of `exprl calibrate`: it has no 'conditions'")
-    found = conditions.get(condition)
-    if found is None:
+    readouts = result.get("readouts") if isinstance(result, dict) else None
+    if not isinstance(readouts, dict):
         raise ConfigError(
-            f"{where}: was not measured with judge.condition = {condition!r}, but with"
-            f" {', '.join(conditions)}; run `exprl calibrate ... --condition {condition}`"
+            f"{where}: is not a result of this version's `exprl calibrate`: it has no 'readouts'"
         )
+    found = _measured(readouts, readout, f"{where}: judge.readout", "--readout")
+    found = _measured(found, condition, f"{where}: judge.condition", "--condition")
     rates = [found[name]["value"] for name in Noise._fields]
     if None in rates:
         kind = "wrong" if rates[0] is None else "right"
@@ -144,3 +142,12 @@ def read_rates(path: Path, key: str, condition: str) -> list[float]:
             " unknown; calibrate on solutions of both kinds"
         )
     return rates
+
+
+def _measured(found: dict[str, Any], name: str, key: str, option: str) -> Any:
+    if name not in found:
+        raise ConfigError(
+            f"{key} is {name!r}, and the file was measured with {', '.join(found)}; run `exprl"
+            f" calibrate` again, with {option} {name}"
+        )
+    return found[name]

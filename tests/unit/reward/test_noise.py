@@ -98,16 +98,12 @@ def test_a_judge_that_nearly_guesses_is_refused_with_what_to_do():
     assert build([0.5, 0.3]).reward.noise == config.Noise(0.5, 0.3)
 
 
-def calibration(path, **conditions):
-    text = json.dumps(
-        {
-            "conditions": {
-                name: {"false_positive": {"value": fpr}, "false_negative": {"value": fnr}}
-                for name, (fpr, fnr) in conditions.items()
-            }
-        }
-    )
-    path.write_text(text)
+def calibration(path, readout="text", **conditions):
+    rates = {
+        name: {"false_positive": {"value": fpr}, "false_negative": {"value": fnr}}
+        for name, (fpr, fnr) in conditions.items()
+    }
+    path.write_text(json.dumps({"readouts": {readout: rates}}))
     return str(path)
 
 
@@ -125,8 +121,12 @@ def test_a_file_of_calibrate_gives_the_rates_and_the_config_keeps_the_numbers(tm
     [
         (lambda path: None, "cannot be read: No such file.*exprl calibrate"),
         (lambda path: path.write_text("no"), "is not JSON"),
-        (lambda path: path.write_text("{}"), "is not a result of `exprl calibrate`"),
-        (lambda path: calibration(path, none=(0.1, 0.2)), "not measured with judge.condition"),
+        (lambda path: path.write_text("{}"), "no 'readouts'|is not a result of this"),
+        (lambda path: calibration(path, none=(0.1, 0.2)), "judge.condition is 'right'.*with none;"),
+        (
+            lambda path: calibration(path, "direct", right=(0.1, 0.2)),
+            "judge.readout is 'text'.*measured with direct; .*--readout text",
+        ),
         (lambda path: calibration(path, right=(None, 0.2)), "none of the solutions.*is wrong"),
         (lambda path: calibration(path, right=(0.6, 0.3)), "below 0.2"),
     ],
