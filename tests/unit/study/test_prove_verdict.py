@@ -85,6 +85,12 @@ def test_luck_of_the_runs_widens_the_interval_and_more_problems_do_not_help():
     assert wild.high - wild.low > 0.3
 
 
+def test_two_seeds_vary_more_than_the_two_that_were_seen():
+    ours = np.full((2, 2000), 0.5) + np.array([[0.1], [-0.1]])
+    found = estimate_effect("before", ours, np.zeros((2, 2000)), LEVEL)
+    assert found.high - found.value == pytest.approx(0.1 * np.sqrt(2), abs=0.01)
+
+
 def test_problems_that_both_find_hard_do_not_widen_it_because_they_are_paired():
     generator = np.random.default_rng(0)
     hard = np.tile(generator.uniform(0.0, 0.8, 100), (3, 1))

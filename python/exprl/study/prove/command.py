@@ -54,6 +54,8 @@ def command(request: Request, tell: Callable[[str], object]) -> Result | None:
     base, plan = prepare(request, split, request.out / "data")
     digest = keep_plan(request.out, plan)
     tell(f"plan: {request.out / FILE_NAME}, SHA-256 {digest}")
+    for line in output.warn_of_few(plan):
+        tell(f"warning: {line}")
     split.write(request.out / "data")
     if not run_pilot(plan, base, request.out / RUNS, tell):
         return None

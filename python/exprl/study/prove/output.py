@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +16,7 @@ from exprl import config
 from exprl.monitor.report.summary import count, duration
 from exprl.study.prove.arms import ARMS, SAYS, Arm
 from exprl.study.prove.cost import Cost, Forecasts
+from exprl.study.prove.effect import estimate_effect
 from exprl.study.prove.plan import Plan
 from exprl.study.prove.result import Result
 
@@ -54,6 +56,21 @@ def show_plan(console: Console, plan: Plan) -> None:
     for arm, says in SAYS.items():
         console.print(f"  {arm:9} {says}")
     console.print(f"Measure: {plan.primary}\nStopping: {plan.stopping}\nRule: {plan.rule}")
+    for line in warn_of_few(plan):
+        console.print(f"[yellow]warning[/] {line}")
+
+
+def warn_of_few(plan: Plan) -> Iterator[str]:
+    """That a `no` is out of reach, because even runs without any difference leave more open."""
+    nothing = np.zeros((len(plan.seeds), len(plan.held_out)))
+    best = estimate_effect("before", nothing, nothing, plan.level).high
+    if best >= plan.least_effect:
+        needed = math.ceil(len(plan.held_out) * best / plan.least_effect / 10.0) * 10
+        yield (
+            f"{len(plan.held_out)} held-out problems cannot show that an effect is below"
+            f" {plan.least_effect:g}: if no problem differs at all, the interval still goes to"
+            f" {best:.3f}. For a `no`, hold out about {needed} (--held-out) or more"
+        )
 
 
 def show_result(result: Result, page: Path) -> None:
@@ -63,7 +80,8 @@ def show_result(result: Result, page: Path) -> None:
     for reason in result.verdict.reasons:
         console.print(f"  {reason}.", markup=False)
     effects = Table(
-        "right minus", "pass@1", f"{result.plan.level:.2%} interval", "problems", "seeds"
+        *("right minus", "pass@1", f"{result.plan.level:.2%} interval", "problems", "seeds"),
+        box=box.SIMPLE,
     )
     for one in result.verdict.effects:
         interval = f"{one.low:+.3f} .. {one.high:+.3f}"
@@ -84,7 +102,7 @@ COST_HEADINGS = ("rollouts", "samples", "tokens", "requests", "judge tokens", "t
 
 def show_costs(console: Console, costs: Mapping[Arm, Cost], total: Cost) -> None:
     """Print a line for each arm, and their sum."""
-    table = Table("arm", box=box.SIMPLE, padding=(0, 1), pad_edge=False)
+    table = Table("arm", box=None, padding=(0, 1, 0, 0))
     for heading in COST_HEADINGS:
         table.add_column(heading, justify="right")
     for arm, cost in costs.items():

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jinja2
@@ -14,7 +15,7 @@ from markupsafe import Markup
 
 from exprl import files
 from exprl.monitor.report import page as report
-from exprl.monitor.report.summary import SPARK, draw_spark, percent
+from exprl.monitor.report.summary import SPARK, percent
 from exprl.study.prove.output import COST_HEADINGS, describe_cost, mean
 from exprl.study.prove.result import Result
 from exprl.study.prove.verdict import MEANS
@@ -64,7 +65,10 @@ def render(result: Result) -> str:
         "when": report.show_time,
         "cost": describe_cost,
         "mean": mean,
-        "spark": lambda values: draw_spark(np.array(values)),
+        "level": lambda share: f"{share:.2%}",
+        "spark": partial(
+            draw_curve, top=np.nanmax([0.0, *(v for arm in result.arms for v in arm.solved)])
+        ),
         "last": lambda values: values[-1] if values else float("nan"),
     }
     look = (Path(report.__file__).parent / "look.css").read_text(encoding="utf-8")
@@ -84,6 +88,17 @@ def render(result: Result) -> str:
         spark=SPARK,
         headings=COST_HEADINGS,
         settings=json.dumps(result.plan.to_json()["settings"], indent=2, ensure_ascii=False),
+    )
+
+
+def draw_curve(values: Sequence[float], top: float) -> str:
+    """The points of a polyline from 0 to `top`, which all arms share; empty without numbers."""
+    width, height = SPARK
+    known = [(i, value) for i, value in enumerate(values) if np.isfinite(value)]
+    across = width / max(1, len(values) - 1)
+    return " ".join(
+        f"{i * across:.1f},{height - 2.0 - (height - 4.0) * value / (top or 1.0):.1f}"
+        for i, value in known
     )
 
 

@@ -19,11 +19,11 @@ from exprl.study.prove.verdict import ERROR, LEAST_SEEDS, interval_level
 
 FILE_NAME = "plan.json"
 PRIMARY = (
-    "Held-out pass@1 after the last step of `right`, minus that of each control: `wrong`,"
-    " `shuffled`, `sparse`, and the policy before training. Mean over held-out problems and seeds."
+    "Held-out pass@1 after the last step of the arm right, minus that of each control: wrong,"
+    " shuffled, sparse, and the policy before training. Mean over held-out problems and seeds."
 )
 STOPPING = (
-    "Seed by seed, all arms of one before the next. After each seed from the {least}. on, the"
+    "Seed by seed, all arms of one before the next. After each seed from number {least} on, the"
     " verdict is formed; the pilot stops at the first yes or no, and after the last seed."
 )
 RULE = (
