@@ -28,8 +28,10 @@ def show_forecast(plan: Plan, base: config.Config, found: Forecasts) -> None:
     console = Console(highlight=False)
     show_plan(console, plan)
     step = f"{base.rollout.problems_per_step} problems x {base.rollout.group_size} rollouts"
+    runs = len(ARMS) * len(plan.seeds)
     console.print(
-        f"A run: {plan.steps} steps of {step}. {len(ARMS)} arms x {len(plan.seeds)} seeds."
+        f"A run: {plan.steps} steps of {step}. {len(ARMS)} arms x {len(plan.seeds)} seeds ="
+        f" {runs} runs, {runs * plan.steps:,} steps in all."
     )
     console.print("Forecast, if the pilot does not stop early:")
     show_costs(console, dict(found.arms), found.total)
@@ -65,7 +67,8 @@ def warn_of_few(plan: Plan) -> Iterator[str]:
     nothing = np.zeros((len(plan.seeds), len(plan.held_out)))
     best = estimate_effect("before", nothing, nothing, plan.level).high
     if best >= plan.least_effect:
-        needed = math.ceil(len(plan.held_out) * best / plan.least_effect / 10.0) * 10
+        # The two imaginary problems count, too.
+        needed = math.ceil((len(plan.held_out) + 2) * best / plan.least_effect / 10.0) * 10
         yield (
             f"{len(plan.held_out)} held-out problems cannot show that an effect is below"
             f" {plan.least_effect:g}: if no problem differs at all, the interval still goes to"
