@@ -93,7 +93,7 @@ def _unreadable(p: Planted, chosen: list[int], rng: random.Random) -> None:
         p.mark(i, "gold_unreadable")
 
 
-def _edit(text: str, rng: random.Random) -> str:
+def edit(text: str, rng: random.Random) -> str:
     """The same question in another dress."""
     words = text.split(" ")
     match rng.randrange(5):
@@ -115,7 +115,7 @@ def _edit(text: str, rng: random.Random) -> str:
 def _duplicate(p: Planted, chosen: list[int], rng: random.Random) -> None:
     for i in chosen:
         row = copy.deepcopy(p.rows[i])
-        p.ask(row, _edit(p.question(i), rng))
+        p.ask(row, edit(p.question(i), rng))
         p.rows.append(row)
         p.mark(len(p.rows) - 1, "duplicate")
 
@@ -147,7 +147,7 @@ def _give_away(p: Planted, chosen: list[int], rng: random.Random) -> None:
 def _leak(p: Planted, chosen: list[int], rng: random.Random) -> None:
     for i in chosen:
         row = copy.deepcopy(p.rows[i])
-        p.ask(row, _edit(p.question(i), rng))
+        p.ask(row, edit(p.question(i), rng))
         p.test.append(row)
         p.mark(i, "in_test")
 

@@ -48,6 +48,7 @@ def write_config(
     out.write_text(text, encoding="utf-8")
     report_guesses(source, looked)
     typer.echo(f"wrote {out}; next: exprl train {out} --dry-run")
+    typer.echo(f"faulty rows, if there are any: exprl doctor data {source.path} --config {out}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ def test_one_column_with_hashes_is_reference_and_answer(init):
     )
     assert cfg.data.answer_pattern == r"####\s*(.+)"
     assert "40 of 40 rows have a line '#### ...'" in said
-    assert "next: exprl train" in said
+    assert "next: exprl train" in said and "exprl doctor data" in said
 
 
 def test_a_boxed_answer_is_found_in_the_solution_and_ids_are_used_where_they_differ(init):

@@ -139,6 +139,10 @@ def test_references_that_went_round_are_found_with_the_problem_that_they_fit(run
         rows[i] |= {"solution": moved[k]}
         rows[i]["answer"] = moved[k].split()[-1].rstrip(".")  # so that no answer gives it away
     assert find(rows) == {(i + 1, "reference_foreign", "drop") for i in (4, 11, 18, 30)}
+    said = json.loads(run("data", "rows.jsonl", "--json").stdout)["findings"]
+    assert [one["reason"] for one in said] == [
+        f"fits the problem of row {row} much better" for row in (12, 19, 31, 5)
+    ]
 
 
 def test_a_reference_under_three_problems_belongs_to_one(find):

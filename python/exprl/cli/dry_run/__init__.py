@@ -72,6 +72,9 @@ def report(cfg: config.Config, sample: int = 0) -> int:
     )
     for remark in remarks:
         console.print(f"[yellow]rows[/]       {escape(remark)}", soft_wrap=True)
+    if remarks:
+        path = escape(cfg.data.parts[0].path)
+        console.print(f"rows       exprl doctor data {path} names each such row", soft_wrap=True)
     console.print(
         f"a step     {cfg.rollout.problems_per_step} problems x {cfg.rollout.group_size} ="
         f" {rollouts} rollouts, {cfg.optim.mini_batches} optimizer step(s)"

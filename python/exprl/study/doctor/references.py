@@ -100,7 +100,8 @@ def _find_named(question: str, answer: str) -> str | None:
         rest = found["rest"].lstrip("*$([ ")
         head = re.match(re.escape(answer.strip()) + r"(?![\w]|\.\d)", rest, re.IGNORECASE)
         if head and not _ALTERNATIVES.match(rest[head.end() :]):
-            return " ".join(found.group().split())[:60]
+            said = found.group()[: found.start("rest") - found.start()] + head.group()
+            return " ".join(said.split())[:60]
     return None
 
 

@@ -173,15 +173,20 @@ def _has_same_answer(first: Sketch, second: Sketch, verifiers: Verifiers) -> boo
     return any(Gold(first.answers).equals(answer, kind) for answer in second.answers)
 
 
+def _say_likeness(pair: Pair) -> str:
+    """How sure that is."""
+    return "" if pair.likeness == 1.0 else f": {pair.likeness:.0%} of the words are the same"
+
+
 def _describe_leak(pair: Pair, row: Sketch, test: Sketch, same: bool | None) -> Finding:
     sure = pair.likeness == 1.0 or same is not False
-    reason = f"{pair.likeness:.0%} of the words of row {test.row} of {test.test}"
+    reason = f"asks what row {test.row} of {test.test} asks{_say_likeness(pair)}"
     return suspect(row.row, row.id, "in_test", reason, sure=sure)
 
 
 def _describe_duplicate(pair: Pair, first: Sketch, second: Sketch, same: bool | None) -> Finding:
     sure = same is True or pair.likeness >= SURELY_ALIKE
-    reason = f"{pair.likeness:.0%} of the words of row {first.row}"
+    reason = f"asks what row {first.row} asks{_say_likeness(pair)}"
     return suspect(second.row, second.id, "duplicate", reason, sure=sure)
 
 
