@@ -70,11 +70,9 @@ def report(cfg: config.Config, sample: int = 0) -> int:
         f"data       {_counted(problems)}, prompts of at most {max(lengths)} tokens;"
         f" {len(held_out)} held out"
     )
-    for remark in remarks:
+    named = f"exprl doctor data {cfg.data.parts[0].path} names each such row"
+    for remark in [*remarks, named] if remarks else []:
         console.print(f"[yellow]rows[/]       {escape(remark)}", soft_wrap=True)
-    if remarks:
-        path = escape(cfg.data.parts[0].path)
-        console.print(f"rows       exprl doctor data {path} names each such row", soft_wrap=True)
     console.print(
         f"a step     {cfg.rollout.problems_per_step} problems x {cfg.rollout.group_size} ="
         f" {rollouts} rollouts, {cfg.optim.mini_batches} optimizer step(s)"
