@@ -35,15 +35,14 @@ CORRECT_FROM = 4
 class Calibration:
     """One condition: what the judge was shown as the reference.
 
-    readout: how its scores were read.
     right, wrong: [5] solutions by grade 1..5, apart by the truth.
     right_missing, wrong_missing: solutions without a grade.
     statuses: judge verdicts by status, which say why grades are missing.
+    readout: how its scores were read.
     spent: what the verdicts cost; None where nobody counted.
     """
 
     condition: Condition
-    readout: Readout
     right: tuple[int, ...]
     wrong: tuple[int, ...]
     right_missing: int
@@ -53,6 +52,7 @@ class Calibration:
     false_positive: Rate
     false_negative: Rate
     auc: Rate
+    readout: Readout = "text"
     spent: Spent | None = None
 
     @property
@@ -133,7 +133,6 @@ def summarize(
     absent = np.isnan(grades)
     return Calibration(
         condition=condition,
-        readout=readout,
         right=tuple(map(int, histograms[1])),
         wrong=tuple(map(int, histograms[0])),
         right_missing=int((absent & truth).sum()),
@@ -143,6 +142,7 @@ def summarize(
         false_positive=_rate(by_grade, _false_positive),
         false_negative=_rate(by_grade, _false_negative),
         auc=_rate(by_level, lambda t: estimates.auc(t[..., 1, :], t[..., 0, :])),
+        readout=readout,
     )
 
 
