@@ -12,6 +12,7 @@ from _typeshed import SupportsGetItem
 
 __all__ = [
     "__version__",
+    "Checklists",
     "Forecaster",
     "Job",
     "Judge",
@@ -36,6 +37,20 @@ __all__ = [
 ]
 
 __version__: Final[str]
+
+@final
+class Checklists:
+    """
+    The checkpoints of each problem, from a file of per-problem rubrics.
+    """
+    def __new__(cls, /, file: str | PathLike[str]) -> Checklists:
+        """
+        `file`: JSONL, as `exprl rubric build` writes it.
+        """
+    def find(self, /, problem: str, reference: str) -> list[tuple[str, int]] | None:
+        """
+        Text and weight of each checkpoint of a problem and its reference; None where the file has none.
+        """
 
 @final
 class Forecaster:
@@ -224,7 +239,7 @@ class JudgeStats:
     @property
     def readout_fallbacks(self, /) -> int:
         """
-        Grades for which the expected readout had no usable probabilities.
+        Grades whose probabilities could not be used: the score is that of the grade alone.
         """
     @property
     def reasks(self, /) -> int:

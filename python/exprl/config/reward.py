@@ -115,6 +115,15 @@ class Judge(JudgeSettings):
         0.0, "kind = rules: share of requests graded at random", ge=0.0, le=1.0
     )
 
+    rubric_dropout: float = setting(
+        0.0,
+        "with judge.rubrics: probability that a checkpoint of a problem's rubric is left out in a"
+        " training step, anew in each step and alike for all rollouts of a problem; one always"
+        " stays",
+        ge=0.0,
+        lt=1.0,
+    )
+
     serve: JudgeServe | None = setting(
         None, "servers of the judge that the run starts itself", may_change=True
     )
@@ -147,6 +156,11 @@ class Judge(JudgeSettings):
             raise ValueError(
                 "rubrics are written from the right references; leave them out with condition ="
                 " 'wrong'"
+            )
+        if self.rubric_dropout and not self.rubrics:
+            raise ValueError(
+                f"rubric_dropout = {self.rubric_dropout} leaves out checkpoints of judge.rubrics,"
+                " which is not set: write them with `exprl rubric build`, or leave it out"
             )
         return self
 

@@ -27,7 +27,7 @@ class JudgeItem(NamedTuple):
         reference: the hidden solution; None asks the judge to grade without one.
         segments: the rollout's text cut at the steps; joined, they are the whole trace.
         domain: selects the built-in rubric.
-        checklist: the problem's own rubric, as text and weight (1..10) of 2 to 6 checkpoints; None
+        checklist: the problem's own rubric, as text and weight (1..10) of 1 to 6 checkpoints; None
             leaves it to the judge to take checkpoints out of the reference.
     """
 

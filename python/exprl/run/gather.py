@@ -16,6 +16,7 @@ from exprl import config
 from exprl.data import mixture
 from exprl.learn.advantages import segment_advantages, silent_groups
 from exprl.learn.batch import rollout_examples, solution_examples
+from exprl.reward.judges import Asks
 from exprl.reward.scorer import Scorer
 from exprl.reward.shuffle import shuffle_scores
 from exprl.rollout.ahead import StepSampler
@@ -124,13 +125,16 @@ def sample(
     show: Show,
 ) -> list[Scored]:
     """Sample rollouts of the problems; each is graded while others are still being sampled."""
+    judges: Asks | None = parts.judges
+    if judges and parts.rubric_dropout:
+        judges = parts.rubric_dropout.at_step(judges, parts.first_step + sampler.step)
     scorer = Scorer(
         problems,
         parts.references,
         parts.splitter,
         cfg.reward,
         cfg.treatment,
-        parts.judges,
+        judges,
         parts.verifiers,
     )
     sampler.on_cancel(scorer.cancel)

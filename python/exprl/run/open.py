@@ -23,6 +23,7 @@ from exprl.learn.memory import Setup, Shapes, fit
 from exprl.learn.model_files import check_model
 from exprl.learn.policy import Policy
 from exprl.reward.judges import Judges, open_judges
+from exprl.reward.rubric_dropout import RubricDropout, open_dropout
 from exprl.rollout.engine import NO_POLICY, Engine, announce_engine, open_engine
 from exprl.rollout.weight_sync import Probe, open_probe
 from exprl.run import checkpoint
@@ -53,6 +54,7 @@ class Parts:
     teacher_prompts: token ids before which the teacher reads a rollout, by problem id
         (self-distillation); else empty.
     engine, probe: None where nothing is sampled: SFT without evaluations.
+    rubric_dropout: None where the judge is shown whole rubrics, or none.
     in_flight: rollouts of later steps that the checkpoint holds, by step.
     remarks: which rows of the data are left out or not used as they stand, in sentences.
     """
@@ -71,6 +73,7 @@ class Parts:
     splitter: Splitter
     judges: Judges | None
     verifiers: Verifiers
+    rubric_dropout: RubricDropout | None = None
     in_flight: Mapping[int, Sequence[Rollout]] = field(default_factory=dict)
     remarks: Sequence[str] = ()
 
@@ -162,6 +165,7 @@ def open_run(
                 splitter=open_splitter(cfg, tokenizer, functions),
                 judges=judges,
                 verifiers=verifiers,
+                rubric_dropout=open_dropout(cfg.judge, cfg.seed) if judges else None,
                 in_flight=checkpoint.load_in_flight(folder) if folder else {},
                 remarks=remarks,
             ),

@@ -223,8 +223,8 @@ impl Settings {
         Ok(Some(rubric.with_layout(self.layout)))
     }
 
-    /// The rubrics of the problems, read from their file.
-    pub(crate) fn read_checklists(&self) -> Result<Option<Checklists>, Error> {
+    /// The rubrics of the problems, read from their file; `None` without one.
+    pub fn read_checklists(&self) -> Result<Option<Checklists>, Error> {
         let Some(path) = &self.rubrics else {
             return Ok(None);
         };

@@ -43,7 +43,7 @@ fn read_checklist(checkpoints: Vec<(String, u8)>) -> PyResult<Arc<Checklist>> {
     let checkpoints = checkpoints
         .into_iter()
         .map(|(text, weight)| Checkpoint { text, weight });
-    let checklist = Checklist::new(checkpoints.collect());
+    let checklist = Checklist::part(checkpoints.collect());
     checklist
         .map(Arc::new)
         .map_err(|reason| DataError::new_err(format!("judge item: its checklist: {reason}")))

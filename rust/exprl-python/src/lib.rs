@@ -1,6 +1,7 @@
 //! `exprl._core`: convert, detach, call, map the error; nothing else lives here.
 
 mod advantage;
+mod checklists;
 mod errors;
 mod forecast;
 mod held;
@@ -29,6 +30,9 @@ mod _core {
 
     #[pymodule_export]
     use crate::advantage::advantages;
+
+    #[pymodule_export]
+    use crate::checklists::Checklists;
 
     #[pymodule_export]
     use crate::forecast::Forecaster;

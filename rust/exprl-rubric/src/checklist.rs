@@ -29,7 +29,7 @@ pub struct Checkpoint {
     pub weight: u8,
 }
 
-/// The checkpoints of one problem: 2 to 6, all different.
+/// The checkpoints of one problem: 2 to 6, all different; a part of them may be a single one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<Checkpoint>", into = "Vec<Checkpoint>")]
 pub struct Checklist(Vec<Checkpoint>);
@@ -62,11 +62,20 @@ fn one() -> u8 {
 
 impl Checklist {
     /// Checks the checkpoints; white space in them becomes single spaces. The error says what is wrong.
-    pub fn new(mut checkpoints: Vec<Checkpoint>) -> Result<Self, String> {
+    pub fn new(checkpoints: Vec<Checkpoint>) -> Result<Self, String> {
+        Self::of_at_least(FEWEST, checkpoints)
+    }
+
+    /// A part of a checklist, which one request holds: a single checkpoint will do.
+    pub fn part(checkpoints: Vec<Checkpoint>) -> Result<Self, String> {
+        Self::of_at_least(1, checkpoints)
+    }
+
+    fn of_at_least(fewest: usize, mut checkpoints: Vec<Checkpoint>) -> Result<Self, String> {
         let count = checkpoints.len();
-        if !(FEWEST..=MOST).contains(&count) {
+        if !(fewest..=MOST).contains(&count) {
             return Err(format!(
-                "{count} checkpoints; a checklist has {FEWEST} to {MOST}"
+                "{count} checkpoints; a checklist has {fewest} to {MOST}"
             ));
         }
         let mut seen = HashSet::new();

@@ -26,6 +26,7 @@ from exprl.reward.judges import (
     serve_rules,
     settings_for,
 )
+from exprl.reward.rubric_dropout import RubricDropout, open_dropout
 from exprl.reward.scorer import Scorer
 from exprl.run.functions import find_shown
 from exprl.run.problems import load_training_problems
@@ -51,12 +52,14 @@ class Materials:
     problems, references: of the data, by problem id; None where the run's files hold what is
         needed.
     splitter: None where the rollouts are cut already.
+    rubric_dropout: None where the judge is shown whole rubrics, or none.
     """
 
     problems: Mapping[str, Problem] | None
     references: Mapping[str, str | None] | None
     splitter: Splitter | None
     verifiers: Verifiers
+    rubric_dropout: RubricDropout | None = None
 
 
 @contextmanager
@@ -88,8 +91,11 @@ def open_materials(changes: Changes) -> Iterator[Materials]:
     if from_data and problems:
         references = choose_references(cfg.judge.condition, problems, cfg.seed)
     by_id = {p.id: p.without_reference() for p in problems} if problems else None
+    dropout = open_dropout(cfg.judge, cfg.seed)
     try:
-        yield Materials(by_id if changes.reads_answers else None, references, splitter, verifiers)
+        yield Materials(
+            by_id if changes.reads_answers else None, references, splitter, verifiers, dropout
+        )
     finally:
         verifiers.close()
 
@@ -224,6 +230,8 @@ def _start(
     problems = step.problems
     if materials.problems is not None:
         problems = with_answers(step, materials.problems).problems
+    if judges and materials.rubric_dropout:
+        judges = materials.rubric_dropout.at_step(judges, step.step)
     scorer = Scorer(
         problems,
         _references(step, changes, materials),
