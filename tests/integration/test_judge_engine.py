@@ -85,6 +85,25 @@ def test_a_longer_prefix_finds_the_shorter_one_in_the_servers_cache(served):
     assert second.cached_tokens >= first.cached_tokens + 256
 
 
+def test_with_one_digit_each_all_prefixes_cost_about_one_trace(served):
+    steps = "".join(f"### Step {i}: " + "two and two are four. " * 12 for i in range(8))
+    item = ITEM._replace(segments=split(steps))
+    with ask_judge(served, MODEL, readout="direct", concurrency=1) as judge:
+        (graded,) = judge.submit([item]).result()
+        fallbacks = judge.stats().readout_fallbacks
+    verdicts = graded.verdicts
+    assert len(verdicts) == 8
+    for verdict in verdicts:
+        assert (verdict.status, verdict.completion_tokens) == ("ok", 1)
+        assert verdict.grade in range(1, 6) and 0.0 <= verdict.score <= 1.0
+    assert fallbacks == 0, "the server keeps to the digits"
+    sent = [verdict.prompt_tokens for verdict in verdicts]
+    fresh = sum(sent) - sum(verdict.cached_tokens for verdict in verdicts)
+    print(f"{sum(sent)} prompt tokens, {fresh} of them computed; the longest prompt has {sent[-1]}")
+    assert sum(sent) > 5 * sent[-1]
+    assert fresh < 1.5 * sent[-1]
+
+
 def test_the_server_is_told_which_model_to_use(served):
     with ask_judge(served, "another") as judge:
         (graded,) = judge.submit([ITEM]).result()
