@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from exprl.config import Config, FunctionName
+from exprl.config.noise import Noise
 from exprl.config.section import keys_of
 from exprl.judge import Prices
 
@@ -113,6 +114,7 @@ def _value(kind: Any) -> str:
         float: "number",
         bool: "true or false",
         FunctionName: "module:function",
+        Noise: "table of false_positive and false_negative, or a file",
         Prices: "table of prompt, cached and completion",
         type(None): '"none"',
     }
