@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from exprl.judge import Judge, JudgeItem, JudgeSettings, RuleJudge
-
 EXAMPLE = Path(__file__).parents[2] / "examples" / "words"
 sys.path.insert(0, str(EXAMPLE))
 
+import progress  # noqa: E402
 from stories import NAMES, TEST, TRAIN  # noqa: E402
 from words import OPERATIONS, draw_problem  # noqa: E402
 
@@ -91,23 +90,30 @@ def test_no_prompt_holds_its_reference_or_its_example_answers_it():
         assert [m["role"] for m in row["problem"]] == ["system", "user", "assistant", "user"]
 
 
-def test_the_rule_judge_of_the_configs_grades_each_line_by_the_reference():
-    problem = "Tom has 6 apples, buys 5 and eats 3. How many are left?"
-    reference = "He has 6 + 5 = <<6+5=11>>11.\nThen 11 - 3 = <<11-3=8>>8.\n#### 8"
-    grades = {
-        "Tom has 6 + 5 = 11 apples\n": 5,
-        "11 - 3 = 8 apples\n": 5,
-        "#### 8\n": 5,
-        "Tom has 6 - 5 = 1 apple\n": 2,
-        "#### 11\n": 1,
-        "Tom has 6 apples and buys 5.": 3,
-    }
-    item = JudgeItem("0", problem, reference, tuple(grades))
-    with RuleJudge("numbers") as server:
-        settings = JudgeSettings(endpoints=(server.url,), model=server.model, view="step")
-        with Judge(settings) as judge:
-            (graded,) = judge.submit([item])
-    assert [verdict.grade for verdict in graded.verdicts] == list(grades.values())
+REFERENCE = "He has 7 + 9 = <<7+9=16>>16.\nThen 16 - 5 = <<16-5=11>>11.\n#### 11"
+
+
+@pytest.mark.parametrize(
+    ("text", "scores"),
+    [
+        ("Tom has 7 + 9 = 16 apples\n16 - 5 = 11 apples\n#### 11", [1, 1, 1]),
+        ("7 + 9 = 16, and 16 - 5 = 11\n#### 11", [1, 1]),
+        ("7 + 9 = 16\n16 - 5 = 12\n#### 12", [1, 0, 0]),
+        ("7 + 9 = 16\nTom has 16 apples\n7 + 9 = 16\n16 - 5 = 11", [1, 0, 0, 0]),  # says it again
+        ("7 + 9 = 16\n#### 11", [1, 0]),  # guesses
+        ("7 + 9 = 16 - 2 = 14\n#### 14", [0, 0]),
+        ("Tom has 7 apples.", [0]),
+        ("", []),
+    ],
+)
+def test_a_line_scores_by_what_it_adds_towards_the_reference(text, scores):
+    assert progress.score(text.splitlines(keepends=True), REFERENCE) == scores
+
+
+def test_every_reference_has_the_full_score_by_the_rule():
+    for row in (row for name in FILES for row in read(name)):
+        steps = row["reference"].splitlines(keepends=True)
+        assert progress.score(steps, row["reference"]) == [1.0] * len(steps)
 
 
 def test_a_folder_without_the_package_is_refused_with_the_packages_name(tmp_path):
