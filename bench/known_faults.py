@@ -15,7 +15,6 @@ import json
 import os
 import random
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -146,7 +145,6 @@ def run_pilot(one: DataSet, out: Path, seed: int = 0) -> dict[str, Any]:
     folder = out / (one.name.replace(" ", "-").replace("%", "percent") + f"-seed{seed}")
     data = folder / "data.jsonl"
     files.write_jsonl(data, one.rows())
-    start = time.perf_counter()
     request = Request(settings(one, data, seed), folder / "pilot", held_out=one.held_out)
     result = command(request, print)
     if result is None:
@@ -163,7 +161,6 @@ def run_pilot(one: DataSet, out: Path, seed: int = 0) -> dict[str, Any]:
         "seeds": len(result.seeds),
         "rollouts": result.cost.rollouts,
         "step_s": round(result.cost.seconds or 0.0, 1),
-        "wall_s": round(time.perf_counter() - start, 1),
     }
 
 

@@ -29,7 +29,7 @@ STOPPING = (
 RULE = (
     "Intervals of level {level:.4f} by a paired bootstrap over problems and seeds. No: the upper"
     " end of one effect is below {effect:g}. Else yes: the lower ends of all effects are above 0."
-    " Else cannot tell. So a wrong yes and a wrong no have a chance of {error:g} at most each."
+    " Else cannot tell. A wrong yes and a wrong no have a chance of about {error:g} at most each."
 )
 _NOT_OURS = ("data.path", "eval.data.path", "judge.ledger", "logging.", "alarms.")
 """Settings that say where files lie, or how a run is watched."""

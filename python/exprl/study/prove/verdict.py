@@ -13,7 +13,7 @@ Answer = Literal["yes", "no", "cannot tell"]
 CONTROLS = ("wrong", "shuffled", "sparse", "before")
 """What `right` is compared with: the other arms, and the policy before training."""
 ERROR = 0.05
-"""Chance at most of a wrong `yes`, and of a wrong `no`."""
+"""About the chance at most of a wrong `yes`, and of a wrong `no`: the bootstrap is approximate."""
 LEAST_SEEDS = 2
 """A single run says nothing about how much runs differ."""
 
