@@ -262,6 +262,7 @@ def main() -> None:
                         view="outcome",
                         rubric=arguments.rubric,
                         max_tokens=tokens,
+                        first_byte_timeout_s=1800.0,  # a CPU is slow
                         ledger=str(out / "ledger"),
                     )
                     rows += calibrate(server, chosen, settings, name)
