@@ -19,6 +19,7 @@ from exprl.judge.rule_judge import Faults, RuleJudge
 from exprl.judge.settings import (
     SOLUTION_VIEW,
     JudgeSettings,
+    Layout,
     Prices,
     Readout,
     ScoreMap,
@@ -39,6 +40,7 @@ __all__ = [
     "JudgeItem",
     "JudgeSettings",
     "JudgeStats",
+    "Layout",
     "LedgerReader",
     "Prices",
     "Readout",

@@ -20,6 +20,7 @@ from exprl.errors import ConfigError
 View = Literal["outcome", "prefix", "step"]
 Readout = Literal["text", "expected", "direct"]
 ScoreMap = Literal["linear", "binary", "extremes", "extremes_soft"]
+Layout = Literal["reference_first", "reference_last"]
 SOLUTION_VIEW: View = "outcome"
 """Where whole solutions are graded, as in `exprl calibrate` and `exprl judge score`."""
 
@@ -114,6 +115,7 @@ class JudgeSettings:
     api_key_env: str | None = setting(None, may_change=True)
     api_key_file: str | None = setting(None, may_change=True)
     ca_file: str | None = setting(None, may_change=True)
+    layout: Layout = setting("reference_first")
 
     def __post_init__(self) -> None:
         """Refuse a URL that holds a password: settings are printed and saved."""

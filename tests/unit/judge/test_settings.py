@@ -25,6 +25,7 @@ from exprl.judge import (
     JudgeItem,
     JudgeSettings,
     JudgeStats,
+    Layout,
     Readout,
     ScoreMap,
     Status,
@@ -114,6 +115,9 @@ def cases(folder: Path, url: str) -> dict[str, Case]:
         "api_key_env": Case("EXPRL_TEST_KEY", lambda seen: seen.keys[0] == "Bearer sk-env"),
         "api_key_file": Case(str(folder / "key"), lambda seen: seen.keys[0] == "Bearer sk-file"),
         "ca_file": Case(str(folder / "ca.pem")),
+        "layout": Case(
+            "reference_last", lambda seen: seen.words.index("2 + 2 = 4\n</reference") > seen.words.index("</prefix-")
+        ),
     }
 
 
@@ -279,6 +283,7 @@ def test_both_languages_have_the_same_settings_and_each_has_help():
     ("name", "choice"),
     [
         ("View", View),
+        ("Layout", Layout),
         ("Readout", Readout),
         ("ScoreMap", ScoreMap),
         ("Status", Status),
