@@ -3,8 +3,8 @@
     python bench/judge layout
 
 36 problems x 16 rollouts of about 8 steps, rendered as the judge would send them and counted with a
-prefix cache that forgets nothing (`exprl.judge.Forecaster`). `python bench/judge cache` has the same
-for four servers with caches of some size. docs/guides/paper-settings.md has what was seen.
+prefix cache that forgets nothing (`exprl.judge.Forecaster`). `python bench/judge cache` has it for
+four servers with caches of some size. docs/guides/paper-settings.md has what was seen.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def row(view: View, layout: Layout) -> Row:
 
 
 def training_step(seed: int) -> Iterator[JudgeItem]:
-    """Rollouts with log-normal lengths of steps and references, as bench/judge/cache.py has them."""
+    """Rollouts with log-normal lengths of steps and references, as bench/judge/cache.py has."""
     random = np.random.default_rng(seed)
 
     def about(tokens: float, sigma: float, start: str) -> str:

@@ -116,7 +116,8 @@ def cases(folder: Path, url: str) -> dict[str, Case]:
         "api_key_file": Case(str(folder / "key"), lambda seen: seen.keys[0] == "Bearer sk-file"),
         "ca_file": Case(str(folder / "ca.pem")),
         "layout": Case(
-            "reference_last", lambda seen: seen.words.index("2 + 2 = 4\n</reference") > seen.words.index("</prefix-")
+            "reference_last",
+            lambda seen: seen.words.index("<reference-") > seen.words.index("</prefix-"),
         ),
     }
 
