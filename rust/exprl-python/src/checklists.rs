@@ -1,4 +1,4 @@
-//! `Checklists`: the rubrics of problems, for python/exprl/reward/rubric_dropout.py.
+//! `Checklists`: the rubrics of problems, for `python/exprl/reward/rubric_dropout.py`.
 
 use std::path::PathBuf;
 

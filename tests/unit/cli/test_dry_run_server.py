@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from exprl import config
+from exprl.cli.dry_run import warnings
 from exprl.cli.dry_run.server import check_server
 from exprl.errors import JudgeError
 from exprl.judge import RuleJudge
@@ -90,6 +91,28 @@ def test_a_gateway_that_lists_no_models_is_a_warning(status, body, why):
 def test_nobody_there_is_an_error():
     with pytest.raises(JudgeError, match=r"127\.0\.0\.1:9/v1/models does not answer"):
         check("http://127.0.0.1:9/v1")
+
+
+@pytest.mark.parametrize(("context", "warned"), [(100, True), (101, False)])
+def test_a_direct_readout_needs_room_for_one_token_of_reply(context, warned):
+    with answering(200, listing(("m", context))) as server:
+        texts = check(server.url, readout="direct")
+    told = [text for kind, text in texts if kind == "warning"]
+    assert bool(told) is warned
+    assert not warned or "one token" in told[0]
+
+
+def test_settings_that_a_direct_readout_does_not_look_at_are_named():
+    def told(**judge):
+        tree = {"model": {"path": "-"}, "data": {"path": "-"}}
+        judge = {"endpoints": ["http://h/v1"], "model": "m", **judge}
+        return [
+            text for text in warnings(config.build({**tree, "judge": judge})) if "judge." in text
+        ]
+
+    ignored = told(readout="direct", max_tokens=64, reask=False)
+    assert [text.split()[0] for text in ignored] == ["judge.max_tokens", "judge.reask"]
+    assert told(readout="direct") == told(readout="text", max_tokens=64) == []
 
 
 @pytest.mark.parametrize(("context", "warned"), [(2147, True), (2148, False), (None, False)])
