@@ -41,6 +41,8 @@ from exprl.study.grade import CONDITIONS, ask
 from exprl.study.solutions import Solution
 
 NAME = "small"
+PATIENCE_S = 1800.0
+"""Without streaming, the first byte comes when the reply is whole, and a busy CPU is slow."""
 CONFIG = """
 method = "exprl-outcome"
 run_dir = "unused"
@@ -191,7 +193,7 @@ def build_rubrics(
         )
     )
     command = ["rubric", "build", str(asked), "-o", str(written), "--max-tokens", str(tokens)]
-    seconds, said = run(server, command, [])
+    seconds, said = run(server, command, ["--first-byte-timeout-s", str(PATIENCE_S)])
     lines = written.read_text().splitlines() if written.exists() else []
     kept = Counter(len(json.loads(line)["checkpoints"]) for line in lines)
     return Row(
@@ -211,7 +213,8 @@ def annotate(server: Server, source: Sequence[Solution], tokens: int, out: Path,
         "".join(json.dumps({key: getattr(s, key) for key in fields}) + "\n" for s in source)
     )
     command = ["behaviors", str(path), "--out", str(folder), "--max-tokens", str(tokens)]
-    seconds, said = run(server, command, [])
+    patience = ["--set", f"judge.first_byte_timeout_s={PATIENCE_S}"]
+    seconds, said = run(server, command, patience)
     found = json.loads((folder / "behaviors.json").read_text())["sources"][0]
     missing = sum(found["missing"].values())
     return Row(
@@ -262,7 +265,7 @@ def main() -> None:
                         view="outcome",
                         rubric=arguments.rubric,
                         max_tokens=tokens,
-                        first_byte_timeout_s=1800.0,  # a CPU is slow
+                        first_byte_timeout_s=PATIENCE_S,
                         ledger=str(out / "ledger"),
                     )
                     rows += calibrate(server, chosen, settings, name)
