@@ -84,7 +84,9 @@ fn a_reference_that_comes_last_stands_between_trace_and_instruction() {
         );
         let mut bytes = [&first, &last].map(|head| message(head, "t").into_bytes());
         assert_ne!(bytes[0], bytes[1]);
-        bytes.iter_mut().for_each(|bytes| bytes.sort_unstable());
+        for bytes in &mut bytes {
+            bytes.sort_unstable();
+        }
         assert_eq!(bytes[0], bytes[1], "nothing is said twice or lost");
     }
 }
