@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from exprl import config
+from exprl.cli.dry_run import stalling, warnings
 from exprl.cli.dry_run.references import grade_references
 from exprl.cli.dry_run.steps import sample_steps, warn_of_prompts
 from exprl.data.problems import load_problems
@@ -194,3 +195,31 @@ def test_sampled_rollouts_show_what_each_rule_makes_of_them(repo, monkeypatch):
     found, warning = sample_steps(by_line, problems, tokenizer, 4)
     assert "1.0 steps each by reward.steps = 'line', 4 of one step" in found
     assert warning is not None and warning.startswith("4 of 4 sampled rollouts have one step")
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("judge", "pays for standing still"),
+        ("mypkg.rewards:score", None),  # what it gives for no work is not known
+        ("verifier", "judge.condition"),
+    ],
+)
+def test_a_reward_of_the_users_own_is_not_warned_of_as_a_judge_would_be(source, said):
+    cfg = config.build(
+        {
+            "model": {"path": "m"},
+            "data": {"path": "d"},
+            "judge": {"kind": "rules", "rules": "numbers", "condition": "wrong"},
+            "reward": {"source": source, "overlong": "none", "steps": "line"},
+            "advantage": {"kind": "grpo" if source == "verifier" else "group"},
+        }
+    )
+    warned = [*warnings(cfg), *stalling.warnings(cfg)]
+    found = [
+        one
+        for one in warned
+        if "standing still" in one or ("judge.condition" in one and "no effect" in one)
+    ]
+    assert [one for one in found if said and said in one] == found
+    assert bool(found) == (said is not None)

@@ -24,13 +24,14 @@ PAID = 1e-9
 def warnings(cfg: config.Config) -> Iterator[str]:
     """What the run would pay for standing still, by kind of advantage.
 
-    The other score maps give a grade of 3 nothing, or no score.
+    The other score maps give a grade of 3 nothing, or no score. What a function of the user's gives
+    a rollout without work is not known.
     """
     if cfg.judge.score_map != "linear":
         return
     told = set()
     for treatment in cfg.treatments.values():
-        if not treatment.per_segment or treatment.advantage in told:
+        if treatment.own_reward or not treatment.per_segment or treatment.advantage in told:
             continue
         told.add(treatment.advantage)
         staller, attempt = mean_advantages(cfg, treatment, len(STALLER))
