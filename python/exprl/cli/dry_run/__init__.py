@@ -244,8 +244,10 @@ def warnings(cfg: config.Config) -> Iterator[str]:
             yield f"{', '.join(keys)} {'has' if len(keys) == 1 else 'have'} no effect: {why}"
 
     if not cfg.asks_judge:
-        if any(treatment.own_reward for treatment in cfg.treatments.values()):
-            changed.discard("judge.condition")  # it says which reference the function is given
+        # It says which reference a function of the user's is given.
+        changed -= (
+            {"judge.condition"} if any(t.own_reward for t in cfg.treatments.values()) else set()
+        )
         yield from ignored("judge.", f"reward.source = {cfg.reward.source!r} asks no judge")
     elif cfg.judge.kind == "rules":
         for key in ("judge.endpoints", "judge.model", "judge.api_key_", "judge.ca_file"):
