@@ -201,8 +201,8 @@ SECTIONS = (
                 "share",
             ),
             Chart(
-                "What the reference tells the policy",
-                "How far the log-prob of a token changes when the policy is shown the reference,"
+                "What a teacher tells the policy",
+                "How far the log-prob of a token changes when its prompt shows the hidden solution,"
                 " in nats, mean over the tokens. Near 0, the teacher tells tokens apart no better"
                 " than the policy.",
                 (Curve("policy/teacher_gap", "gap"),),
