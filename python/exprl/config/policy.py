@@ -227,8 +227,8 @@ class Loss(Section):
         0.0,
         ge=0.0,
         le=1.0,
-        description="how far the advantage of a token depends on what the hidden solution says"
-        " of it (RLSD, arXiv 2604.03128): 0 = not at all; with 1 it is multiplied by exp(sign(A) gain)"
+        description="how far the advantage of a token depends on what the hidden solution says of"
+        " it (RLSD, arXiv 2604.03128): 0 = not at all; with 1 it is multiplied by exp(sign(A) gain)"
         " within 0.8 and 1.2, where gain is how much likelier the token is to a policy that is"
         " shown the solution (section [teacher]). Costs a forward pass per step",
     )

@@ -69,7 +69,7 @@ METRICS: dict[str, str] = {
     "policy/entropy": "entropy of the policy, nats per token",
     "policy/clip_fraction": "share of the tokens that the clip held back",
     "policy/capped": "share of the tokens whose importance weight loss.importance_cap held back",
-    "policy/teacher_gap": "mean |log-prob with the solution shown - without it| of the tokens, in nats"
+    "policy/teacher_gap": "mean |log-prob with the solution - without it| of the tokens, in nats"
     " (loss.teacher_weight, sampled_reverse_kl)",
     "policy/ratio_max": "largest probability ratio",
     "policy/bad_rows": "tokens left out because a value was not finite",
