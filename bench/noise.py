@@ -12,6 +12,7 @@ the right reference (bench/results/paper_judge.jsonl). RLSD's arms have the judg
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 from statistics import mean
@@ -19,17 +20,22 @@ from typing import Any
 
 import _arms
 
+from exprl import config
+
 NOISY = ("judge.fault_random_rate=0.2",)
 RATES = ("reward.noise=[0.08, 0.001]",)
 END = ("advantage.kind=end",)
 OUTCOME = ("judge.view=outcome", "advantage.kind=grpo")
+# The prompt of the miniature's teacher: its tokenizer knows no words.
+TEACHER = config.read(_arms.CONFIG.with_name("division_distill.toml"))["teacher"]
+HINT = f"teacher.prompt={json.dumps(TEACHER['prompt'])}"
 ARMS = {
     "end, noisy": (*END, *NOISY),
     "end, noisy, corrected": (*END, *NOISY, *RATES),
     "grpo, noisy": (*OUTCOME, *NOISY),
     "grpo, noisy, corrected": (*OUTCOME, *NOISY, *RATES),
     "delta": (),
-    "delta, RLSD": ("loss.teacher_weight=1.0",),
+    "delta, RLSD": ("loss.teacher_weight=1.0", HINT),
 }
 COMMON = ("train.steps=8", "rollout.engine=transformers", "eval.samples=16")
 COLUMNS = {
