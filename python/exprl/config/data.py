@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from exprl.config.placeholders import find_names
 from exprl.config.section import Section, expand_home, lay_over
@@ -126,10 +126,20 @@ class Source(Section):
         return pattern
 
 
+def _check_weight(value: Any) -> Any:
+    """Refuse a weight in one sentence; a union has a mistake for each of its types."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    if not number and value != "rows":
+        raise ValueError('expected a number above 0, or "rows"')
+    return value
+
+
 class MixedSource(Source):
     """One of several datasets. What it leaves open is as in [data] itself."""
 
-    weight: Annotated[float, Field(gt=0.0)] | Literal["rows"] = Field(
+    weight: Annotated[
+        Annotated[float, Field(gt=0.0)] | Literal["rows"], BeforeValidator(_check_weight)
+    ] = Field(
         1.0,
         description="share of a step's problems, relative to the other sources; rows = as many as"
         " it has problems, so that sources which all say so are mixed as one file would be",

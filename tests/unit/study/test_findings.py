@@ -10,8 +10,8 @@ NONE = Rate(0.5, 0.5, 0.5)
 def calibration(condition, auc, right=(0, 0, 0, 2, 18), wrong=(18, 2, 0, 0, 0), **changes):
     fields = {"right_missing": 0, "wrong_missing": 0, "statuses": {"ok": 40}, **changes}
     return Calibration(
-        condition, fields.get("readout", "text"), right, wrong, fields["right_missing"],
-        fields["wrong_missing"], fields["statuses"], NONE, NONE, NONE, Rate(*auc),
+        condition, right, wrong, fields["right_missing"], fields["wrong_missing"],
+        fields["statuses"], NONE, NONE, NONE, Rate(*auc), fields.get("readout", "text"),
     )  # fmt: skip
 
 

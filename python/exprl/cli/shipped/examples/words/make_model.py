@@ -1,0 +1,1 @@
+../../../../../../examples/words/make_model.py
