@@ -36,7 +36,7 @@ for condition in grade.CONDITIONS:
     print(f"{condition:>6}: misplacement rate {result.misplacement.value:.1%}, {missing} missing")
 
 # %% Where do the grades lie? A missing grade would be None, and counted as such.
-verdicts = grade.ask(answers, settings, "right")
+verdicts = grade.ask(answers, settings, "right").verdicts
 for truth in (True, False):
     pairs = zip(answers, verdicts, strict=True)
     seen = Counter(verdict.grade for answer, verdict in pairs if answer.correct is truth)
