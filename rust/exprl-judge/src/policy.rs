@@ -13,6 +13,30 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const SHORTEST_BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 
+/// What a server was too slow with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    FirstByte,
+    NextPiece,
+}
+
+impl Wait {
+    /// What took too long, and which setting gives it more time.
+    fn explain(self, seconds: f64) -> String {
+        match self {
+            Self::FirstByte => format!(
+                "the first byte took more than {seconds} s; for a slow server raise \
+                 judge.first_byte_timeout_s (--first-byte-timeout-s), or set judge.stream = true \
+                 (--stream), with which the first byte comes before the reply is whole"
+            ),
+            Self::NextPiece => format!(
+                "the next piece took more than {seconds} s; for a slow server raise \
+                 judge.idle_timeout_s (--idle-timeout-s)"
+            ),
+        }
+    }
+}
+
 /// Why one HTTP exchange brought no reply.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Fault {
@@ -22,8 +46,8 @@ pub(crate) enum Fault {
     Stale,
     /// The exchange broke off, or its body is not a chat completion.
     Broken(String),
-    /// A timeout passed; names which.
-    Timeout(&'static str, Duration),
+    /// A timeout passed.
+    Timeout(Wait, Duration),
     /// A status other than 200, with the server's own words (shortened, keys removed).
     Status {
         code: u16,
@@ -112,9 +136,7 @@ impl Fault {
             Self::Connect(cause) => format!("no connection: {cause}{}", way_in(cause)),
             Self::Stale => "the server closed a reused connection".into(),
             Self::Broken(cause) => format!("broken reply: {cause:.400}"),
-            Self::Timeout(what, limit) => {
-                format!("{what} took more than {} s", limit.as_secs_f64())
-            }
+            Self::Timeout(wait, limit) => wait.explain(limit.as_secs_f64()),
             Self::Status { code, message, .. } => {
                 let remedy = Complaint::read(*code, message).remedy();
                 format!("HTTP {code}: {message}{remedy}")
@@ -299,6 +321,19 @@ mod tests {
             assert_eq!(status(code).action(), Action::GiveUp, "{code}");
         }
         assert_eq!(Fault::Stale.action(), Action::Again);
+    }
+
+    #[test]
+    fn a_timeout_names_the_setting_that_gives_more_time() {
+        let told = |wait| Fault::Timeout(wait, Duration::from_secs(300)).explain();
+        let first = told(Wait::FirstByte);
+        assert!(
+            first.starts_with("the first byte took more than 300 s;"),
+            "{first}"
+        );
+        assert!(first.contains("judge.first_byte_timeout_s"), "{first}");
+        let next = told(Wait::NextPiece);
+        assert!(next.contains("judge.idle_timeout_s"), "{next}");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::connect::{Connection, Connector, chain, is_https};
 use crate::connection::{Pieces, pieces};
 use crate::error::Error;
 use crate::hints;
-use crate::policy::Fault;
+use crate::policy::{Fault, Wait};
 use crate::proxy::proxy_for;
 use crate::refusal::QUOTA;
 use crate::reply::words_of_error;
@@ -198,7 +198,7 @@ impl Transport {
         };
         let sent = connection.send(server.question(body));
         let reply = match timeout(self.first_byte_timeout, sent).await {
-            Err(_) => return Err(Fault::Timeout("the first byte", self.first_byte_timeout)),
+            Err(_) => return Err(Fault::Timeout(Wait::FirstByte, self.first_byte_timeout)),
             // What cannot be parsed is a reply; everything else is none.
             Ok(Err(error)) if connection.reused && !error.is_parse() => return Err(Fault::Stale),
             Ok(Err(error)) => return Err(broken(&error)),
@@ -339,7 +339,7 @@ impl Transport {
         body: &mut Incoming,
     ) -> Result<Option<Bytes>, Fault> {
         match timeout(self.idle_timeout, connection.piece(body)).await {
-            Err(_) => Err(Fault::Timeout("the next piece", self.idle_timeout)),
+            Err(_) => Err(Fault::Timeout(Wait::NextPiece, self.idle_timeout)),
             Ok(piece) => piece.map_err(|error| broken(&error)),
         }
     }

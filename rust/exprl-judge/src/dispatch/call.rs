@@ -119,6 +119,7 @@ pub(super) mod tests {
     use super::super::room::Room;
     use super::*;
     use crate::job_state::JobState;
+    use crate::policy::Wait;
     use crate::request::Composer;
     use crate::settings::Settings;
     use crate::types::Item;
@@ -153,7 +154,7 @@ pub(super) mod tests {
     fn a_request_without_a_reply_says_what_went_wrong_last() {
         let mut call = calls(&job(), &["a trace"]).remove(0);
         assert_eq!(call.unanswered().status, Status::HttpError);
-        call.last_fault = Some(Fault::Timeout("the first byte", Duration::from_secs(9)));
+        call.last_fault = Some(Fault::Timeout(Wait::FirstByte, Duration::from_secs(9)));
         let verdict = call.unanswered();
         assert_eq!(verdict.status, Status::Timeout);
         assert!(verdict.error.unwrap().contains("9 s"));
