@@ -41,7 +41,7 @@ demo: setup ## Train a small policy with ExpRL on this machine and show what it 
 WORDS_MODEL := examples/words/model/model.safetensors
 
 .PHONY: words
-words: setup $(WORDS_MODEL) ## Train a language model of 135 M parameters on word problems, and write the report (an hour)
+words: setup $(WORDS_MODEL) ## Train a language model of 135 M parameters on word problems, and write the report
 	@exprl train configs/words_process.toml $(ARGS)
 	@echo 'The report: runs/words-process/report.html'
 

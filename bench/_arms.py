@@ -6,9 +6,10 @@ not repeated, and a run that was killed goes on at its last checkpoint.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,6 +55,27 @@ class Run:
         """The config, the miniature's if none is named, with the arm's settings."""
         own = (f"seed={self.seed}", f"run_dir={json.dumps(str(self.folder))}")
         return config.load(self.config, [*self.overrides, *own])
+
+
+def make_parser(
+    says: str | None, name: str, arms: Iterable[str] = (), seeds: Sequence[int] = (0, 1, 2)
+) -> argparse.ArgumentParser:
+    """The options that every script of this kind has: --out, --seeds, --arms, --report-only.
+
+    Args:
+        says: the script's docstring.
+        name: of the folder below runs/ that holds the runs.
+        arms: that --arms chooses from; none: the script has no such option.
+    """
+    parser = argparse.ArgumentParser(
+        description=says, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "runs" / name)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
+    if known := list(arms):
+        parser.add_argument("--arms", nargs="+", choices=known, default=known)
+    parser.add_argument("--report-only", action="store_true", help="rows of what is done")
+    return parser
 
 
 def plan(

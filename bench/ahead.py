@@ -10,10 +10,8 @@ the held-out problems, and the lag of a token counts optimizer steps, two for ea
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import _arms
@@ -92,13 +90,7 @@ def table(found: Sequence[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=_arms.REPOSITORY / "runs" / "ahead")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--report-only", action="store_true", help="rows of what is done")
+    parser = _arms.make_parser(__doc__, "ahead", ARMS)
     options = parser.parse_args()
     os.chdir(_arms.REPOSITORY)
     arms = {arm: ARMS[arm] for arm in options.arms}

@@ -19,7 +19,6 @@ those with more than three marks of six, which is a third (11/32).
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -133,14 +132,8 @@ def table(found: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=_arms.REPOSITORY / "runs" / "delimiters")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser = _arms.make_parser(__doc__, "delimiters", ARMS, seeds=(0, 1))
     parser.add_argument("--steps", type=int, default=32)
-    parser.add_argument("--report-only", action="store_true", help="rows of what is done")
     options = parser.parse_args()
     os.chdir(_arms.REPOSITORY)
     out = options.out.resolve()

@@ -9,9 +9,7 @@ grades about a third of the rollouts have one: `drop` takes them out, `bridge` j
 
 from __future__ import annotations
 
-import argparse
 import os
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -45,13 +43,7 @@ def table(found: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=_arms.REPOSITORY / "runs" / "missing")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--report-only", action="store_true", help="rows of what is done")
+    parser = _arms.make_parser(__doc__, "missing", ARMS)
     options = parser.parse_args()
     os.chdir(_arms.REPOSITORY)
     arms = {arm: ARMS[arm] for arm in options.arms}

@@ -11,10 +11,8 @@ the right reference (bench/results/paper_judge.jsonl). RLSD's arms have the judg
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -58,13 +56,7 @@ def table(found: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=_arms.REPOSITORY / "runs" / "noise")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--report-only", action="store_true", help="rows of what is done")
+    parser = _arms.make_parser(__doc__, "noise", ARMS)
     options = parser.parse_args()
     os.chdir(_arms.REPOSITORY)
     arms = {arm: ARMS[arm] for arm in options.arms}

@@ -14,7 +14,6 @@ that a policy could learn to please: the rows say what dropout costs where there
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -128,15 +127,10 @@ def show(found: Sequence[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=_arms.REPOSITORY / "runs" / "rubric-dropout")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = _arms.make_parser(__doc__, "rubric-dropout")
     parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--engine", choices=("vllm", "transformers"), default="transformers")
-    parser.add_argument("--report-only", action="store_true", help="rows of what is done")
     options = parser.parse_args()
     os.chdir(_arms.REPOSITORY)
     out = options.out.resolve()

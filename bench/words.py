@@ -194,15 +194,9 @@ def curves(found: list[dict[str, Any]]) -> None:
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=_arms.REPOSITORY / "runs" / "words")
+    parser = _arms.make_parser(__doc__, "words", ARMS)
     parser.add_argument("--model", type=Path, help="the model's folder, if it lies elsewhere")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--threads", type=int, help="of torch; default: what the configs say")
-    parser.add_argument("--report-only", action="store_true", help="rows of what is done")
     return parser.parse_args()
 
 

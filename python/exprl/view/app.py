@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from exprl.errors import ExprlError
 from exprl.monitor.report.marks import advantage_level, grade_level, show_text
+from exprl.monitor.report.templates import open_templates
 from exprl.view.formats import (
     score_level,
     write_count,
@@ -113,13 +114,7 @@ def make_app(run_dir: Path, started: Callable[[], object]) -> Starlette:
 
 def make_templates() -> jinja2.Environment:
     """The templates, which escape every value; `text` also shows what is invisible."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("exprl.view"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates(Path(__file__).parent / "templates")
     environment.filters |= {
         "text": show_text,
         "grade_level": grade_level,

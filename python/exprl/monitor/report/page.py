@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from exprl import files
@@ -21,6 +20,7 @@ from exprl.errors import ConfigError
 from exprl.monitor.report import charts, marks, settings, summary
 from exprl.monitor.report.runs import Run, find_episodes, read_runs
 from exprl.monitor.report.samples import find_samples
+from exprl.monitor.report.templates import open_templates
 from exprl.run.starts import find_version
 
 HERE = Path(__file__).parent
@@ -55,13 +55,7 @@ def write_report(folders: Sequence[Path], out: Path, *, references: bool = True)
 
 def render(runs: Sequence[Run], *, references: bool = True) -> str:
     """The page. Everything that does not come from this folder is escaped by Jinja."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates(HERE)
     environment.filters |= {
         "model_text": marks.show_text,
         "number": summary.number,

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
 from exprl import files
 from exprl.monitor.report import page as report
 from exprl.monitor.report.summary import SPARK, percent
+from exprl.monitor.report.templates import open_templates
 from exprl.study.prove.output import COST_HEADINGS, describe_cost, mean
 from exprl.study.prove.result import Result
 from exprl.study.prove.verdict import MEANS
@@ -53,13 +53,7 @@ def write_page(result: Result, out: Path) -> None:
 
 def render(result: Result) -> str:
     """The page. Everything that does not come from this folder is escaped by Jinja."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates(HERE)
     environment.filters |= {
         "percent": percent,
         "when": report.show_time,
