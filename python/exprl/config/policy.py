@@ -56,11 +56,18 @@ class Model(Section):
         " always updates fp32 copies of the weights",
     )
     attention: Literal[
-        "auto", "torch", "flash_attention_2", "flash_attention_3", "flash_attention_4"
+        "auto",
+        "torch",
+        "shared_prompts",
+        "flash_attention_2",
+        "flash_attention_3",
+        "flash_attention_4",
     ] = Field(
         "auto",
         description="attention kernel; auto takes the best flash-attn that is installed and made"
-        " for the GPU, else torch's own",
+        " for the GPU, else torch's own. shared_prompts is torch's own, and the rollouts of a"
+        " group that lie in one micro-batch compute their prompt once: on a CPU that saves most of"
+        " the work where prompts are longer than responses",
     )
     fused: Literal["auto", "liger", "none"] = Field(
         "auto",

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Collection, Sequence
-from functools import cache
+from collections.abc import Callable, Collection, Sequence
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +20,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from exprl.errors import ConfigError
+from exprl.learn.shared_prompts import Family
 from exprl.types import Int32Array
 
+Kernel = Callable[..., Tensor]
+
 PACKED = "exprl_packed"
+SHARED = "exprl_shared_prompts"  # the same kernels, for rows of shared_prompts.py
+OWN = {"torch": PACKED, "shared_prompts": SHARED}
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -70,8 +75,8 @@ def pick(setting: str, dtype: torch.dtype, major: int | None, packages: Collecti
     'exprl_packed'
     """
     half = dtype in HALF
-    if setting == "torch":
-        return PACKED
+    if setting in OWN:
+        return OWN[setting]
     if setting == "auto":
         fit = (name for name in FLASH if name in packages and major in FLASH[name].majors)
         return next(fit, PACKED) if half else PACKED
@@ -98,10 +103,11 @@ def find_flash() -> set[str]:
 
 
 def register() -> None:
-    """Make PACKED known to transformers, which then builds no mask for it."""
+    """Make ours known to transformers, which then builds no mask for them."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(PACKED, packed_attention)
+    for name in OWN.values():
+        AttentionInterface.register(name, packed_attention)
 
 
 def packing(cu_seqlens: Int32Array, begins: Tensor) -> dict[str, Any]:
@@ -130,9 +136,10 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    cu_seq_lens_q: Tensor,
-    max_length_q: int,
-    sequence_lengths: Sequence[int],
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int = 0,
+    sequence_lengths: Sequence[int] = (),
+    families: Sequence[Family] = (),
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -147,6 +154,7 @@ def packed_attention(
         cu_seq_lens_q: [B+1] int32, where each sequence begins; the last entry is L.
         max_length_q: tokens of the longest sequence.
         sequence_lengths: the B lengths, on the host.
+        families: what lies in the row instead, where responses share their prompts.
         sliding_window: tokens that a token sees, itself included; None = all earlier ones.
         softcap: scores become softcap * tanh(scores / softcap) (Gemma 2).
         s_aux: attention sinks (gpt-oss), which are refused.
@@ -159,7 +167,7 @@ def packed_attention(
     """
     del module, attention_mask
     query, key = query.to(value.dtype), key.to(value.dtype)
-    flash = uses_varlen(value.device.type, value.dtype)
+    flash = not families and uses_varlen(value.device.type, value.dtype)
     if s_aux is not None or (flash and softcap is not None):
         missing = "attention sinks" if s_aux is not None else "capped attention scores"
         raise ConfigError(
@@ -167,17 +175,15 @@ def packed_attention(
             ' model.attention = "flash_attention_2" (or _3, _4) and install its package'
         )
     if flash:
+        assert cu_seq_lens_q is not None
         return _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window)
-    runs = [(length, len(list(run))) for length, run in itertools.groupby(sequence_lengths)]
-    if len(runs) == 1:  # nothing to cut, and so nothing to copy
-        q, k, v = query[0], key[0], value[0]
-        return _run(runs[0][1], q, k, v, scaling, sliding_window, softcap)[None], None
-    sizes = [length * count for length, count in runs]
-    parts = zip(runs, *(t[0].split(sizes, dim=1) for t in (query, key, value)), strict=True)
-    outputs = [
-        _run(count, q, k, v, scaling, sliding_window, softcap) for (_, count), q, k, v in parts
-    ]
-    return torch.cat(outputs)[None], None
+    kernel = partial(_run, scaling=scaling, window=sliding_window, softcap=softcap)
+    q, k, v = query[0], key[0], value[0]
+    if not families:
+        return _runs(kernel, sequence_lengths, q, k, v)[None], None
+    sizes = [family.prompt + sum(family.responses) for family in families]
+    parts = zip(families, *(t.split(sizes, dim=1) for t in (q, k, v)), strict=True)
+    return torch.cat([_family(kernel, *part) for part in parts])[None], None
 
 
 def uses_varlen(device_type: str, dtype: torch.dtype) -> bool:
@@ -189,22 +195,48 @@ def uses_varlen(device_type: str, dtype: torch.dtype) -> bool:
     return device_type == "cuda" and dtype in HALF
 
 
+def _family(kernel: Kernel, family: Family, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """A prompt and the responses that see it: q [Hq, n, D], to [n, Hq, D]."""
+    sizes = [family.prompt, sum(family.responses)]
+    (q, q_own), (k, k_own), (v, v_own) = (t.split(sizes, dim=1) for t in (q, k, v))
+    responses = _runs(partial(kernel, prefix=(k, v)), family.responses, q_own, k_own, v_own)
+    return torch.cat([kernel(1, q, k, v), responses])
+
+
+def _runs(kernel: Kernel, lengths: Sequence[int], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Sequences end to end, those of one length at a time: q [Hq, n, D], to [n, Hq, D]."""
+    runs = [(length, len(list(run))) for length, run in itertools.groupby(lengths)]
+    if len(runs) == 1:  # nothing to cut, and so nothing to copy
+        return kernel(runs[0][1], q, k, v)
+    sizes = [length * count for length, count in runs]
+    parts = zip(runs, *(t.split(sizes, dim=1) for t in (q, k, v)), strict=True)
+    return torch.cat([kernel(count, *part) for (_, count), *part in parts])
+
+
 def _run(
     count: int,
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    *,
     scaling: float | None,
     window: int | None,
     softcap: float | None,
+    prefix: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """`count` sequences of one length: q [Hq, count * n, D], to [count * n, Hq, D]."""
+    """`count` sequences of one length: q [Hq, count * n, D], to [count * n, Hq, D].
+
+    prefix: keys and values [Hkv, m, D] of tokens that all of them see before their own.
+    """
     q, k, v = (t.unflatten(1, (count, -1)).transpose(0, 1) for t in (q, k, v))
-    length = q.shape[2]
+    if prefix:
+        shared = (t.expand(count, -1, -1, -1) for t in prefix)
+        k, v = (torch.cat(pair, dim=2) for pair in zip(shared, (k, v), strict=True))
+    length, own = k.shape[2], q.shape[2]
     mask = None
-    if softcap is not None or (window is not None and window < length):
-        mask = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
-        mask = mask.triu(1 - (window or length))
+    if softcap is not None or own < length or (window is not None and window < length):
+        mask = torch.ones(own, length, dtype=torch.bool, device=q.device).tril(length - own)
+        mask = mask.triu(length - own + 1 - (window or length))
     if softcap is not None:
         out = _capped(q, k, v, mask, scaling, softcap)
     else:
@@ -217,7 +249,7 @@ def _run(
 def _capped(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float | None, softcap: float
 ) -> Tensor:
-    """Attention written out, for scores with a cap: q [B, Hq, n, D], mask [n, n]."""
+    """Attention written out, for scores with a cap: q [B, Hq, n, D], mask [n, m]."""
     assert mask is not None
     k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], dim=1) for t in (k, v))
     scores = (q @ k.mT).float() * (q.shape[-1] ** -0.5 if scaling is None else scaling)

@@ -17,11 +17,16 @@ from exprl.errors import ConfigError
 from exprl.learn import attention, fused
 from exprl.learn.loss import Head
 from exprl.learn.sharding import FORWARD, release
+from exprl.learn.shared_prompts import share_prompts
 from exprl.types import Packed
 
 if TYPE_CHECKING:
     from exprl.learn.sharding import Sharding
 
+OWN_KERNELS = {
+    attention.PACKED: "torch's attention",
+    attention.SHARED: "torch's attention with shared prompts",
+}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -170,7 +175,7 @@ def describe(settings: config.Model, shape: Any, device: torch.device) -> str:
         shape: the model's transformers config.
     """
     kernel = attention.choose(settings.attention, DTYPES[settings.dtype], device)
-    kernel = "torch's attention" if kernel == attention.PACKED else kernel
+    kernel = OWN_KERNELS.get(kernel, kernel)
     if fused.choose(settings.fused, shape.model_type, device):
         ops = "Liger's RMSNorm, RoPE and SwiGLU"
     elif settings.fused == "none":
@@ -230,14 +235,21 @@ def head(model: Any) -> Head:
 def hidden_states(model: Any, batch: Packed) -> Tensor:
     """Final hidden states [N, H] at the positions that predict the batch's response tokens."""
     device = model.device
+    if model.config._attn_implementation == attention.SHARED:
+        row = share_prompts(batch)
+        ids, positions, predicting = row.input_ids, row.position_ids, row.predicting
+        where: dict[str, Any] = {"families": row.families}
+    else:
+        ids, positions, predicting = batch.input_ids, batch.position_ids, batch.target_pos - 1
+        where = attention.packing(batch.cu_seqlens, to_device(batch.cu_seqlens, device))
     states = final_states(
         model,
-        input_ids=to_device(batch.input_ids, device)[None],
-        position_ids=to_device(batch.position_ids, device)[None],
+        input_ids=to_device(ids, device)[None],
+        position_ids=to_device(positions, device)[None],
         use_cache=False,
-        **attention.packing(batch.cu_seqlens, to_device(batch.cu_seqlens, device)),
+        **where,
     )
-    return states[0].index_select(0, to_device(batch.target_pos - 1, device))
+    return states[0].index_select(0, to_device(predicting, device))
 
 
 def final_states(model: Any, **inputs: Any) -> Tensor:

@@ -62,6 +62,9 @@ Archetype = Literal[
 ]  # fmt: skip
 assert get_args(Archetype) == (*ARCHETYPES, OTHER)
 
+ENOUGH = 10
+"""Solutions from which on equal annotations are no chance."""
+
 
 class Behaviors(BaseModel):
     """Which behaviours a solution shows."""
@@ -284,6 +287,16 @@ def count_archetypes(annotated: Sequence[Annotated]) -> float:
     """Mean number of different archetypes among a problem's solutions; NaN without any."""
     counts = [len({a.archetype for a in group}) for group in _group_by_problem(annotated).values()]
     return float(np.mean(counts)) if counts else float("nan")
+
+
+def are_all_alike(annotated: Sequence[Annotated]) -> bool:
+    """Whether ENOUGH solutions are annotated, of several problems, and all in the same way.
+
+    The annotator then sees no difference between them: it may not read what it annotates.
+    """
+    groups = _group_by_problem(annotated)
+    flags = [_list_flags(annotation) for group in groups.values() for annotation in group]
+    return len(groups) > 1 and len(flags) >= ENOUGH and all(f == flags[0] for f in flags)
 
 
 def count_missing(annotated: Sequence[Annotated]) -> Mapping[str, int]:

@@ -142,6 +142,13 @@ def show(
         )
         for reason, count in sorted(counts.items(), key=lambda pair: -pair[1])[:5]:
             console.print(Text(f"  missing {count}: {reason}"))
+        if behaviors.are_all_alike(found):
+            console.print(
+                Text(
+                    "  all annotations are the same: the annotator may not read the solutions;"
+                    " read some in annotations-N.jsonl, or take a larger model"
+                )
+            )
     if changed:
         table = Table(
             "", "A", "B", "B - A", "gained", "lost", title="Share of a problem's solutions"

@@ -60,6 +60,13 @@ fn one() -> u8 {
     1
 }
 
+/// Whether a text can be true of a solution: a word, or a relation such as `3 + 4 = 7`. A bare number,
+/// which a small model writes for each checkpoint, cannot.
+fn states_something(text: &str) -> bool {
+    text.chars()
+        .any(|c| c.is_alphabetic() || "=<>≤≥≠≈∈∣".contains(c))
+}
+
 impl Checklist {
     /// Checks the checkpoints; white space in them becomes single spaces. The error says what is wrong.
     pub fn new(checkpoints: Vec<Checkpoint>) -> Result<Self, String> {
@@ -86,6 +93,12 @@ impl Checklist {
             if !(1..=LONGEST).contains(&length) {
                 return Err(format!(
                     "checkpoint {number} has {length} characters; give 1 to {LONGEST}"
+                ));
+            }
+            if !states_something(&checkpoint.text) {
+                let text = &checkpoint.text;
+                return Err(format!(
+                    "checkpoint {number} is {text:?}, which states nothing; write what a solution must show"
                 ));
             }
             if !(1..=HEAVIEST).contains(&checkpoint.weight) {

@@ -64,6 +64,10 @@ fn what_breaks_the_schema_is_refused_with_the_reason() {
             "weight 11",
         ),
         (r#"[{"text": "a b"}, {"text": "a  b"}]"#, "repeats"),
+        (
+            r#"[{"text": "3 + 4 = 7"}, {"text": "16-3"}]"#,
+            "checkpoint 2 is \"16-3\", which states nothing",
+        ),
         (&long, "501 characters"),
     ] {
         let error = Checklist::read(reply).unwrap_err();
@@ -163,7 +167,7 @@ fn a_file_of_checklists_is_found_by_content_and_can_be_written_by_hand() {
 
 proptest! {
     #[test]
-    fn whatever_a_checkpoint_says_it_stays_inside_its_tags(text in "(?s)[<>/a-z|: -]{1,60}", hostile in any::<bool>()) {
+    fn whatever_a_checkpoint_says_it_stays_inside_its_tags(text in "(?s)[<>/a-z|: -]{0,59}[a-z<]", hostile in any::<bool>()) {
         let rubric = Rubric::builtin("math", View::Prefix).unwrap();
         let fence = rubric.head(&key(), PROBLEM, Some(REFERENCE)).fence().to_owned();
         let text = if hostile {
@@ -171,7 +175,7 @@ proptest! {
         } else {
             text
         };
-        prop_assume!(!text.trim().is_empty() && text.trim() != "b");
+        prop_assume!(text.trim() != "b");
         let checklist = Checklist::new(vec![checkpoint(&text, 1), checkpoint("b", 1)]).unwrap();
         let head = rubric.head_with(&key(), PROBLEM, Some(REFERENCE), Some(&checklist));
         let message = format!("{}t{}", head.text(), head.tail());

@@ -17,6 +17,7 @@ from exprl.errors import ConfigError
 from exprl.learn import attention
 from exprl.learn.model import hidden_states, load
 from exprl.learn.policy import Policy
+from exprl.learn.shared_prompts import Family
 from exprl.types import Packed
 
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -91,6 +92,30 @@ def test_packed_attention_is_attention_within_each_sequence(window, softcap):
     torch.testing.assert_close(out, expected.transpose(1, 2))
 
 
+@pytest.mark.parametrize("softcap", [None, 0.5])
+@pytest.mark.parametrize("window", [None, 3])
+def test_responses_behind_one_prompt_see_it_and_themselves(window, softcap):
+    families = (Family(4, (3, 3, 1)), Family(1, (2,)))
+    q, k, v = (t[:, :, :14] for t in heads())
+    settings = {"sliding_window": window, "softcap": softcap}
+    out, _ = attention.packed_attention(
+        torch.nn.Module(), q, k, v, None, families=families, **settings
+    )
+    # Each response behind its own copy of the prompt, one sequence at a time.
+    for prompt, response in [
+        ((0, 4), (4, 7)),
+        ((0, 4), (7, 10)),
+        ((0, 4), (10, 11)),
+        ((11, 12), (12, 14)),
+    ]:
+        rows = torch.tensor([*range(*prompt), *range(*response)])
+        where = attention.packing(np.array([0, len(rows)], np.int32), rows)
+        alone, _ = attention.packed_attention(
+            torch.nn.Module(), *(t[:, :, rows] for t in (q, k, v)), None, **where, **settings
+        )
+        torch.testing.assert_close(out[:, rows], alone)
+
+
 def test_on_a_gpu_the_policy_s_forward_reaches_the_variable_length_kernel_in_every_layer(
     tiny_qwen3, monkeypatch
 ):
@@ -145,6 +170,7 @@ def test_the_trainer_s_forward_in_bf16_gives_attention_one_dtype(tiny_qwen3):
         ("auto", 9, set(), attention.PACKED),
         ("auto", None, set(), attention.PACKED),
         ("torch", 9, ALL, attention.PACKED),
+        ("shared_prompts", 9, ALL, attention.SHARED),
         ("flash_attention_4", 9, ALL, "flash_attention_4"),
     ],
 )

@@ -127,6 +127,23 @@ def test_an_annotator_that_answers_nothing_is_an_error(tmp_path, capsys):
     assert "missing 1: " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("traces", "warns"),
+    [
+        ({p: ["counting", "casework"] * 3 for p in "xy"}, False),
+        ({p: ["counting"] * 6 for p in "xy"}, True),
+        ({p: ["counting"] * 3 for p in "xy"}, False),  # too few to tell
+        ({"x": ["counting"] * 12}, False),  # one problem may have one way
+    ],
+)
+def test_an_annotator_that_says_the_same_of_all_solutions_is_told(tmp_path, capsys, traces, warns):
+    source = write(tmp_path / "a.jsonl", traces)
+    with serving(Annotator()) as url:
+        run(tmp_path, url, source, per_problem=12)
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("the annotator may not read the solutions" in said) == warns
+
+
 def test_the_schema_is_sent_and_the_reference_is_not(tmp_path):
     source = write(tmp_path / "a.jsonl", {"x": ["counting"]})
     row = json.loads(source.read_text()) | {"reference": "SECRET"}
