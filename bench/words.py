@@ -8,7 +8,7 @@
 The arms are the configs of examples/words. A finished run is not repeated, and one that was killed
 goes on at its last checkpoint. Rows go to bench/results/words.jsonl; the table has pass@1 and
 pass@8 of both test sets with 95 % intervals (bootstrap over problems), what a run cost, and how it
-went. `base` is the model that nobody trained.
+went. `base` is the model that nobody trained. The curves are in docs/project/words/curves.svg.
 """
 
 from __future__ import annotations
@@ -16,33 +16,48 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+sys.path.append(str(Path(__file__).parents[1] / "examples" / "words"))
+
 import _arms
+import numpy as np
+from paper.figures import save
+from progress import score
 from pyarrow import parquet
 
+from exprl import files
 from exprl.evaluate.during_training import evaluate_now, read_evaluations
 from exprl.evaluate.pass_at_k import Evaluation
 from exprl.monitor.metrics_log import read_metrics
 from exprl.monitor.progress import Progress
 from exprl.run.open import open_run
+from exprl.steps import split_text
+from exprl.study.plots import make_figure
 
 CONFIGS = _arms.REPOSITORY / "configs"
 KS = (1, 8)
 COLUMNS = {
     "reward": "reward/mean",
     "right": "reward/correct_rate",
-    "grade_first": "steps/grade_first",
     "per_rollout": "steps/per_rollout",
     "length": "rollout/length_mean",
     "overlong": "rollout/overlong_rate",
     "entropy": "policy/entropy",
     "step_s": "time/step_s",
 }
-CURVES = ("right", "grade_first", "overlong", "length", "entropy")
+CURVES = ("first", "whole", "right", "overlong", "length", "entropy")
+PANELS = {
+    "first": "rollouts whose first line is right",
+    "whole": "rollouts with every line right",
+}
+DRAWN = ("process", "outcome", "wrong reference", "sparse")
+PICTURE = _arms.REPOSITORY / "docs" / "project" / "words" / "curves.svg"
+TRAIN = _arms.REPOSITORY / "examples" / "words" / "train.jsonl"
 WINDOW = 5
 """Training steps that a number of a printed curve is the mean of."""
 
@@ -122,6 +137,7 @@ def rows(runs: list[_arms.Run]) -> list[dict[str, Any]]:
             found.append(about | passed(read_evaluations(run.folder)[0]))
             continue
         row = _arms.about("words") | _arms.row(run, COLUMNS) | cost(run.folder)
+        row |= measure_lines(run.folder)
         row["settings"] = [one for one in row["settings"] if not one.startswith('init_from="')]
         last = max(one.step for one in read_evaluations(run.folder))
         found.append(row | passed(read_evaluations(run.folder)[-1]) | examples(run.folder, last))
@@ -153,6 +169,25 @@ def cost(run: Path) -> dict[str, Any]:
         "judge_requests": "judge/requests",
     }
     return {name: round(sum(one.get(key) or 0 for one in steps)) for name, key in totals.items()}
+
+
+def measure_lines(run: Path) -> dict[str, list[float]]:
+    """By training step: the shares of rollouts whose first line, and whose every line, is right.
+
+    All arms are measured by the rule that Process learns from, whatever their own reward is. Empty
+    for a run that samples nothing.
+    """
+    references = {one["id"]: one["reference"] for one in files.read_jsonl(TRAIN)}
+    shares: dict[str, list[float]] = {name: [] for name in PANELS}
+    for file in sorted((run / "rollouts").glob("step-*.parquet")):
+        rows = parquet.read_table(file, columns=["problem_id", "segments"]).to_pylist()
+        scores = [
+            score(split_text("".join(row["segments"]), "line"), references[row["problem_id"]])
+            for row in rows
+        ]
+        shares["first"].append(round(mean(bool(one) and one[0] == 1.0 for one in scores), 4))
+        shares["whole"].append(round(mean(bool(one) and min(one) == 1.0 for one in scores), 4))
+    return shares
 
 
 def examples(run: Path, last: int) -> dict[str, Any]:
@@ -193,6 +228,26 @@ def curves(found: list[dict[str, Any]]) -> None:
             print(f"  {when} step: {shown['question']}\n    {'|'.join(shown['segments'])!r}")
 
 
+def draw(found: list[dict[str, Any]], path: Path) -> None:
+    """The curves of PANELS: means over seeds, and the range of the seeds."""
+    picture = make_figure(9.0, 3.6)
+    for axes, (name, title) in zip(picture.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+        for colour, arm in enumerate(DRAWN):
+            runs = [one[name] for one in found if one["arm"] == arm and one.get(name)]
+            steps = range(1, min(map(len, runs), default=0) + 1)
+            if steps:
+                seeds = np.array([run[: len(steps)] for run in runs])
+                label = f"{arm}, {len(runs)} seed{'s' * (len(runs) > 1)}"
+                axes.plot(steps, seeds.mean(axis=0), color=f"C{colour}", label=label)
+                low, high = seeds.min(axis=0), seeds.max(axis=0)
+                axes.fill_between(steps, low, high, color=f"C{colour}", alpha=0.15, linewidth=0)
+        axes.set(title=title, xlabel="step", ylim=(-0.02, 1.02))
+        axes.grid(alpha=0.3)
+    picture.axes[0].legend(frameon=False, fontsize="small")
+    path.parent.mkdir(exist_ok=True)
+    save(picture, path)
+
+
 def parsed() -> argparse.Namespace:
     parser = _arms.make_parser(__doc__, "words", ARMS)
     parser.add_argument("--model", type=Path, help="the model's folder, if it lies elsewhere")
@@ -213,6 +268,7 @@ def main() -> None:
     found = _arms.save("words", rows(runs))
     table(found)
     curves(found)
+    draw(found, PICTURE)
 
 
 if __name__ == "__main__":

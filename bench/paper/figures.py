@@ -44,7 +44,7 @@ def pass_at_k(rows: Sequence[Row], path: Path) -> None:
     picture.axes[0].set_ylabel("pass@k")
     if picture.axes[0].lines:
         picture.axes[0].legend(frameon=False, fontsize="small")
-    _save(picture, path)
+    save(picture, path)
 
 
 def dynamics(rows: Sequence[Row], path: Path) -> None:
@@ -59,7 +59,7 @@ def dynamics(rows: Sequence[Row], path: Path) -> None:
         axes.grid(alpha=0.3)
     if picture.axes[1].lines:
         picture.axes[1].legend(frameon=False, fontsize="small")
-    _save(picture, path)
+    save(picture, path)
 
 
 def centering(rows: Sequence[Row], path: Path) -> None:
@@ -71,7 +71,7 @@ def centering(rows: Sequence[Row], path: Path) -> None:
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend(frameon=False, fontsize="small")
-    _save(picture, path)
+    save(picture, path)
 
 
 def calibration(judge: Sequence[Row], path: Path) -> None:
@@ -95,7 +95,7 @@ def calibration(judge: Sequence[Row], path: Path) -> None:
     for axes in grid[-1]:
         axes.set_xlabel("grade")
     grid[0][0].legend(frameon=False, fontsize="small")
-    _save(picture, path)
+    save(picture, path)
 
 
 def _by_start(rows: Sequence[Row], starts: Sequence[str], values: Any) -> dict[str, Float64Array]:
@@ -138,7 +138,8 @@ def _bands(axes: Any, x: Sequence[int] | None, curves: Mapping[str, Float64Array
         axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def _save(picture: Any, path: Path) -> None:
+def save(picture: Any, path: Path) -> None:
+    """Write an SVG that has no date and no random ids in it."""
     with matplotlib.rc_context({"svg.hashsalt": path.stem}):
         picture.savefig(path, metadata={"Date": None})
     lines = path.read_text(encoding="utf-8").splitlines()
