@@ -17,15 +17,15 @@ import time
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from _row import Row, report  # noqa: E402
-from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
+import numpy as np
+import torch
+from _row import Row, report
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from exprl import config  # noqa: E402
-from exprl.learn.batch import pack  # noqa: E402
-from exprl.learn.policy import Policy  # noqa: E402
-from exprl.types import Example, TrainBatch  # noqa: E402
+from exprl import config
+from exprl.learn.batch import pack
+from exprl.learn.policy import Policy
+from exprl.types import Example, TrainBatch
 
 GROUPS, GROUP_SIZE, RESPONSE, REPEATS = 2, 8, 36, 3
 PROMPTS = (22, 88, 352)

@@ -2,10 +2,10 @@
 
     python bench/small_judge_run.py MODEL --out DIR [--steps 3] [KEY=VALUE ...]
 
-Trains a few steps of `configs/words_process.toml` twice, with the same seed and outcome rewards:
-once with the rule judge, once with MODEL behind `exprl serve --role judge`. The first step's
-rollouts are the same in both runs, so their scores are compared pair by pair. `KEY=VALUE` changes
-settings of both. A finished run is not repeated.
+Trains a few steps of `configs/words_outcome.toml` twice, with the same seed: once with the rule
+judge, once with MODEL behind `exprl serve --role judge`. The first step's rollouts are the same in
+both runs, so their scores are compared pair by pair. `KEY=VALUE` changes settings of both. A
+finished run is not repeated.
 """
 
 from __future__ import annotations
@@ -27,12 +27,8 @@ from exprl.evaluate.estimates import auc, spearman
 from exprl.files import read_jsonl
 from exprl.monitor.alarms import NAMES
 
-CONFIG = Path(__file__).parents[1] / "configs" / "words_process.toml"
+CONFIG = Path(__file__).parents[1] / "configs" / "words_outcome.toml"
 COMMON = (
-    "judge.view=outcome",
-    "judge.score_map=linear",
-    "advantage.kind=grpo",
-    "advantage.last=judge",
     "rollout.problems_per_step=4",
     "rollout.group_size=8",
     "eval.samples=4",
