@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--readout", default="text")
     parser.add_argument("--max-tokens", type=int, default=64)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     common = (*COMMON, f"train.steps={arguments.steps}", *arguments.settings)
     rule, model = arguments.out / "rule", arguments.out / f"model-{arguments.readout}"
     train(rule, arguments.config, common)
