@@ -3,7 +3,7 @@
     python bench/shared_prompts.py
 
 A language model of SmolLM2-135M's shape with random weights, LoRA of rank 16, fp32: an optimizer
-step on two groups of eight rollouts, with `model.attention = "torch"` and with `"shared_prompts"`,
+step on a group of eight rollouts, with `model.attention = "torch"` and with `"shared_prompts"`,
 in turn. CPU seconds of one thread, so that other jobs disturb little. The rows also say how far the
 log-probs of the two are apart.
 """
@@ -27,8 +27,8 @@ from exprl.learn.batch import pack
 from exprl.learn.policy import Policy
 from exprl.types import Example, TrainBatch
 
-GROUPS, GROUP_SIZE, RESPONSE, REPEATS = 2, 8, 36, 3
-PROMPTS = (22, 88, 352)
+GROUPS, GROUP_SIZE, RESPONSE, REPEATS = 1, 8, 36, 3
+PROMPTS = (22, 88, 176)
 SHAPE = LlamaConfig(
     vocab_size=49152,
     hidden_size=576,
@@ -94,7 +94,7 @@ def main() -> None:
                 if repeat:
                     taken[kind].append(time.process_time() - begin)
         extra = {"prompt_tokens": prompt, "tokens": len(batch.input_ids), "logp_apart": apart}
-        note = f"{GROUPS} x {GROUP_SIZE} rollouts; log-probs at most {apart:.0e} nats apart"
+        note = f"{GROUP_SIZE} rollouts; log-probs at most {apart:.0e} nats apart"
         for kind, times in taken.items():
             rows.append(Row(f"{kind}, prompts of {prompt}", times, note=note, extra=extra))
     report("shared_prompts", rows, ("torch", "transformers"))
