@@ -55,6 +55,7 @@ def test_one_step_is_sampled_judged_and_learned_from(
         *("rollout.engine=transformers", "rollout.problems_per_step=1", "rollout.group_size=4"),
         *("rollout.max_response_tokens=12", "train.steps=1", "train.torch_threads=1"),
         *("optim.micro_batch_tokens=1024", "eval.data=none", "logging.report=false"),
+        "loss.entropy_coef=0.01",  # a gradient, though four short rollouts may all score 0
     )
     command = [sys.executable, "-m", "exprl", "train", CONFIG, *small]
     done = subprocess.run(
