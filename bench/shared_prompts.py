@@ -27,7 +27,7 @@ from exprl.learn.batch import pack
 from exprl.learn.policy import Policy
 from exprl.types import Example, TrainBatch
 
-GROUPS, GROUP_SIZE, RESPONSE, REPEATS = 1, 8, 36, 3
+GROUP_SIZE, RESPONSE, REPEATS = 8, 36, 3
 PROMPTS = (22, 88, 176)
 SHAPE = LlamaConfig(
     vocab_size=49152,
@@ -42,22 +42,19 @@ LOSS = config.Loss(kl_coef=0.0)
 
 
 def draw(prompt_tokens: int) -> list[list[TrainBatch]]:
-    """Groups of random tokens, in one micro-batch; responses have 18 to 36 tokens."""
+    """A group of random tokens, in one micro-batch; responses have 18 to 36 tokens."""
     rng = np.random.default_rng(0)
-    examples = []
-    for _ in range(GROUPS):
-        prompt = rng.integers(0, SHAPE.vocab_size, prompt_tokens, np.int32)
-        for _ in range(GROUP_SIZE):
-            n = int(rng.integers(RESPONSE // 2, RESPONSE + 1))
-            examples.append(
-                Example(
-                    prompt_ids=prompt,
-                    token_ids=rng.integers(0, SHAPE.vocab_size, n, np.int32),
-                    generator_logp=np.full(n, -10.0, np.float32),
-                    advantages=rng.normal(size=1),
-                    segment_tokens=(n,),
-                )
-            )
+    prompt = rng.integers(0, SHAPE.vocab_size, prompt_tokens, np.int32)
+    examples = [
+        Example(
+            prompt_ids=prompt,
+            token_ids=rng.integers(0, SHAPE.vocab_size, n, np.int32),
+            generator_logp=np.full(n, -10.0, np.float32),
+            advantages=rng.normal(size=1),
+            segment_tokens=(n,),
+        )
+        for n in rng.integers(RESPONSE // 2, RESPONSE + 1, GROUP_SIZE).tolist()
+    ]
     return pack(
         examples,
         mini_batches=1,

@@ -67,8 +67,8 @@ def share_prompts(batch: Packed) -> SharedRow:
         for i in members:
             response = np.arange(answers[i], ends[i])
             source.append(response)
-            own = np.arange(end - 1, end - 1 + len(response))  # each token is predicted by the last
-            own[0] = last
+            own = np.arange(end - 1, end - 1 + len(response))  # each token by the one before it,
+            own[0] = last  # and the first by the prompt
             predicting[first[i] : first[i] + len(response)] = own
             end += len(response)
         families.append(Family(len(prompt), tuple(int(ends[i] - answers[i]) for i in members)))
