@@ -242,6 +242,7 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
                 low, high = seeds.min(axis=0), seeds.max(axis=0)
                 axes.fill_between(steps, low, high, color=f"C{colour}", alpha=0.15, linewidth=0)
         axes.set(title=title, xlabel="step", ylim=(-0.02, 1.02))
+        axes.locator_params(axis="x", integer=True)
         axes.grid(alpha=0.3)
     picture.axes[0].legend(frameon=False, fontsize="small")
     path.parent.mkdir(exist_ok=True)
