@@ -79,7 +79,8 @@ def warn_of_few(plan: Plan) -> Iterator[str]:
 def show_result(result: Result, page: Path) -> None:
     """Print the verdict with what stands behind it."""
     console = Console(highlight=False)
-    console.print(Text(f"Will it help on {result.plan.data}? {result.verdict.answer}", "bold"))
+    title = Text(f"Will it help on {result.plan.data}? {result.verdict.answer}", "bold")
+    console.print(title, soft_wrap=True)  # a long path must not break the verdict in two
     for reason in result.verdict.reasons:
         console.print(f"  {reason}.", markup=False)
     effects = Table(
