@@ -166,7 +166,7 @@ class TimedEngine:
 
     def sample_continuations(self, *arguments: object) -> Iterator[Rollout]:
         """Nothing in a training run asks for continuations."""
-        raise NotImplementedError
+        raise NotImplementedError("a training run asks for no continuations")
 
     def logp(self, token_ids: Int32Array) -> Sequence[Float32Array]:
         """See Engine.logp: what the policy says, as if its weights had come over."""

@@ -8,7 +8,8 @@
 The arms are the configs of examples/words. A finished run is not repeated, and one that was killed
 goes on at its last checkpoint. Rows go to bench/results/words.jsonl; the table has pass@1 and
 pass@8 of both test sets with 95 % intervals (bootstrap over problems), what a run cost, and how it
-went. `base` is the model that nobody trained. The curves are in docs/project/words/curves.svg.
+went. Then follows what Process gains over its controls. `base` is the model that nobody trained.
+The curves are in docs/project/words/curves.svg.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from exprl.monitor.progress import Progress
 from exprl.run.open import open_run
 from exprl.steps import split_text
 from exprl.study.plots import make_figure
+from exprl.study.prove.effect import estimate_effect
 
 CONFIGS = _arms.REPOSITORY / "configs"
 KS = (1, 8)
@@ -58,6 +60,7 @@ PANELS = {
 DRAWN = ("process", "outcome", "wrong reference", "sparse")
 PICTURE = _arms.REPOSITORY / "docs" / "project" / "words" / "curves.svg"
 TRAIN = _arms.REPOSITORY / "examples" / "words" / "train.jsonl"
+CONTROLS = ("sparse", "wrong reference")
 WINDOW = 5
 """Training steps that a number of a printed curve is the mean of."""
 
@@ -145,9 +148,14 @@ def rows(runs: list[_arms.Run]) -> list[dict[str, Any]]:
 
 
 def passed(evaluation: Evaluation) -> dict[str, Any]:
-    """pass@k of each test set, each with its 95 % interval: [value, low, high]."""
+    """pass@k of each test set, each with its 95 % interval: [value, low, high].
+
+    `solved` has the share of right samples of each problem of both sets, in the order of their ids.
+    """
+    solved = {one.problem_id: one.c / one.n for one in evaluation.outcomes}
     return {
         "samples": evaluation.samples,
+        "solved": [round(solved[problem], 4) for problem in sorted(solved)],
         "pass_at": {
             name: {
                 str(k): [round(x, 4) for x in (own.at(k), *own.interval(k))]
@@ -216,6 +224,23 @@ def table(found: list[dict[str, Any]]) -> None:
         print(f"{one['arm']:20}{one['seed']:>2}" + "".join(f"{c:>23}" for c in cells), spent)
 
 
+def gains(found: list[dict[str, Any]]) -> None:
+    """Process minus each control: pass@1 over both test sets, with a 95 % interval.
+
+    The interval draws seeds and problems, as that of `exprl prove` does.
+    """
+    by_seed = sorted(found, key=lambda one: one["seed"])
+    for control in CONTROLS:
+        ours, theirs = (
+            np.array([one["solved"] for one in by_seed if one["arm"] == arm])
+            for arm in ("process", control)
+        )
+        if len(ours) == len(theirs) > 1:
+            gain = estimate_effect(control, ours, theirs, 0.95)
+            values = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+            print(f"process - {control}: {values}, {gain.seeds} seeds, {gain.problems} problems")
+
+
 def curves(found: list[dict[str, Any]]) -> None:
     """How each run went: means of five steps, and its first and last rollout."""
     for one in (one for one in found if one["arm"] != "base"):
@@ -268,6 +293,7 @@ def main() -> None:
         work(runs)
     found = _arms.save("words", rows(runs))
     table(found)
+    gains(found)
     curves(found)
     draw(found, PICTURE)
 
